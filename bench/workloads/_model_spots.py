@@ -1,4 +1,4 @@
-"""Values of a model's products, gathers and attention, held to float64; see `_spots`.
+"""Values of a model's products, gathers, attention, rows and loss, held to float64; see `_spots`.
 
 The gate's twin of a model has few tokens, a short cache and a small vocabulary. So after the timing
 a step is taken twice more, as it is written: neither compiled nor recorded. The first time calls
@@ -12,17 +12,18 @@ import itertools
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from bench.precision import PRECISIONS
 from bench.quantized_product import name_of
 from bench.records.reason import of_error, reason
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Job, Look, Site
+from bench.workloads import _row_spots
 from bench.workloads._attention_spots import Head, places
+from bench.workloads._calls import Call, Given, floored, host, most_of, plain
 from bench.workloads._quantized import narrowed, quantized_layer
-from bench.workloads._spots import FEW, THEN, Elements, Spot, allowed, as_written, elements, look
+from bench.workloads._spots import FEW, THEN, Elements, Spot, as_written, elements, look
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +40,6 @@ CORNER = 8
 ROWS = 64
 """Of a gather."""
 
-Given = Mapping[str, Any]
-"""What a function is given, by name."""
 ATTENDED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 NAMES = {
     "scaled_dot_product_attention": ATTENDED,
@@ -48,6 +47,9 @@ NAMES = {
     "mm": ("input", "mat2"),
     "addmm": ("bias", "input", "mat2"),
     "embedding": ("input", "weight"),
+    "matmul": ("input", "mat2"),
+    "bmm": ("input", "mat2"),
+    **_row_spots.NAMES,
 }
 """What the functions that are looked at call what they are given, in order."""
 
@@ -57,44 +59,34 @@ def looks(job: Job, site: Site, step: Callable[[], object]) -> list[Look]:
     it is not observable, and a fact of the job."""
     if not job.thorough:
         return []
+    found: list[Look] = []
     try:
-        return _seen(site, step)
+        _see(site, step, found)
     except Exception as error:  # noqa: BLE001 - whatever it is, the figure stands
         job.facts = {**job.facts, ABSENT: f"not observable: {reason(of_error(error))}"}
-        return []
+    return found
 
 
-def _seen(site: Site, step: Callable[[], object]) -> list[Look]:
+def _see(site: Site, step: Callable[[], object], found: list[Look]) -> None:
+    """Adds what was seen to what was found so far: that stands, if a later look fails."""
     sizes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     _take(step, site, lambda call: sizes[call.kind].append(call.sizes))
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
-    found: list[Look] = []
 
     def seen(call: Call) -> None:
         kind, number = call.kind, counts[call.kind]
         counts[kind] += 1
         if number in chosen.get(kind, ()):
-            found.append(call.look(f"{kind} {number + 1} of {len(sizes[kind])}", site))
+            found.extend(call.looks(f"{kind} {number + 1} of {len(sizes[kind])}", site))
 
     _take(step, site, seen)
-    return found
 
 
 def _chosen(sizes: Sequence[tuple[int, ...]]) -> set[int]:
     """The first, the last, and the largest by each measure."""
     largest = (each.index(max(each)) for each in zip(*sizes, strict=True))
     return {0, len(sizes) - 1, *largest}
-
-
-class Call(NamedTuple):
-    """A call whose values can be computed again."""
-
-    kind: str
-    sizes: tuple[int, ...]
-    """By each of which it may be the largest of its kind."""
-    look: Callable[[str, Site], Look]
-    """By what it is called."""
 
 
 def _take(step: Callable[[], object], site: Site, seen: Callable[[Call], None]) -> None:
@@ -107,7 +99,7 @@ def _take(step: Callable[[], object], site: Site, seen: Callable[[Call], None]) 
 
     names = {
         id(getattr(owner, name)): name
-        for owner in (functional, torch)
+        for owner in (functional, torch, torch.Tensor)
         for name in NAMES
         if hasattr(owner, name)
     }
@@ -125,16 +117,18 @@ def _take(step: Callable[[], object], site: Site, seen: Callable[[Call], None]) 
                     hand_over(_call(name, given, output))
             return output
 
-    def narrow(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
+    def of_layer(layer: Any, given: tuple[Any, ...], output: Any) -> None:
         if isinstance(layer, quantized_layer()):
             scale = layer.get_buffer("_scale")[0]
             hand_over(_product(given[0], layer.weight, layer.bias, output, scale))
+        elif hasattr(layer, "variance_epsilon"):  # a norm that its library writes out
+            hand_over(_row_spots.root_mean_square(layer, given[0], output))
 
     def hand_over(call: Call | None) -> None:
         if call is not None:
             seen(call)
 
-    with as_written(site), Calls(), register_module_forward_hook(narrow):
+    with as_written(site), Calls(), register_module_forward_hook(of_layer):
         step()
 
 
@@ -144,48 +138,14 @@ def _call(name: str, given: Given, output: Tensor) -> Call | None:
         return _attention(given, output)
     if name == "embedding":
         return _gather(given["input"], given["weight"], output)
+    if name in _row_spots.NAMES:
+        return _row_spots.call(name, given, output)
     if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1:
         return None
+    if name in ("matmul", "bmm") and given["mat2"].dim() > 2:
+        return _products(given["input"], given["mat2"], output)
     matrix = given["weight"] if name == "linear" else given["mat2"].t()
     return _product(given["input"], matrix, given.get("bias"), output)
-
-
-def _plain(*tensors: Tensor | None) -> bool:
-    """Whether all are torch's own, dense, and of 16 bits or more."""
-    import torch
-
-    return all(
-        tensor is None
-        or (
-            type(tensor) in (torch.Tensor, torch.nn.Parameter)
-            and tensor.layout == torch.strided
-            and tensor.is_floating_point()
-            and tensor.dtype.itemsize > 1
-            and tensor.numel() > 0
-        )
-        for tensor in tensors
-    )
-
-
-def _host(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """In float64; an autocast has it computed in that type, the output's."""
-    return x.detach().cpu().to(dtype).double()
-
-
-def _allowed(site: Site, quantity: str, length: int, twin: int) -> float:
-    """No less than the gate allows the whole model's output. Of a model with narrow layers, whose
-    other operators are bfloat16's, as of bfloat16."""
-    known = TOLERANCES.get(site.precision.name, {})
-    judged = site.precision if {"attention", "output"} <= known.keys() else PRECISIONS["bf16"]
-    return max(allowed(judged, quantity, length, twin), TOLERANCES[judged.name]["logits"])
-
-
-def _floored(spot: Spot, output: Tensor) -> Spot:
-    """Below its smallest normal number a format has fewer digits."""
-    import torch
-
-    least = torch.finfo(output.dtype).smallest_normal
-    return spot._replace(terms=spot.terms.clamp(min=least))
 
 
 # Products
@@ -199,13 +159,13 @@ def _product(
     scale: [N], of a matrix of 8 bits, for which the rows become as narrow.
     """
     wide = matrix if scale is None else scale
-    if x.dim() < 2 or matrix.dim() != 2 or not _plain(x, wide, bias, output):
+    if x.dim() < 2 or matrix.dim() != 2 or not plain(x, wide, bias, output):
         return None
     if bias is not None and bias.shape != matrix.shape[:1]:
         return None
     m, (n, k) = math.prod(x.shape[:-1]), matrix.shape
 
-    def seen(what: str, site: Site) -> Look:
+    def seen(what: str, site: Site) -> list[Look]:
         import torch
 
         where, dtype, rows = _places(m, n, site.seed), output.dtype, x.detach().flatten(0, -2)
@@ -213,20 +173,44 @@ def _product(
         b = _rows(matrix, where.columns, dtype)
         if scale is None:
             a = _rows(rows, where.rows, dtype)
-            most = _allowed(site, "output", k, min(k, TWIN_K))
+            most = most_of(site, "output", k, min(k, TWIN_K))
         else:
             # On the device: where it divides otherwise, whole rows of ties round the other way.
             a = narrowed(torch.stack([rows[row] for row in where.rows]), matrix.dtype)
-            b = b * _host(scale, scale.dtype)[list(where.columns)][:, None]
+            b = b * host(scale, scale.dtype)[list(where.columns)][:, None]
             most = FEW * TOLERANCES[site.precision.name]["products"]
         if bias is not None:
-            beside = _host(bias, dtype)[list(where.columns)][:, None]
+            beside = host(bias, dtype)[list(where.columns)][:, None]
             a, b = torch.cat([a, beside], 1), torch.cat([b, torch.ones_like(beside)], 1)
-        spot = _floored(where.spot(found, a, b), output)
-        return look(f"{what} ({m} x {n} x {k})", [spot], most)
+        spot = floored(where.spot(found, a, b), output)
+        return [look(f"{what} ({m} x {n} x {k})", [spot], most)]
 
     kind = "product" if scale is None else f"product of {name_of(matrix.dtype)}"
     return Call(kind, (m * n, m), seen)
+
+
+def _products(a: Tensor, b: Tensor, output: Tensor) -> Call | None:
+    """Of [..., M, K] by [..., K, N], with as many of either."""
+    count = math.prod(b.shape[:-2])
+    if a.dim() != b.dim() or a.shape[:-2] != b.shape[:-2] or not plain(a, b, output):
+        return None
+    each = [x.detach().flatten(0, -3) for x in (a, b, output)]
+
+    def of(index: int) -> Call | None:
+        left, right, found = (x[index] for x in each)
+        return _product(left, right.t(), None, found)
+
+    def seen(what: str, site: Site) -> list[Look]:
+        drawn = random.Random(site.seed).randrange(count)
+        calls = [(index, of(index)) for index in sorted({0, drawn, count - 1})]
+        return [
+            look
+            for index, call in calls
+            if call is not None
+            for look in call.looks(f"matrix {index + 1} of {count} of {what}", site)
+        ]
+
+    return Call("batched product", (output.numel(), count), seen)
 
 
 def _places(m: int, n: int, seed: int) -> Elements:
@@ -239,7 +223,7 @@ def _rows(x: Tensor, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
     """As `_spots.rows_of`; what comes more than once is copied once."""
     import torch
 
-    each = {row: _host(x[row], dtype) for row in set(rows)}
+    each = {row: host(x[row], dtype) for row in set(rows)}
     return torch.stack([each[row] for row in rows])
 
 
@@ -248,12 +232,12 @@ def _rows(x: Tensor, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def _gather(asked: Tensor, table: Tensor, output: Tensor) -> Call | None:
     """Of rows of [R, d] by indices."""
-    if not asked.numel() or not asked.dim() or not _plain(table, output):
+    if not asked.numel() or not asked.dim() or not plain(table, output):
         return None
     if table.dtype != output.dtype:
         return None
 
-    def seen(what: str, site: Site) -> Look:
+    def seen(what: str, site: Site) -> list[Look]:
         import torch
 
         indices, rows = asked.detach().flatten().cpu(), output.detach().flatten(0, -2)
@@ -268,12 +252,8 @@ def _gather(asked: Tensor, table: Tensor, output: Tensor) -> Call | None:
             if not torch.equal(rows[place].cpu(), table[index].detach().cpu())
         )
         size = f"{len(indices)} of {table.shape[0]} x {table.shape[1]}"
-        return Look(
-            what=f"{what} ({size}) at the timed size",
-            asked=right,
-            seen=next(wrong, right),
-            then=THEN,
-        )
+        what = f"{what} ({size}) at the timed size"
+        return [Look(what=what, asked=right, seen=next(wrong, right), then=THEN)]
 
     return Call("gather", (output.numel(), table.numel()), seen)
 
@@ -284,7 +264,7 @@ def _gather(asked: Tensor, table: Tensor, output: Tensor) -> Call | None:
 def _attention(given: Given, output: Tensor) -> Call | None:
     query, key, value = (given[name] for name in ("query", "key", "value"))
     mask = given.get("attn_mask")
-    if not _plain(query, key, value, output) or {x.dim() for x in (query, key, value)} != {4}:
+    if not plain(query, key, value, output) or {x.dim() for x in (query, key, value)} != {4}:
         return None
     batch, heads, queries, width = query.shape
     grouped, length = key.shape[1:3]
@@ -296,7 +276,7 @@ def _attention(given: Given, output: Tensor) -> Call | None:
     dtype = output.dtype
 
     def piece(x: Tensor) -> Callable[[int, int], Tensor]:
-        return lambda start, stop: _host(x[start:stop], dtype)
+        return lambda start, stop: host(x[start:stop], dtype)
 
     def head(sequence: int, number: int, tokens: Sequence[int]) -> Head:
         import torch
@@ -316,18 +296,18 @@ def _attention(given: Given, output: Tensor) -> Call | None:
             mask=added,
         )
 
-    def seen(what: str, site: Site) -> Look:
+    def seen(what: str, site: Site) -> list[Look]:
         where = places(output.shape, TWIN_TOKENS, site.seed)
         spots = [
-            _floored(Spot(f"token {token} of head {number}, sequence {sequence}", *row), output)
+            floored(Spot(f"token {token} of head {number}, sequence {sequence}", *row), output)
             for (sequence, number), found in zip(where.heads, where.of(output), strict=True)
             for token, *row in zip(
                 *(where.tokens, found, *head(sequence, number, where.tokens).output()), strict=True
             )
             if row[1].isfinite().all()  # else it sees no key
         ]
-        most = _allowed(site, "attention", length, min(length, TWIN_KEYS))
+        most = most_of(site, "attention", length, min(length, TWIN_KEYS))
         size = f"{batch} x {heads} heads, {queries} queries, {length} keys"
-        return look(f"{what} ({size})", spots, most)
+        return [look(f"{what} ({size})", spots, most)]
 
     return Call("attention", (batch * heads * queries * length, length), seen)

@@ -1,0 +1,67 @@
+"""A call of a model's step whose values can be computed again: what its looks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.precision import PRECISIONS
+from bench.records.tolerances import TOLERANCES
+from bench.workload import Look, Site
+from bench.workloads import _spots
+from bench.workloads._spots import Spot
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Given = Mapping[str, Any]
+"""What a function is given, by name."""
+
+
+class Call(NamedTuple):
+    """A call whose values can be computed again."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    """By each of which it may be the largest of its kind."""
+    looks: Callable[[str, Site], list[Look]]
+    """By what it is called."""
+
+
+def plain(*tensors: Tensor | None) -> bool:
+    """Whether all are torch's own, dense, and of 16 bits or more."""
+    import torch
+
+    return all(
+        tensor is None
+        or (
+            type(tensor) in (torch.Tensor, torch.nn.Parameter)
+            and tensor.layout == torch.strided
+            and tensor.is_floating_point()
+            and tensor.dtype.itemsize > 1
+            and tensor.numel() > 0
+        )
+        for tensor in tensors
+    )
+
+
+def host(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """In float64; an autocast has it computed in that type, the output's."""
+    return x.detach().cpu().to(dtype).double()
+
+
+def most_of(site: Site, quantity: str, length: int, twin: int) -> float:
+    """No less than the gate allows the whole model's output. Of a model with narrow layers, whose
+    other operators are bfloat16's, as of bfloat16."""
+    known = TOLERANCES.get(site.precision.name, {})
+    judged = site.precision if {"attention", "output"} <= known.keys() else PRECISIONS["bf16"]
+    return max(_spots.allowed(judged, quantity, length, twin), TOLERANCES[judged.name]["logits"])
+
+
+def floored(spot: Spot, output: Tensor) -> Spot:
+    """Below its smallest normal number a format has fewer digits."""
+    import torch
+
+    least = torch.finfo(output.dtype).smallest_normal
+    return spot._replace(terms=spot.terms.clamp(min=least))
