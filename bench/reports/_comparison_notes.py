@@ -51,6 +51,7 @@ EXPLAINS = re.compile(
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
+OUTPUTS = "outputs after the first step differ at equal seeds"
 
 
 def explaining(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
@@ -79,6 +80,16 @@ def _sides(one: Difference) -> str:
     return f"{one.name}: {one.base} | {one.other}"
 
 
+def remarks(case: CaseComparison) -> list[str]:
+    """What must be known beside a verdict: outputs or experts that differ, and of a clock."""
+    gap = f"{OUTPUTS}: {case.witness_gap:.0%}" if _odd(case) else ""
+    return [one for one in (gap, case.clock_remark, case.experts_remark) if one]
+
+
+def _odd(case: CaseComparison) -> bool:
+    return case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE
+
+
 def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     """What the chip may not be blamed for, what is odd, and why cases have no verdict."""
     cases = comparison.cases
@@ -95,13 +106,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         yield Note("PROVED", "; ".join(told), "green")
     for said, some in grouped(proofs, lambda c: c.same_work.unproved if c.same_work else ""):
         yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for c in some])}", dim=True)
-    odd = [
-        f"{_name(case, names)} {case.witness_gap:.0%}"
-        for case in cases
-        if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE
-    ]
-    if odd:
-        yield Note("CHECK", f"outputs after the first step differ at equal seeds: {listed(odd)}")
+    if odd := [f"{_name(case, names)} {case.witness_gap:.0%}" for case in cases if _odd(case)]:
+        yield Note("CHECK", f"{OUTPUTS}: {listed(odd)}")
     for said, some in grouped(cases, lambda case: case.experts_remark):
         yield Note("EXPERTS", f"{said}: {listed([_name(case, names) for case in some])}", dim=True)
     for said, some in grouped(cases, lambda case: case.clock_remark):

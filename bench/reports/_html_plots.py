@@ -23,6 +23,7 @@ from bench.planning.usual import given
 from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
+from bench.reports._comparison_notes import remarks
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
@@ -68,7 +69,7 @@ def ratios(cases: Sequence[CaseComparison], suite: str) -> list[dict[str, Any]]:
 
 def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
     interval = case.interval
-    words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
+    words = ", ".join((spoken(case.verdict), *remarks(case)))
     between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     said = "" if case.ratio is None else ratio(case.ratio)
     name = " ".join(filter(None, (name_of(case.case), spreads(case))))

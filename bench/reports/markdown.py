@@ -19,6 +19,7 @@ from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _memory, _scaling, _serving
+from bench.reports._comparison_notes import remarks as beside
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
@@ -191,8 +192,7 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += f": up to {case.not_excluded:.1%} not excluded"
     if settings_differ and case.verdict in ("FASTER", "SLOWER"):
         verdict += ": settings differ"
-    if case.clock_remark:
-        verdict += f": {case.clock_remark}"
+    verdict += "".join(f": {_text(said)}" for said in beside(case))
     if case.because:
         verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
     if case.same_work is not None and case.ratio is not None:

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bench import catalogue
+from bench import api, catalogue
 from bench.judging.measured import PASSED_OVER
+from bench.records.executed import Executed
 from bench.records.outcome import Outcome
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.tests.judging.two_runs import FAST, SLOW, runs, steps
+from bench.tests.reports.pages import Page
 from bench.tests.values import (
+    another,
     failed,
     make_block,
     make_case,
@@ -73,3 +77,19 @@ def test_what_has_no_figure_says_which_precision_it_stands_in_for() -> None:
     run = replaced([failed(message="broke")] * 2)
     text = catalogue.load("reports", "markdown").render([run], Canvas())
     assert "crash in measure: broke; fp32 instead of bf16: by reference code |" in text
+
+
+@pytest.mark.parametrize("name", ["markdown", "html"])
+def test_outputs_and_experts_that_differ_stand_beside_the_verdict(name: str) -> None:
+    base, other = (
+        runs((CASE, steps(seconds, witness=(output, 1.0), executed=Executed(expert_tokens=tokens))))
+        for seconds, output, tokens in ((FAST, 4.0, (9, 11)), (SLOW, 5.2, (10, 10)))
+    )
+    text = api.render([base, another(other)], name)
+    if name == "html":
+        (drawn,) = Page(text).data["ratios"]
+        assert "outputs after the first step differ at equal seeds: 23%" in drawn[0]["hover"][2]
+        text = text.partition("The ratios as a list")[2].partition("</ul>")[0]
+    said = next(line for line in text.splitlines() if "SLOWER" in line)
+    assert "outputs after the first step differ at equal seeds: 23%" in said
+    assert "0.05 of the tokens went to other experts at seed 0" in said
