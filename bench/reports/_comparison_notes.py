@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bench import units
 from bench.judging.compare import WITNESS_TOLERANCE
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.differences import Difference
+from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
@@ -48,6 +48,8 @@ EXPLAINS = re.compile(
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""
+EXTRAS = ("diffusers", "peft")
+"""Packages that also may, where both have them: a run without has none of their workloads."""
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
@@ -59,9 +61,14 @@ def explaining(comparison: Comparison) -> tuple[list[Difference], list[Differenc
     said = {one.name for one in comparison.configured.settings}
     rest = [one for one in comparison.differences if one.name not in {*said, *HEAD}]
     return (
-        [one for one in rest if EXPLAINS.search(one.name)],
-        [one for one in rest if not EXPLAINS.search(one.name)],
+        [one for one in rest if _explains(one)],
+        [one for one in rest if not _explains(one)],
     )
+
+
+def _explains(one: Difference) -> bool:
+    extra = one.name in EXTRAS and ABSENT not in (one.base, one.other)
+    return extra or EXPLAINS.search(one.name) is not None
 
 
 def before(comparison: Comparison) -> Iterator[Note]:
