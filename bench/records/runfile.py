@@ -298,7 +298,7 @@ class _Reader:
     def take(self, text: bytes) -> bool:
         """Takes the next line; False if it is damaged: nothing after it is read."""
         self.number += 1
-        path = str(self.path)
+        path = "" if self.passing else str(self.path)
         if not text.endswith(b"\n"):  # every whole line ends so
             self.flaw = flaws.second_run(path, text, self.whole_bytes)
             self.flaw = self.flaw or flaws.cut_short(path, self.run)

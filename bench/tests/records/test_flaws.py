@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,25 @@ def test_two_files_put_together_can_be_taken_apart(
     at = len(first)
     assert f"head -c {at} r.jsonl > first.jsonl; tail -c +{at + 1} r.jsonl > second.jsonl" in err
     assert (tmp_path / "r.jsonl").read_bytes()[at:] == BASE.read_bytes()
+
+
+def test_what_lies_in_no_plain_file_is_taken_apart_once_it_does(tmp_path: Path) -> None:
+    """Nothing can be added to it either; the bytes are those of the text, not of the file."""
+    first = RUN.read_bytes()
+    packed = tmp_path / "r.jsonl.gz"
+    packed.write_bytes(gzip.compress(first + BASE.read_bytes()))
+    found = read(packed)
+    assert found.flaw == "two runs" and "r.jsonl.gz" not in found.remedy
+    assert found.remedy.startswith("Decompress or save it as both.jsonl. Take them apart: ")
+    (tmp_path / "both.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    command = found.remedy.partition("apart: ")[2]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / "first.jsonl").read_bytes() == first
+    assert (tmp_path / "second.jsonl").read_bytes() == BASE.read_bytes()
+    start = changed(LINES[0], command=["accelmark", "run", "smoke"])
+    packed.write_bytes(gzip.compress(start + LINES[1][:-40]))
+    found = read(packed)
+    assert found.cut_short and found.remedy.endswith("go on with it: accelmark run --resume RECORD")
 
 
 def test_a_copy_that_is_not_whole_is_copied_again(accelmark: Accelmark, tmp_path: Path) -> None:
