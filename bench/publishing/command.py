@@ -9,7 +9,7 @@ from bench.records.private import PRIVATE, cleaned
 from bench.records.run import Run
 
 PROGRAMS = ("accelmark", "pytest")
-WORDS = ("run", "ab", "--pyargs", "bench.suite")
+WORDS = ("run", "ab", "--explain", "--wide", "--pyargs", "bench.suite")
 """Kept wherever they stand: they mean one thing only."""
 PYTEST_PREFIX = "accelmark-"
 """Of the options of `accelmark run` in a pytest run."""
@@ -40,6 +40,14 @@ def _precision(value: str, run: Run) -> bool:
     return any(value == case.precision for case in run.plan)
 
 
+def _framework(value: str, run: Run) -> bool:
+    return value == run.framework
+
+
+def _devices(value: str, run: Run) -> bool:
+    return re.fullmatch(r"\d{1,5}", value) is not None
+
+
 def _launches(value: str, run: Run) -> bool:
     return re.fullmatch(r"\d{1,4}|auto", value) is not None
 
@@ -50,6 +58,8 @@ def _minutes(value: str, run: Run) -> bool:
 
 OPTIONS: dict[str, Callable[[str, Run], bool]] = {
     "device": _device,
+    "devices": _devices,
+    "framework": _framework,
     "only": _only,
     "precision": _precision,
     "launches": _launches,
