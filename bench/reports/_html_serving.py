@@ -41,6 +41,18 @@ def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     )
 
 
+def tables(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Every figure, as cells, and what they mean: of each run, engine and kind of requests."""
+    for side in sides:
+        for curve in serving_curves(side.measured):
+            yield {
+                "title": f"{side.label}, {_serving.title(curve)}",
+                "headings": _serving.HEADINGS,
+                "lines": list(_serving.lines(curve)),
+                "words": ". ".join(_serving.legend([curve])),
+            }
+
+
 def _panels(
     sides: Sequence[Side],
     point: Point,

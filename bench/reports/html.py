@@ -63,6 +63,7 @@ class HtmlReport(Report):
             pairs=pairs,
             rows=in_order(sides),
             plots=drawn,
+            served=list(_html_serving.tables(sides)),
             explained=_html_explained.explained(sides),
             curves=[
                 f"{side.label}, {curve.title}: {curve.words}"
