@@ -30,6 +30,9 @@ WHOSE = {
 """Whose energy it is, where it is not the device's own alone."""
 
 
+SHARED_HOST = "ranks compute on the cores of one host, as one device"
+
+
 def packed(row: Row) -> str:
     """ "2 devices in 1 package", where packages hold several; else empty."""
     if row.packages is None or row.packages == row.case.devices:
@@ -49,11 +52,17 @@ def whose(row: Row, flag: str) -> str:
 def remarks(row: Row) -> list[str]:
     """What must be known beside the figure of a row, other than its reason and its flags."""
     brief = row.load is not None and not row.load.sustained
+    slow = row.ranks is not None and row.ranks.slow and not row.shared_host
     found = (
+        row.ranks.words if row.ranks and slow else "",
         row.left_out,
         row.instead,
         f"not sustained: under {SUSTAINED_SECONDS:.0f} s of load" if brief else "",
         row.optimizer_passed_over,
+        row.in_cache,
+        SHARED_HOST if row.shared_host else "",
+        packed(row),
+        row.spread,
     )
     return [one for one in found if one]
 

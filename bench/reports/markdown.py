@@ -18,7 +18,7 @@ from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _memory, _scaling, _serving
+from bench.reports import _endpoint, _memory, _scaling, _serving
 from bench.reports._comparison_notes import remarks as beside
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
@@ -63,6 +63,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield _measured(row, counted) if row.status == "measured" else _absent(row)
     if len(counted) > 1:
         yield f"\nPeak memory: {_text(_memory.words(counted))}."
+    for note in _endpoint.notes(rows):
+        yield f"\n{note.word}: {_text(note.text)}"
     for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
     for one in scalings(rows):
