@@ -145,6 +145,8 @@ def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
             complaints += refusals(read(folder / RECORD))
         except RecordError as error:
             complaints.append(str(error))
+        if _indexed(folder.absolute()) not in (None, digest(folder)):
+            complaints.append(f"{RECORD} is not the one that {INDEX} names")
     try:
         key = signing.signer(folder)
     except RecordError as error:
@@ -296,6 +298,16 @@ def slug(text: str) -> str:
 def digest(folder: StrPath) -> str:
     """The beginning of the SHA-256 of a published record."""
     return digests.sha256(Path(folder) / RECORD)[:DIGEST_CHARACTERS]
+
+
+def _indexed(folder: Path) -> str | None:
+    """The digest of a run in the index beside its folder; None where that has none."""
+    try:
+        text = (folder.parent / INDEX).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    row = re.search(rf"^\| \[`{re.escape(folder.name)}`\].*`(\w+)` \|$", text, re.MULTILINE)
+    return row and row[1]
 
 
 def published(results: Path) -> list[Path]:
