@@ -12,6 +12,7 @@ import pytest
 
 import bench
 from bench.errors import RecordError
+from bench.exchange.benchmark_json import read_any
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.running.resume import require_run
@@ -19,6 +20,7 @@ from bench.tests.conftest import Accelmark
 from bench.tests.scripts.regenerate import BASE, RUN
 
 LINES = RUN.read_bytes().splitlines(keepends=True)
+FORMAT = "pytest-benchmark"
 WRONG_WORDS = ("run the rest again", "damaged", "run again")
 
 
@@ -141,6 +143,31 @@ def test_a_document_that_is_cut_short_is_copied_again(accelmark: Accelmark, tmp_
     (tmp_path / "d.json").write_text(document[: len(document) // 2])
     code, _, err = accelmark("report", "d.json")
     assert code == 2 and "It is cut short: copy all of it again" in err
+
+
+def test_a_document_is_no_record_that_can_go_on(accelmark: Accelmark, tmp_path: Path) -> None:
+    """Nobody is told to resume it; of what is wrong with its record it says the same."""
+
+    def document(*lines: bytes) -> Path:
+        _, text, _ = accelmark("report", written(tmp_path, *lines).name, "--format", FORMAT)
+        (tmp_path / "d.json").write_text(text)
+        return tmp_path / "d.json"
+
+    start = changed(LINES[0], command=["accelmark", "run", "smoke"])
+    document(start, LINES[1])
+    assert "accelmark run --resume RECORD" in accelmark("report", "d.json")[1]
+    code, _, err = accelmark("run", "--resume", "d.json")
+    assert code == 2 and "Go on with its plain .jsonl file" in err
+    path = document(start, LINES[1], LINES[2][:-40])
+    assert "CUT SHORT  r.jsonl, line 3: cut short" in accelmark("report", "d.json")[1]
+    found = read_any(path)
+    assert found.cut_short and found.remedy == read(tmp_path / "r.jsonl").remedy.replace(
+        f"{tmp_path}/", ""
+    )
+    content = json.loads(path.read_text())
+    del content["accelmark"]["flaw"], content["accelmark"]["remedy"]  # as older versions wrote it
+    path.write_text(json.dumps(content))
+    assert read_any(path).flaw == "damaged"
 
 
 def test_only_what_a_run_left_behind_goes_on(tmp_path: Path) -> None:

@@ -146,6 +146,13 @@ def test_what_a_model_is_made_of_may_explain_a_ratio_where_both_have_it() -> Non
     assert "MAY EXPLAIN IT" not in card and "diffusers: absent | 0.37" in card
 
 
+def test_the_next_step_names_what_lies_in_a_file_and_no_pipe() -> None:
+    base = msgspec.structs.replace(run(FAST), path="a.json", passing=True)
+    other = msgspec.structs.replace(run(SLOW), path="stdin", passing=True)
+    last = render([compare(base, other)], Canvas(width=100)).splitlines()[-1]
+    assert "accelmark report a.json RUN --format html" in last
+
+
 def test_over_how_many_hosts_devices_are_spread_may_explain_a_ratio() -> None:
     def over(hosts: dict[str, object]) -> RunFile:
         world = {"devices": 8, "library": "nccl", **hosts}
