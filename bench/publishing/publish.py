@@ -301,7 +301,7 @@ def digest(folder: StrPath) -> str:
 
 
 def _indexed(folder: Path) -> str | None:
-    """The digest of a run in the index beside its folder; None where that has none."""
+    """The digest of a run in the index beside its folder, if it is there."""
     try:
         text = (folder.parent / INDEX).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -364,11 +364,16 @@ def _index_row(folder: Path) -> str:
         device += f", {host.get('usable_cores')} cores"
     cells = [
         f"[`{folder.name}`]({folder.name}/{CARD})",
-        run.run.suite,
-        device,
-        ", ".join([*software, str(host.get("python"))]),
+        _text(run.run.suite),
+        _text(device),
+        _text(", ".join([*software, str(host.get("python"))])),
         counts,
         run.run.started_at[:10],
         f"`{digest(folder)}`",
     ]
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |\n"
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _text(text: str) -> str:
+    """Plain text in a cell."""
+    return re.sub(r"([\\`*\[\]<>|~&])", r"\\\1", " ".join(text.split()))

@@ -304,7 +304,7 @@ class _Reader:
             self.flaw = self.flaw or flaws.cut_short(path, self.run)
             if len(text) >= LONGEST_LINE_BYTES:
                 self.flaw = Flaw("damaged", "a line without an end")
-        elif text != b"\n":
+        elif text.strip():
             try:
                 self._add(self._decoder.decode(text), len(text))
             except UNREADABLE as error:
