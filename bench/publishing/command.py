@@ -44,26 +44,18 @@ def _framework(value: str, run: Run) -> bool:
     return value == run.framework
 
 
-def _devices(value: str, run: Run) -> bool:
-    return re.fullmatch(r"\d{1,5}", value) is not None
-
-
-def _launches(value: str, run: Run) -> bool:
-    return re.fullmatch(r"\d{1,4}|auto", value) is not None
-
-
-def _minutes(value: str, run: Run) -> bool:
-    return re.fullmatch(r"\d{1,6}(\.\d{0,6})?", value) is not None
+def _alike(form: str) -> Callable[[str, Run], bool]:
+    return lambda value, run: re.fullmatch(form, value) is not None
 
 
 OPTIONS: dict[str, Callable[[str, Run], bool]] = {
     "device": _device,
-    "devices": _devices,
+    "devices": _alike(r"\d{1,5}"),
     "framework": _framework,
     "only": _only,
     "precision": _precision,
-    "launches": _launches,
-    "budget-minutes": _minutes,
+    "launches": _alike(r"\d{1,4}|auto"),
+    "budget-minutes": _alike(r"\d{1,6}(\.\d{0,6})?"),
     "suite": _suite,
     "resume": _never,
     "out": _never,

@@ -29,7 +29,7 @@ class Flaw(NamedTuple):
 def second_run(path: str, text: bytes, start: int) -> Flaw | None:
     """Two files put together: where the second begins in a line of the first, if it does.
 
-    path: empty where the text lies in no plain file; start: the line's place in it, in bytes.
+    path: empty of what is no plain file; start: the line's place in it, in bytes.
     """
     found = HEADER.search(text)
     if found is None:
@@ -45,10 +45,7 @@ def second_run(path: str, text: bytes, start: int) -> Flaw | None:
 
 
 def cut_short(path: str, run: Run) -> Flaw:
-    """A last line without its end: a copy that is not whole, or a run that was killed.
-
-    path: empty where it lies in no plain file.
-    """
+    """A last line without its end: a copy that is not whole, or a run that was killed."""
     rest = go_on(path or "RECORD", run.command)
     return Flaw(
         "cut short",

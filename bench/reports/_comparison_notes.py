@@ -49,7 +49,7 @@ EXPLAINS = re.compile(
 )
 """Names of facts by which one run may be faster than another on one chip."""
 EXTRAS = ("diffusers", "peft")
-"""Packages that also may, where both have them: a run without has none of their workloads."""
+"""Packages that may too, where both have them."""
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
@@ -60,10 +60,8 @@ def explaining(comparison: Comparison) -> tuple[list[Difference], list[Differenc
     """The differences that may explain a ratio, settings left out, and all others."""
     said = {one.name for one in comparison.configured.settings}
     rest = [one for one in comparison.differences if one.name not in {*said, *HEAD}]
-    return (
-        [one for one in rest if _explains(one)],
-        [one for one in rest if not _explains(one)],
-    )
+    may = list(filter(_explains, rest))
+    return may, [one for one in rest if one not in may]
 
 
 def _explains(one: Difference) -> bool:
@@ -88,7 +86,7 @@ def _sides(one: Difference) -> str:
 
 
 def remarks(case: CaseComparison) -> list[str]:
-    """What must be known beside a verdict: outputs or experts that differ, and of a clock."""
+    """What must be known beside a verdict."""
     gap = f"{OUTPUTS}: {case.witness_gap:.0%}" if _odd(case) else ""
     return [one for one in (gap, case.clock_remark, case.experts_remark) if one]
 

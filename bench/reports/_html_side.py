@@ -61,7 +61,7 @@ class Side:
 
     @property
     def server(self) -> list[str]:
-        """Of a server that was measured from outside, and of the client; else empty."""
+        """What is said of a server that was measured from outside."""
         return [f"{note.word}: {note.text}" for note in _endpoint.notes(self.rows)]
 
     @property

@@ -96,7 +96,7 @@ def _served(curve: ServingCurve) -> Iterator[str]:
     yield f"|{'--:|' * len(_serving.HEADINGS)}"
     for line in _serving.lines(curve):
         yield f"| {' | '.join(_text(cell) or '—' for cell in line)} |"
-    yield f"\n{_text('. '.join(_serving.legend([curve])))}."
+    yield f"\n{_text('; '.join(_serving.legend([curve])))}."
 
 
 def _measured(row: Row, counted: Sequence[str]) -> str:

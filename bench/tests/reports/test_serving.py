@@ -165,9 +165,9 @@ def test_plots_overlay_runs_and_bear_their_limit() -> None:
     assert front["limit"] is None and len(front["curves"][0]["line"]) == 3
     x, y = front["curves"][0]["line"][0]
     assert x == pytest.approx(1 / 0.018, rel=0.01) and y == pytest.approx(20 / 0.108, rel=0.01)
-    assert queue["limit"] == 0.1 and queue["y"] == "TTFT p99, s" and not queue["note"]
+    assert queue["limit"] == 0.1 and queue["y"] == "TTFT p99, s"
     few = served_run([(serve_case(rate=2.0), [served(1)])])
-    assert list(_html_serving.panels([Side(1, few)]))[-1]["note"] == _html_serving.FEW
+    assert list(_html_serving.panels([Side(1, few)]))[-1]["y"] == "TTFT p50, s"
 
 
 @pytest.mark.parametrize("name", ["html", "markdown"])
