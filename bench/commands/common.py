@@ -183,9 +183,9 @@ def termination_as_interrupt() -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, format_name: str = "") -> None:
     """Writes a report; `OutputError` if that cannot be done, or would be over a record."""
-    if _is_record(path):
+    if _is_record(path, format_name == "pytest-benchmark"):
         raise OutputError(
             f"{path}: a record lies there, which this report would replace. Give another file "
             "with --output."
@@ -199,8 +199,11 @@ def write(path: Path, text: str) -> None:
     say(f"written: {path}")
 
 
-def _is_record(path: Path) -> bool:
-    """Whether there is a file that begins as a run does, compressed or not."""
+def _is_record(path: Path, plain: bool) -> bool:
+    """Whether a file begins as a run does, compressed or not; unless `plain`, or is a document."""
+    import msgspec
+
+    from bench.exchange.benchmark_json import KEY
     from bench.records.flaws import HEADER
     from bench.records.opened import opened
 
@@ -208,6 +211,10 @@ def _is_record(path: Path) -> bool:
         if not path.is_file():
             return False
         with opened(path.absolute()) as found:
-            return HEADER.match(found.file.readline(1000)) is not None
-    except (OSError, RecordError):
+            start = found.file.readline(1000)
+            if plain or HEADER.match(start):
+                return HEADER.match(start) is not None
+            text = start + found.file.read()
+            return KEY in msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (OSError, RecordError, msgspec.DecodeError):
         return False

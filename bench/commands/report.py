@@ -36,7 +36,7 @@ def report(
     if output is None:
         (put_card if format_name == "table" else put_file)(text)
     else:
-        write(output, text)
+        write(output, text, format_name)
     damaged = [file for file in files if file.damage]
     if damaged:
         say(

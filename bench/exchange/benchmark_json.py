@@ -8,14 +8,12 @@ spread between launches and its `OPS` are items per second, and `pytest-benchmar
 document as it stands.
 
 Its `Mean` is the arithmetic mean of seconds per item, so its `OPS` is the harmonic mean of the
-launches' throughputs. The cards give the geometric mean, which is a little higher: both are the
-same where all launches are.
+launches' throughputs. The cards give the geometric mean, which is a little higher.
 
 Nothing is lost: the launches themselves lie in `extra_info["accelmark"]` of each benchmark, and the
 run's header, its end and the launches of cases without a number in the document's own key
-`accelmark`. They do not lie in `machine_info`: pytest-benchmark compares that of two runs and warns
-of any difference, and no two headers are equal. Reading takes the launches and ignores the
-statistics, which are computed from them.
+`accelmark`: pytest-benchmark warns of any difference in `machine_info`. Reading takes the launches
+and ignores the statistics, which are computed from them.
 """
 
 from __future__ import annotations
@@ -35,9 +33,10 @@ from bench.planning.tuning import figures
 from bench.records import digests, runfile
 from bench.records.case import Case
 from bench.records.explained import Explanation
+from bench.records.flaws import Kind
 from bench.records.opened import Opened, opened
 from bench.records.outcome import Measured
-from bench.records.run import End, Launch, Resumed, RunFile
+from bench.records.run import RESTORE, End, Launch, Resumed, RunFile
 from bench.records.runfile import UNREADABLE
 from bench.telemetry.flags import flagged, slowed_launches, unhindered
 
@@ -175,6 +174,8 @@ def envelope(run: RunFile, elsewhere: Collection[str]) -> dict[str, Any]:
             "resumed": run.resumed,
             "end": run.end,
             "damage": run.damage,
+            "flaw": run.flaw,
+            "remedy": run.remedy,
             "explanations": run.explanations,
             "order": [(x.fingerprint, x.launch) for x in run.launches],
             "launches": [x for x in run.launches if x.fingerprint not in elsewhere],
@@ -308,6 +309,8 @@ def from_document(place: str, document: Any) -> RunFile:
         resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
         end = msgspec.convert(own.get("end"), End | None)
         damage = msgspec.convert(own.get("damage"), str | None)
+        flaw = msgspec.convert(own.get("flaw", "damaged"), Kind)
+        remedy = msgspec.convert(own.get("remedy", RESTORE), str)
         explanations = msgspec.convert(own.get("explanations", []), tuple[Explanation, ...])
         order = msgspec.convert(own.get("order"), list[tuple[str, int]])
         launches = _launches(place, own, document["benchmarks"])
@@ -326,6 +329,9 @@ def from_document(place: str, document: Any) -> RunFile:
         resumed=resumed,
         explanations=explanations,
         damage=damage,
+        flaw=flaw,
+        remedy=remedy,
+        passing=True,
     )
 
 

@@ -9,7 +9,7 @@ from bench.records.private import PRIVATE, cleaned
 from bench.records.run import Run
 
 PROGRAMS = ("accelmark", "pytest")
-WORDS = ("run", "ab", "--pyargs", "bench.suite")
+WORDS = ("run", "ab", "--explain", "--wide", "--pyargs", "bench.suite")
 """Kept wherever they stand: they mean one thing only."""
 PYTEST_PREFIX = "accelmark-"
 """Of the options of `accelmark run` in a pytest run."""
@@ -40,20 +40,22 @@ def _precision(value: str, run: Run) -> bool:
     return any(value == case.precision for case in run.plan)
 
 
-def _launches(value: str, run: Run) -> bool:
-    return re.fullmatch(r"\d{1,4}|auto", value) is not None
+def _framework(value: str, run: Run) -> bool:
+    return value == run.framework
 
 
-def _minutes(value: str, run: Run) -> bool:
-    return re.fullmatch(r"\d{1,6}(\.\d{0,6})?", value) is not None
+def _alike(form: str) -> Callable[[str, Run], bool]:
+    return lambda value, run: re.fullmatch(form, value) is not None
 
 
 OPTIONS: dict[str, Callable[[str, Run], bool]] = {
     "device": _device,
+    "devices": _alike(r"\d{1,5}"),
+    "framework": _framework,
     "only": _only,
     "precision": _precision,
-    "launches": _launches,
-    "budget-minutes": _minutes,
+    "launches": _alike(r"\d{1,4}|auto"),
+    "budget-minutes": _alike(r"\d{1,6}(\.\d{0,6})?"),
     "suite": _suite,
     "resume": _never,
     "out": _never,

@@ -145,6 +145,8 @@ def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
             complaints += refusals(read(folder / RECORD))
         except RecordError as error:
             complaints.append(str(error))
+        if _indexed(folder.absolute()) not in (None, digest(folder)):
+            complaints.append(f"{RECORD} is not the one that {INDEX} names")
     try:
         key = signing.signer(folder)
     except RecordError as error:
@@ -298,6 +300,16 @@ def digest(folder: StrPath) -> str:
     return digests.sha256(Path(folder) / RECORD)[:DIGEST_CHARACTERS]
 
 
+def _indexed(folder: Path) -> str | None:
+    """The digest of a run in the index beside its folder, if it is there."""
+    try:
+        text = (folder.parent / INDEX).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    row = re.search(rf"^\| \[`{re.escape(folder.name)}`\].*`(\w+)` \|$", text, re.MULTILINE)
+    return row and row[1]
+
+
 def published(results: Path) -> list[Path]:
     """The folders of published runs, by name."""
     folders = [file.parent for file in results.glob(f"*/{RECORD}")]
@@ -352,11 +364,16 @@ def _index_row(folder: Path) -> str:
         device += f", {host.get('usable_cores')} cores"
     cells = [
         f"[`{folder.name}`]({folder.name}/{CARD})",
-        run.run.suite,
-        device,
-        ", ".join([*software, str(host.get("python"))]),
+        _text(run.run.suite),
+        _text(device),
+        _text(", ".join([*software, str(host.get("python"))])),
         counts,
         run.run.started_at[:10],
         f"`{digest(folder)}`",
     ]
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |\n"
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _text(text: str) -> str:
+    """Plain text in a cell."""
+    return re.sub(r"([\\`*\[\]<>|~&])", r"\\\1", " ".join(text.split()))

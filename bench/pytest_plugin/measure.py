@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -97,12 +98,13 @@ def pytest_terminal_summary(
 
 def _card(reporter: pytest.TerminalReporter, run: RunFile) -> None:
     from bench import catalogue
+    from bench.commands.streams import in_line
     from bench.report import Canvas
 
     width = shutil.get_terminal_size((100, 24)).columns
     card = catalogue.load("reports", "table").render([run], Canvas(width=max(width, 60)))
     reporter.section("accelmark")
-    for line in card.splitlines():
+    for line in in_line(card, getattr(sys.__stdout__, "encoding", "utf-8")).splitlines():
         reporter.write_line(line)
 
 

@@ -82,7 +82,7 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
         raise pytest.UsageError(f"not comparable: {error}") from None
     side = Side(saved)
     rows = {row.case.fingerprint: row for row in side.rows.values()}
-    reasons = []
+    reasons = [saved.damage] if saved.damage else []
     if saved.run.settings.timing != plan.settings.timing:
         reasons.append(f"timing mode differs ({saved.run.settings.timing}, {plan.settings.timing})")
     numbered = runfile.by_case(saved.launches)

@@ -26,7 +26,7 @@ from bench.records.cpu_limits import affinity_cores, usable_cores
 from bench.records.encoding import readable
 from bench.records.paths import without_paths
 
-PACKAGES = ("torch", "transformers", "numpy", "triton", "accelmark")
+PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy", "triton", "accelmark")
 """Distributions whose versions every record names; absent ones are left out."""
 
 VARIABLES = (

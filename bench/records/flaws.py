@@ -29,26 +29,28 @@ class Flaw(NamedTuple):
 def second_run(path: str, text: bytes, start: int) -> Flaw | None:
     """Two files put together: where the second begins in a line of the first, if it does.
 
-    start: the line's place in the file, in bytes.
+    path: empty of what is no plain file; start: the line's place in it, in bytes.
     """
     found = HEADER.search(text)
     if found is None:
         return None
-    at, name = start + found.start(), shlex.quote(path)
+    at, name = start + found.start(), shlex.quote(path or "both.jsonl")
+    first = "" if path else f"Decompress or save it as {name}. "
     return Flaw(
         "two runs",
         "another run begins here: two records were put together",
-        f"Take them apart: head -c {at} {name} > first.jsonl; tail -c +{at + 1} {name} > "
+        f"{first}Take them apart: head -c {at} {name} > first.jsonl; tail -c +{at + 1} {name} > "
         "second.jsonl",
     )
 
 
 def cut_short(path: str, run: Run) -> Flaw:
     """A last line without its end: a copy that is not whole, or a run that was killed."""
+    rest = go_on(path or "RECORD", run.command)
     return Flaw(
         "cut short",
         "cut short in the middle of the line",
-        f"If it is a copy, copy it again. Where it was made, {go_on(path, run.command)}",
+        f"If it is a copy, copy it again. Where it was made, {rest}",
     )
 
 

@@ -89,7 +89,7 @@ _NAMED = re.compile(
 """`Serial Number: 1324`, `hostname=node7`."""
 
 _KEYS = re.compile(
-    r"uuid|serial|hostname|host_name|user|unique_?id|asset|nodename|node_name|nodelist|owner|e?mail$"
+    r"uuid|serial|hostname|host_name|(?<!diff)user|unique_?id|asset|nodename|node_name|nodelist|owner|e?mail$"
     r"|(^|_)(bus|pci|login|home|domain|ip|mac|cwd|address|addr|account)(_|$)|\bpath",
     re.IGNORECASE,
 )

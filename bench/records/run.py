@@ -182,7 +182,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = RESTORE
     """What to do about the damage."""
     passing: bool = False
-    """Whether it came through a pipe or out of a compressed file: nothing can be appended to it."""
+    """Whether it lies in no plain .jsonl file: nothing can be appended to it."""
     whole_bytes: int = 0
     """Length of the lines that were read."""
 

@@ -298,13 +298,13 @@ class _Reader:
     def take(self, text: bytes) -> bool:
         """Takes the next line; False if it is damaged: nothing after it is read."""
         self.number += 1
-        path = str(self.path)
+        path = "" if self.passing else str(self.path)
         if not text.endswith(b"\n"):  # every whole line ends so
             self.flaw = flaws.second_run(path, text, self.whole_bytes)
             self.flaw = self.flaw or flaws.cut_short(path, self.run)
             if len(text) >= LONGEST_LINE_BYTES:
                 self.flaw = Flaw("damaged", "a line without an end")
-        elif text != b"\n":
+        elif text.strip():
             try:
                 self._add(self._decoder.decode(text), len(text))
             except UNREADABLE as error:

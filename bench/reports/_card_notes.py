@@ -21,6 +21,7 @@ from bench.reports._labels import Label, listed, name_of
 from bench.reports._notes import Note, grouped
 from bench.reports._wording import (
     ABOUT,
+    SHARED_HOST,
     WHOSE,
     about,
     first_step,
@@ -200,8 +201,7 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     """What is paid once, who shares what, whose the energy is, and what nobody could see."""
     shared = [row for row in rows if row.shared_host]
     if shared:
-        said = f"ranks compute on the cores of one host, as one device: {_called(shared, names)}"
-        yield Note("shared host", said, dim=True)
+        yield Note("shared host", f"{SHARED_HOST}: {_called(shared, names)}", dim=True)
     for said, some in grouped(rows, packed):
         yield Note("packages", f"{said}: {_called(some, names)}", dim=True)
     for said, some in grouped(rows, lambda r: r.in_cache):

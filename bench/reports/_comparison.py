@@ -39,7 +39,7 @@ from bench.reports._grid import INDENT, Column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
-from bench.reports._wording import STOPPERS, ending, factor, ratio, word_of
+from bench.reports._wording import PIPES, STOPPERS, ending, factor, ratio, word_of
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -256,6 +256,6 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
 
 
 def _path(file: RunFile, canvas: Canvas) -> str:
-    if file.passing:
+    if file.path.startswith(PIPES):
         return "RUN"
     return shlex.quote(file.path if canvas.beside_record else Path(file.path).name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bench import units
 from bench.judging.compare import WITNESS_TOLERANCE
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.differences import Difference
+from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
@@ -48,19 +48,25 @@ EXPLAINS = re.compile(
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""
+EXTRAS = ("diffusers", "peft")
+"""Packages that may too, where both have them."""
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
+OUTPUTS = "outputs after the first step differ at equal seeds"
 
 
 def explaining(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
     """The differences that may explain a ratio, settings left out, and all others."""
     said = {one.name for one in comparison.configured.settings}
     rest = [one for one in comparison.differences if one.name not in {*said, *HEAD}]
-    return (
-        [one for one in rest if EXPLAINS.search(one.name)],
-        [one for one in rest if not EXPLAINS.search(one.name)],
-    )
+    may = list(filter(_explains, rest))
+    return may, [one for one in rest if one not in may]
+
+
+def _explains(one: Difference) -> bool:
+    extra = one.name in EXTRAS and ABSENT not in (one.base, one.other)
+    return extra or EXPLAINS.search(one.name) is not None
 
 
 def before(comparison: Comparison) -> Iterator[Note]:
@@ -79,6 +85,16 @@ def _sides(one: Difference) -> str:
     return f"{one.name}: {one.base} | {one.other}"
 
 
+def remarks(case: CaseComparison) -> list[str]:
+    """What must be known beside a verdict."""
+    gap = f"{OUTPUTS}: {case.witness_gap:.0%}" if _odd(case) else ""
+    return [one for one in (gap, case.clock_remark, case.experts_remark) if one]
+
+
+def _odd(case: CaseComparison) -> bool:
+    return case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE
+
+
 def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     """What the chip may not be blamed for, what is odd, and why cases have no verdict."""
     cases = comparison.cases
@@ -95,13 +111,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         yield Note("PROVED", "; ".join(told), "green")
     for said, some in grouped(proofs, lambda c: c.same_work.unproved if c.same_work else ""):
         yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for c in some])}", dim=True)
-    odd = [
-        f"{_name(case, names)} {case.witness_gap:.0%}"
-        for case in cases
-        if case.witness_gap is not None and case.witness_gap > WITNESS_TOLERANCE
-    ]
-    if odd:
-        yield Note("CHECK", f"outputs after the first step differ at equal seeds: {listed(odd)}")
+    if odd := [f"{_name(case, names)} {case.witness_gap:.0%}" for case in cases if _odd(case)]:
+        yield Note("CHECK", f"{OUTPUTS}: {listed(odd)}")
     for said, some in grouped(cases, lambda case: case.experts_remark):
         yield Note("EXPERTS", f"{said}: {listed([_name(case, names) for case in some])}", dim=True)
     for said, some in grouped(cases, lambda case: case.clock_remark):

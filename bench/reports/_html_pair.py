@@ -96,4 +96,4 @@ class Pair:
 
 def spoken(verdict: CompareVerdict) -> str:
     """A verdict of a comparison as it is printed."""
-    return WORDS[verdict].replace("\n", " ")
+    return WORDS[verdict]

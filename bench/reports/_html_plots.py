@@ -23,6 +23,8 @@ from bench.planning.usual import given
 from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
+from bench.reports import _card_notes
+from bench.reports._comparison_notes import remarks
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
@@ -44,18 +46,8 @@ class TraceLimits(msgspec.Struct, frozen=True):
 
 
 FLAGS = {
-    "NO_STEADY_STATE": "it never became steady",
-    "DRIFT": "step times moved by more than 5 %",
-    FAR_OUT: "it stands far from the others, and nothing was seen that explains it",
-    "HOST_GAP": "the host's wall time and the device's events differ by more than 2 %",
-    "SHORT_BLOCKS": "operands were used up before a block was as long as was asked for",
-    "CONTENDED": "other work on the host slowed it",
-    "QUOTA": "the CPU quota of the container held it back",
-    "STOPPED": "its process, or the machine, stood still while it was timed",
-    "THROTTLED": "heat, the power supply or protection slowed it",
-    "POWER_CAPPED": "the device held its clock to its power limit",
-    "SHARED_DEVICE": "others had the device open too",
-    "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
+    flag: meaning.replace("a launch's", "its").replace("a launch", "it")
+    for flag, meaning in _card_notes.FLAGS.items()
 }
 """What a flag says of the launch that bears it."""
 
@@ -68,7 +60,7 @@ def ratios(cases: Sequence[CaseComparison], suite: str) -> list[dict[str, Any]]:
 
 def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
     interval = case.interval
-    words = ", ".join(filter(None, (spoken(case.verdict), case.clock_remark)))
+    words = ", ".join((spoken(case.verdict), *remarks(case)))
     between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     said = "" if case.ratio is None else ratio(case.ratio)
     name = " ".join(filter(None, (name_of(case.case), spreads(case))))

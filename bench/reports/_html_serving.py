@@ -1,8 +1,4 @@
-"""What plots of served loads show, as plain data: `bench.reports._html_plots` has the others.
-
-Throughput over interactivity: what a denser load gains for the device and costs each user. TTFT
-over the realised arrival rate: where the queue begins to grow.
-"""
+"""What the page shows of served loads, as plain data: `bench.reports._html_plots` has the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ from bench.reports._html_side import Side
 from bench.reports._wording import word_of
 
 Point = Callable[[Side, Row], "dict[str, Any] | None"]
-FEW = "Medians: the requests are too few for p99."
 
 
 def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
@@ -39,6 +34,18 @@ def panels(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
         "TTFT p99, s" if tail else "TTFT p50, s",
         lambda serving: serving.limits.ttft_seconds,
     )
+
+
+def tables(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """Every figure, as cells, of each run, engine and kind of requests."""
+    for side in sides:
+        for curve in serving_curves(side.measured):
+            yield {
+                "title": f"{side.label}, {_serving.title(curve)}",
+                "headings": _serving.HEADINGS,
+                "lines": list(_serving.lines(curve)),
+                "words": "; ".join(_serving.legend([curve])),
+            }
 
 
 def _panels(
@@ -65,7 +72,6 @@ def _panels(
                     "y": y,
                     "limit": at,
                     "limit_text": "" if at is None else f"limit {units.duration(at)}",
-                    "note": FEW if y == "TTFT p50, s" else "",
                     "curves": [],
                 },
             )

@@ -12,6 +12,7 @@ from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
+from bench.reports import _endpoint
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._wording import ending, handed_on, word_of
@@ -57,6 +58,11 @@ class Side:
         if not file.damage:
             return ""
         return handed_on(f"{file.flaw.upper()}: {file.damage}. {file.remedy}", file)
+
+    @property
+    def server(self) -> list[str]:
+        """What is said of a server that was measured from outside."""
+        return [f"{note.word}: {note.text}" for note in _endpoint.notes(self.rows)]
 
     @property
     def counts(self) -> str:

@@ -30,6 +30,11 @@ WHOSE = {
 """Whose energy it is, where it is not the device's own alone."""
 
 
+PIPES = ("stdin", "/dev/")
+"""How paths begin that cannot be read again."""
+SHARED_HOST = "ranks compute on the cores of one host, as one device"
+
+
 def packed(row: Row) -> str:
     """ "2 devices in 1 package", where packages hold several; else empty."""
     if row.packages is None or row.packages == row.case.devices:
@@ -49,11 +54,17 @@ def whose(row: Row, flag: str) -> str:
 def remarks(row: Row) -> list[str]:
     """What must be known beside the figure of a row, other than its reason and its flags."""
     brief = row.load is not None and not row.load.sustained
+    ranks = None if row.shared_host else row.ranks
     found = (
+        ranks.words if ranks and ranks.slow else "",
         row.left_out,
         row.instead,
         f"not sustained: under {SUSTAINED_SECONDS:.0f} s of load" if brief else "",
         row.optimizer_passed_over,
+        row.in_cache,
+        SHARED_HOST if row.shared_host else "",
+        packed(row),
+        row.spread,
     )
     return [one for one in found if one]
 
@@ -229,7 +240,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"{again(run.run)} --launches auto"
         )
-    name = "the record" if run.passing else Path(run.path).name
+    name = "the record" if run.path.startswith(PIPES) else Path(run.path).name
     quieter = " For narrower intervals: a quieter machine." if few else ""
     return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
 

@@ -23,6 +23,7 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_devices, _html_explained, _html_plots, _html_serving
 from bench.reports._card_notes import limit_words
+from bench.reports._comparison_notes import remarks
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side, looks_of
@@ -62,6 +63,7 @@ class HtmlReport(Report):
             pairs=pairs,
             rows=in_order(sides),
             plots=drawn,
+            served=list(_html_serving.tables(sides)),
             explained=_html_explained.explained(sides),
             curves=[
                 f"{side.label}, {curve.title}: {curve.words}"
@@ -79,6 +81,7 @@ class HtmlReport(Report):
             provenance=provenance,
             spoken=spoken,
             ratio=ratio,
+            remarks=remarks,
             spreads=spreads,
             factors=factors,
             flags=_html_plots.FLAGS,

@@ -18,7 +18,8 @@ from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _memory, _scaling, _serving
+from bench.reports import _endpoint, _memory, _scaling, _serving
+from bench.reports._comparison_notes import remarks as beside
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
@@ -62,6 +63,8 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield _measured(row, counted) if row.status == "measured" else _absent(row)
     if len(counted) > 1:
         yield f"\nPeak memory: {_text(_memory.words(counted))}."
+    for note in _endpoint.notes(rows):
+        yield f"\n{note.word}: {_text(note.text)}"
     for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
     for one in scalings(rows):
@@ -93,6 +96,7 @@ def _served(curve: ServingCurve) -> Iterator[str]:
     yield f"|{'--:|' * len(_serving.HEADINGS)}"
     for line in _serving.lines(curve):
         yield f"| {' | '.join(_text(cell) or '—' for cell in line)} |"
+    yield f"\n{_text('; '.join(_serving.legend([curve])))}."
 
 
 def _measured(row: Row, counted: Sequence[str]) -> str:
@@ -191,8 +195,7 @@ def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, s
         verdict += f": up to {case.not_excluded:.1%} not excluded"
     if settings_differ and case.verdict in ("FASTER", "SLOWER"):
         verdict += ": settings differ"
-    if case.clock_remark:
-        verdict += f": {case.clock_remark}"
+    verdict += "".join(f": {_text(said)}" for said in beside(case))
     if case.because:
         verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
     if case.same_work is not None and case.ratio is not None:

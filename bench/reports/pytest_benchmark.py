@@ -26,7 +26,8 @@ class PytestBenchmarkReport(Report):
             )
         (run,) = runs
         damage = None if run.damage is None else handed_on(run.damage, run)
-        document = encoded(to_document(msgspec.structs.replace(run, damage=damage)))
+        remedy = handed_on(run.remedy, run)
+        document = encoded(to_document(msgspec.structs.replace(run, damage=damage, remedy=remedy)))
         return msgspec.json.format(document, indent=2).decode() + "\n"
 
 

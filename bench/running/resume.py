@@ -81,7 +81,7 @@ def require_run(file: RunFile) -> None:
     if file.passing:
         raise RecordError(
             f"{file.path}: nothing can be added to a record that came through a pipe or out of a "
-            "compressed file. Save it as a plain .jsonl file, then go on with that."
+            "compressed file or another format. Go on with its plain .jsonl file."
         )
     if file.damage and not file.cut_short:
         raise RecordError(f"{file.damage}. This record cannot go on. {file.remedy}")

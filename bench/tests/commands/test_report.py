@@ -112,6 +112,21 @@ def test_no_report_is_written_over_a_record(accelmark: Accelmark, tmp_path: Path
         assert "gemm-matmul" in b.read_text(encoding="utf-8")
 
 
+def test_a_document_that_holds_a_run_is_replaced_by_another_such_alone(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
+    document = tmp_path / "mine.json"
+    again = ("report", str(RUN), "--format", "pytest-benchmark", "--output", "mine.json")
+    assert accelmark(*again)[0] == accelmark(*again)[0] == 0
+    before = document.read_bytes()
+    code, _, err = accelmark("report", "mine.json", "--format", "json", "--output", "mine.json")
+    assert code == 2 and "mine.json: a record lies there" in err
+    assert document.read_bytes() == before
+    for other in (b"[]", b"{}", b'{"accelmark": ', b"{\xff}"):
+        document.write_bytes(other)
+        assert accelmark("report", str(RUN), "--output", "mine.json")[0] == 0
+
+
 def test_a_file_holds_no_colours_though_it_was_typed_on_a_terminal(
     accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.records.served import Served, ServedRequest
 from bench.report import Canvas
+from bench.reports._again import REPEATED, typed
 from bench.tests.publishing import test_publish as examples
 from bench.tests.publishing.forms import AROUND, FORMS, IDENTIFIERS, bare, forms
 from bench.tests.values import NUMERICS, failed, make_case, make_file, make_launch, make_measured
@@ -305,6 +306,10 @@ COMMANDS = [
     ("accelmark run --only *me-corp*", "accelmark run --only (private)"),
     ("accelmark run --precision bf16", "accelmark run --precision bf16"),
     ("accelmark run --precision fp61", "accelmark run --precision (private)"),
+    ("accelmark run --devices 4 --explain", "accelmark run --devices 4 --explain"),
+    ("accelmark run --devices=me --wide", "accelmark run --devices=(private) --wide"),
+    ("accelmark run --framework torch", "accelmark run --framework torch"),
+    ("accelmark run --framework me", "accelmark run --framework (private)"),
     ("accelmark run --launches=me", "accelmark run --launches=(private)"),
     ("accelmark run --budget-minutes 2.5", "accelmark run --budget-minutes 2.5"),
     ("accelmark run --resume r.jsonl --out me", "accelmark run --resume (private) --out (private)"),
@@ -321,6 +326,16 @@ COMMANDS = [
 @pytest.mark.parametrize(("typed", "kept"), COMMANDS)
 def test_of_a_command_line_only_known_words_are_kept(typed: str, kept: str) -> None:
     assert " ".join(allowed(typed.split(), RAN)) == kept
+
+
+def test_what_is_published_of_a_command_measures_the_same_again() -> None:
+    """On the same devices, by the same framework."""
+    said = {"device": "fake:0", "devices": "2", "framework": "torch", "precision": "bf16"}
+    said["only"] = "gemm-*"
+    words = ("accelmark", "run", "tuned-quick", *(f"--{name}={said[name]}" for name in REPEATED))
+    ran = msgspec.structs.replace(RAN, command=words)
+    published = msgspec.structs.replace(ran, command=tuple(allowed(words, ran)))
+    assert typed(published) == typed(ran) and len(typed(ran).options) == len(REPEATED)
 
 
 @given(

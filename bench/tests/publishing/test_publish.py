@@ -229,6 +229,14 @@ def test_the_index_is_made_of_the_records_and_notices_an_edit(tmp_path: Path) ->
     assert publish.index(tmp_path) != text
 
 
+def test_nothing_that_a_run_says_is_markup_in_the_index(tmp_path: Path) -> None:
+    device = changed(DEVICE, name="A <b>b</b> | `c` *d* \n[e](f)")
+    environment = changed(STACK, device=device)
+    publish.publish(run(device=device, environment=environment), tmp_path, "a", CARD)
+    (line,) = [x for x in publish.index(tmp_path).splitlines() if x.startswith("| [")]
+    assert r" \<b\>" in line and r"\| \`c\` \*d\* \[e\](f) (fake) | torch" in line
+
+
 def test_beside_a_run_that_was_edited_nothing_is_published(tmp_path: Path) -> None:
     """And the name of what was to be is free when that is put right."""
     folder = publish.publish(run(), tmp_path, "a", CARD)

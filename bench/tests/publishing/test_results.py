@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from bench import units
 from bench.judging.summary import summarize
 from bench.publishing import publish
 from bench.records.runfile import read
+from bench.tests.publishing.test_publish import CARD, run
 
 RESULTS = Path(bench.__file__).parents[1] / "results"
 FOLDERS = publish.published(RESULTS)
@@ -34,9 +37,9 @@ def test_a_published_run_may_be_published(folder: Path) -> None:
 
 @every_run
 def test_a_published_run_says_nothing_private(folder: Path) -> None:
-    run = read(folder)
-    lines = [run.run, *run.resumed, *run.launches, *([run.end] if run.end else [])]
-    assert list(publish.without_private(run)) == lines
+    found = read(folder)
+    lines = [found.run, *found.resumed, *found.launches, *([found.end] if found.end else [])]
+    assert list(publish.without_private(found)) == lines
 
 
 @every_run
@@ -50,6 +53,19 @@ def test_a_published_card_is_what_the_record_says(folder: Path) -> None:
         rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
         assert f"{name} {rate} {units.spread(row.interval.half_width)} " in card
         assert str(row.verdict) in card
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="it is about git")
+def test_a_clone_that_changes_the_ends_of_lines_has_them_as_they_were(tmp_path: Path) -> None:
+    """As git for Windows does unless it is told otherwise."""
+    home, clone = tmp_path / "home", tmp_path / "clone"
+    publish.publish(run(), home / "results", "mine", CARD)
+    shutil.copy(RESULTS.parent / ".gitattributes", home)
+    config = ["-c", "core.autocrlf=true", "-c", "user.name=a", "-c", "user.email=a"]
+    made = (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["clone", "-q", ".", str(clone)])
+    for words in made:
+        subprocess.run(["git", *config, *words], cwd=home, check=True, capture_output=True)
+    assert publish.verify(clone / "results" / "mine", None) == ([], "not signed")
 
 
 def test_the_index_is_made_of_the_records() -> None:

@@ -91,6 +91,22 @@ def test_digests_that_were_made_to_fit_break_the_signature(folder: Path) -> None
     )
 
 
+def test_digests_that_were_made_to_fit_are_not_those_of_the_index(
+    folder: Path, accelmark: Accelmark
+) -> None:
+    """Nor does another run of that name there count, nor a file that is no index."""
+    (folder / signing.SIGNATURE).unlink()
+    edit(folder / "run.jsonl")
+    digests.write(folder, ("run.jsonl", "card.txt"))
+    code, out, _ = accelmark("verify", str(folder))
+    assert code == 1 and "run.jsonl is not the one that README.md names; not signed" in out
+    index = folder.parent / publish.INDEX
+    text = index.read_text(encoding="utf-8")
+    for other in (text.replace("`mine`", "`mine.2`"), "# My runs\n", "\udcff"):
+        index.write_text(other, encoding="utf-8", errors="surrogateescape")
+        assert publish.verify(folder, None) == ([], "not signed")
+
+
 def test_another_key_is_not_the_one_wanted(folder: Path, tmp_path: Path) -> None:
     other = write_key(tmp_path / "other", ed25519.Ed25519PrivateKey.generate())
     wanted = signing.fingerprint_of(other.with_suffix(".pub"))

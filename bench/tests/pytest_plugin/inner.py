@@ -157,7 +157,7 @@ def scripted(
 
 def anonymous(run: RunFile) -> RunFile:
     """Without what is of its file, not of the run."""
-    return msgspec.structs.replace(run, path="", whole_bytes=0)
+    return msgspec.structs.replace(run, path="", whole_bytes=0, passing=False)
 
 
 def saved(path: Path) -> Any:

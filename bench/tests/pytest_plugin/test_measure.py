@@ -73,6 +73,11 @@ def test_a_record_whose_card_cannot_be_made_is_kept_and_named(tmp_path: Path) ->
     path.parent.rmdir()
 
 
+def test_a_card_says_in_other_characters_what_its_stream_has_none_for(tmp_path: Path) -> None:
+    run = scripted(tmp_path, {"8x8x8": [0.01, 0.02]}, PYTHONIOENCODING="ascii")
+    assert "within +-2%" in run.out and "\\xb1" not in run.out
+
+
 def test_a_record_that_nobody_asked_for_is_gone_after_its_card(tmp_path: Path) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()

@@ -175,6 +175,11 @@ REFUSED = [
         "schema 99; this version reads schema 1",
     ),
     (
+        "cut short",
+        edited(lambda d: d["accelmark"].update(damage="run.jsonl, line 9: cut short")),
+        "run.jsonl, line 9: cut short",
+    ),
+    (
         "timing",
         edited(lambda d: d["accelmark"]["run"]["settings"].update(timing="step")),
         "timing mode differs (step, block)",

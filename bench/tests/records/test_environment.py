@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def test_the_stack_says_what_changes_speed(monkeypatch: pytest.MonkeyPatch) -> N
     stack = environment.stack()
     assert stack["torch"] == torch.__version__
     assert stack["threads"] == torch.get_num_threads()
-    assert stack["packages"]["torch"]
+    for name in ("torch", "transformers", "diffusers", "peft"):  # whose models are measured
+        assert stack["packages"][name] == importlib.metadata.version(name)
     found = environment.variables(["OMP_NUM_THREADS", "MY_SWITCH", "NOT_SET"])
     assert found == {"OMP_NUM_THREADS": "2", "MY_SWITCH": "on"}
 

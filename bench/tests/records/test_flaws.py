@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 import bench
 from bench.errors import RecordError
+from bench.exchange.benchmark_json import read_any
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.running.resume import require_run
@@ -17,6 +20,7 @@ from bench.tests.conftest import Accelmark
 from bench.tests.scripts.regenerate import BASE, RUN
 
 LINES = RUN.read_bytes().splitlines(keepends=True)
+FORMAT = "pytest-benchmark"
 WRONG_WORDS = ("run the rest again", "damaged", "run again")
 
 
@@ -101,6 +105,25 @@ def test_two_files_put_together_can_be_taken_apart(
     assert (tmp_path / "r.jsonl").read_bytes()[at:] == BASE.read_bytes()
 
 
+def test_what_lies_in_no_plain_file_is_taken_apart_once_it_does(tmp_path: Path) -> None:
+    """Nothing can be added to it either; the bytes are those of the text, not of the file."""
+    first = RUN.read_bytes()
+    packed = tmp_path / "r.jsonl.gz"
+    packed.write_bytes(gzip.compress(first + BASE.read_bytes()))
+    found = read(packed)
+    assert found.flaw == "two runs" and "r.jsonl.gz" not in found.remedy
+    assert found.remedy.startswith("Decompress or save it as both.jsonl. Take them apart: ")
+    (tmp_path / "both.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    command = found.remedy.partition("apart: ")[2]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / "first.jsonl").read_bytes() == first
+    assert (tmp_path / "second.jsonl").read_bytes() == BASE.read_bytes()
+    start = changed(LINES[0], command=["accelmark", "run", "smoke"])
+    packed.write_bytes(gzip.compress(start + LINES[1][:-40]))
+    found = read(packed)
+    assert found.cut_short and found.remedy.endswith("go on with it: accelmark run --resume RECORD")
+
+
 def test_a_copy_that_is_not_whole_is_copied_again(accelmark: Accelmark, tmp_path: Path) -> None:
     def said(content: bytes) -> str:
         written(tmp_path, content)
@@ -120,6 +143,31 @@ def test_a_document_that_is_cut_short_is_copied_again(accelmark: Accelmark, tmp_
     (tmp_path / "d.json").write_text(document[: len(document) // 2])
     code, _, err = accelmark("report", "d.json")
     assert code == 2 and "It is cut short: copy all of it again" in err
+
+
+def test_a_document_is_no_record_that_can_go_on(accelmark: Accelmark, tmp_path: Path) -> None:
+    """Nobody is told to resume it; of what is wrong with its record it says the same."""
+
+    def document(*lines: bytes) -> Path:
+        _, text, _ = accelmark("report", written(tmp_path, *lines).name, "--format", FORMAT)
+        (tmp_path / "d.json").write_text(text)
+        return tmp_path / "d.json"
+
+    start = changed(LINES[0], command=["accelmark", "run", "smoke"])
+    document(start, LINES[1])
+    assert "accelmark run --resume RECORD" in accelmark("report", "d.json")[1]
+    code, _, err = accelmark("run", "--resume", "d.json")
+    assert code == 2 and "Go on with its plain .jsonl file" in err
+    path = document(start, LINES[1], LINES[2][:-40])
+    assert "CUT SHORT  r.jsonl, line 3: cut short" in accelmark("report", "d.json")[1]
+    found = read_any(path)
+    assert found.cut_short and found.remedy == read(tmp_path / "r.jsonl").remedy.replace(
+        f"{tmp_path}/", ""
+    )
+    content = json.loads(path.read_text())
+    del content["accelmark"]["flaw"], content["accelmark"]["remedy"]  # as older versions wrote it
+    path.write_text(json.dumps(content))
+    assert read_any(path).flaw == "damaged"
 
 
 def test_only_what_a_run_left_behind_goes_on(tmp_path: Path) -> None:

@@ -133,12 +133,14 @@ def test_facts_lose_private_names_and_keep_versions() -> None:
         "serial_number": "S1",
         "host_name": "n",
         "nested": [{"uuid": "u", "place": "10.77.0.9", "usable_cores": 2}],
+        "packages": {"diffusers": "0.36.0", "user": "me", "superuser": "me"},
         "/home/me/key": 1,
         "host memory": "pinned",
     }
     assert cleaned_facts(facts) == {
         "driver": "24.1.0.3",
         "nested": [{"place": PRIVATE, "usable_cores": 2}],
+        "packages": {"diffusers": "0.36.0"},
         "key": 1,
         "host memory": "pinned",
     }

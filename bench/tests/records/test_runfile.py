@@ -337,6 +337,16 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_copy_with_other_ends_of_lines_and_an_empty_one_is_whole(
+    tmp_path: Path, end: bytes
+) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(RUN.read_bytes().replace(b"\n", end) + end)
+    found = read(path)
+    assert found.damage is None and found.launches == read(RUN).launches
+
+
 def test_a_run_without_an_end_is_unfinished_and_not_damaged(tmp_path: Path) -> None:
     found = read(written(tmp_path, header() + line(make_launch())))
     assert found.end is None and found.damage is None and len(found.launches) == 1

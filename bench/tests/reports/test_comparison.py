@@ -31,7 +31,7 @@ from bench.tests.judging.two_runs import (
     ten,
 )
 from bench.tests.scripts.regenerate import GOLDEN
-from bench.tests.values import failed, make_case
+from bench.tests.values import another, failed, make_case, make_file, make_launch
 
 FIGURES = ("ratio", "ratio_low", "ratio_high", "level", "p_value_adjusted", "not_excluded")
 
@@ -133,6 +133,24 @@ def test_what_differs_and_explains_nothing_comes_after_the_table() -> None:
     card = render([compare(first, second)], Canvas(width=100))
     assert card.index(" SLOWER") < card.index("host python: 3.11 | 3.12")
     assert "MAY EXPLAIN IT" not in card and "\nThe runs differ in\n" in card
+
+
+def test_what_a_model_is_made_of_may_explain_a_ratio_where_both_have_it() -> None:
+    def of(**packages: str) -> RunFile:
+        launch = make_launch(case=CASE, environment={"packages": packages})
+        return make_file([CASE], [launch])
+
+    card = render([compare(of(diffusers="0.36"), another(of(diffusers="0.37")))], Canvas(width=100))
+    assert "MAY EXPLAIN IT diffusers: 0.36 | 0.37" in card
+    card = render([compare(of(), another(of(diffusers="0.37", peft="1")))], Canvas(width=100))
+    assert "MAY EXPLAIN IT" not in card and "diffusers: absent | 0.37" in card
+
+
+def test_the_next_step_names_what_lies_in_a_file_and_no_pipe() -> None:
+    base = msgspec.structs.replace(run(FAST), path="a.json", passing=True)
+    other = msgspec.structs.replace(run(SLOW), path="stdin", passing=True)
+    last = render([compare(base, other)], Canvas(width=100)).splitlines()[-1]
+    assert "accelmark report a.json RUN --format html" in last
 
 
 def test_over_how_many_hosts_devices_are_spread_may_explain_a_ratio() -> None:

@@ -92,6 +92,8 @@ def test_csv_headers_carry_units_and_none_is_named_twice() -> None:
             assert header.endswith("_items_per_second")
         if header.startswith("latency_p"):
             assert header.endswith("_seconds")
+    rows = list(csv.DictReader(io.StringIO(render("csv", read(RUN)))))
+    assert {row["item_unit"] for row in rows} == {"FLOP", "token", "image", ""}
 
 
 @pytest.mark.parametrize(

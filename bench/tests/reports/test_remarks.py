@@ -7,12 +7,19 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bench import catalogue
+from bench import api, catalogue
 from bench.judging.measured import PASSED_OVER
+from bench.records.executed import Executed
 from bench.records.outcome import Outcome
 from bench.records.run import RunFile
 from bench.report import Canvas
+from bench.tests import scaled
+from bench.tests.judging.test_slow import cluster, run_of
+from bench.tests.judging.two_runs import FAST, SLOW, runs, steps
+from bench.tests.reports.pages import Page
+from bench.tests.reports.test_again_server import file as server
 from bench.tests.values import (
+    another,
     failed,
     make_block,
     make_case,
@@ -49,6 +56,19 @@ def passed_over() -> RunFile:
     return make_file([CASE], launches)
 
 
+def in_cache() -> RunFile:
+    stream = make_case(workload="memory", mode="triad", parameters={"size_bytes": 2**20})
+    run = make_file([stream], make_launches(stream, [make_measured()] * 5))
+    device = {**run.run.device, "facts": {"last_level_cache_bytes": str(2**20)}}
+    return msgspec.structs.replace(run, run=msgspec.structs.replace(run.run, device=device))
+
+
+def spread() -> RunFile:
+    case = scaled.training(2)
+    job = {"job": {"parallelism": "dp2: DDP", "gradients reduced as": "float32"}}
+    return make_file([case], [make_launch(case=case, environment=job)])
+
+
 @pytest.mark.parametrize("name", ["table", "markdown", "html"])
 @pytest.mark.parametrize(
     ("run", "said"),
@@ -57,6 +77,13 @@ def passed_over() -> RunFile:
         (replaced([make_measured()] * 5), "fp32 instead of bf16: by reference code"),
         (brief(), "not sustained under 10 s of load"),
         (passed_over(), "fused sgd is wrong here: off by 2.4; foreach is used"),
+        (in_cache(), "are less than 4 times the 1 mib of last-level caches, so no ceiling"),
+        (spread(), "dp2: ddp; gradients reduced as float32"),
+        (
+            scaled.run_of(scaled.over_devices({2: 1.0}, shared=True)),
+            "ranks compute on the cores of one host, as one device",
+        ),
+        (run_of(cluster(8, r3=0.2)), "rank 3 (device 3) computes 20 % longer than the rest"),
     ],
 )
 def test_no_report_gives_a_figure_without_what_must_be_known_beside_it(
@@ -69,7 +96,29 @@ def test_no_report_gives_a_figure_without_what_must_be_known_beside_it(
     assert words.count(said) == 1
 
 
+@pytest.mark.parametrize("name", ["table", "markdown", "html"])
+def test_every_report_says_which_server_it_was(name: str) -> None:
+    text = " ".join(api.render(server(make_measured(0.01)), name).split())
+    assert "server: x 1, serving m; each launch a start of its own" in text
+
+
 def test_what_has_no_figure_says_which_precision_it_stands_in_for() -> None:
     run = replaced([failed(message="broke")] * 2)
     text = catalogue.load("reports", "markdown").render([run], Canvas())
     assert "crash in measure: broke; fp32 instead of bf16: by reference code |" in text
+
+
+@pytest.mark.parametrize("name", ["markdown", "html"])
+def test_outputs_and_experts_that_differ_stand_beside_the_verdict(name: str) -> None:
+    base, other = (
+        runs((CASE, steps(seconds, witness=(output, 1.0), executed=Executed(expert_tokens=tokens))))
+        for seconds, output, tokens in ((FAST, 4.0, (9, 11)), (SLOW, 5.2, (10, 10)))
+    )
+    text = api.render([base, another(other)], name)
+    if name == "html":
+        (drawn,) = Page(text).data["ratios"]
+        assert "outputs after the first step differ at equal seeds: 23%" in drawn[0]["hover"][2]
+        text = text.partition("The ratios as a list")[2].partition("</ul>")[0]
+    said = next(line for line in text.splitlines() if "SLOWER" in line)
+    assert "outputs after the first step differ at equal seeds: 23%" in said
+    assert "0.05 of the tokens went to other experts at seed 0" in said

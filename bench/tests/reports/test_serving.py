@@ -22,6 +22,7 @@ from bench.reports import csv as csv_report
 from bench.reports._flat import SERVING
 from bench.reports._html_side import Side
 from bench.reports.json import REPORT as JSON
+from bench.tests.reports.pages import Page
 from bench.tests.served_runs import MS, serve_case, served, served_run, usual_run
 from bench.tests.values import make_case, make_file, make_launch
 
@@ -164,9 +165,24 @@ def test_plots_overlay_runs_and_bear_their_limit() -> None:
     assert front["limit"] is None and len(front["curves"][0]["line"]) == 3
     x, y = front["curves"][0]["line"][0]
     assert x == pytest.approx(1 / 0.018, rel=0.01) and y == pytest.approx(20 / 0.108, rel=0.01)
-    assert queue["limit"] == 0.1 and queue["y"] == "TTFT p99, s" and not queue["note"]
+    assert queue["limit"] == 0.1 and queue["y"] == "TTFT p99, s"
     few = served_run([(serve_case(rate=2.0), [served(1)])])
-    assert list(_html_serving.panels([Side(1, few)]))[-1]["note"] == _html_serving.FEW
+    assert list(_html_serving.panels([Side(1, few)]))[-1]["y"] == "TTFT p50, s"
+
+
+@pytest.mark.parametrize("name", ["html", "markdown"])
+def test_every_figure_of_a_load_stands_in_a_document_with_its_words(name: str) -> None:
+    """Of loads of a given number at once too, of which the page draws no TTFT."""
+    run = usual_run()
+    text = api.render(run, name)
+    text = Page(text).text if name == "html" else text
+    (curve,) = _curves(run)
+    for line in _serving.lines(curve):
+        assert all(cell in text for cell in line)
+    assert "12.0 ms" in text, "a TTFT"
+    for said in _serving.legend([curve]):
+        assert said in text
+    assert "Every figure is in the tables" in text or name == "markdown"
 
 
 def test_flat_rows_have_every_figure_and_its_interval() -> None:
