@@ -8,10 +8,10 @@ fresh process runs the numerics gate, builds the harness's job and the bare loop
 them take turns (AB, BA, AB, ...), a block each, the one timed by the engine and the other by hand.
 A launch gives the median over its turns of harness / bare throughput; printed is the geometric mean
 over launches with its 95 % t interval. Taking turns within a process, because on a shared machine
-two processes differ by more than what is to be shown. Where its memory lies, which depends on
-which of the two was made first, is worth 4 % to a side in decode: in every other launch it is the
-bare loop, so take an even number of them. A launch that stands far out is named, with
-the side that took other than its usual time; it stays in the mean.
+two processes differ by more than what is to be shown. Where the memory of either lies is the luck
+of a launch, and worth up to 5 % in decode; lest it go with the order in which they are made, that
+is turned round in every other launch. A launch that stands far out is named, with the side that
+took other than its usual time; it stays in the mean.
 
 Most cases are of bfloat16, which a CPU without arithmetic of it calculates by reference code: there
 `--precision fp32` compares the same steps in float32.
