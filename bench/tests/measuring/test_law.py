@@ -185,7 +185,7 @@ def test_what_rounding_rightly_leaves_as_it_was_is_no_tensor_left_out(dtype: tor
     """Norms at 1, which an update below half a place does not move; gradients whose squares are
     less than a normal number, of which a device may make zeros; and gradients of zeros."""
     weights = [torch.nn.Parameter(torch.ones(512, dtype=dtype)) for _ in range(3)]
-    settings = {**ADAMW, "lr": 2.0**-26}
+    settings: dict[str, Any] = {**ADAMW, "lr": 2.0**-26}
     optimizer = torch.optim.AdamW(weights, **settings)
     law = Law(Training(optimizer=optimizer, settings=settings), seed=1)
     for step in range(3):
