@@ -102,7 +102,10 @@ def test_code_that_is_wrong_at_the_timed_sizes_alone_is_void(
     compiled_by(first_row_alone)
     outcome = launched(name, mode)
     assert isinstance(outcome, Void), outcome
-    assert "of the same step as it is written" in outcome.reason, outcome.reason
+    said = "of the same step as it is written"
+    if name == "memory":  # whose job looks at what it wrote itself
+        said = "triad at the timed size"
+    assert said in outcome.reason, outcome.reason
 
 
 def as_it_is(graph: Any, inputs: list[Any]) -> Compiled:
