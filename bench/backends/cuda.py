@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
-from bench.backends import _float16, _links, _trial
+from bench.backends import _links, _trial
 from bench.backends._nvml import NvmlSource, links
 from bench.backends._torch_device import TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -70,7 +70,7 @@ class CudaDevice(TorchDevice):
 
     def float16_sums(self) -> bool:
         """In cuBLAS, by torch's switch."""
-        return _float16.sums()
+        return _trial.float16_sums()
 
     def free_and_total(self) -> tuple[int, int]:
         """As the driver says; where the host shares its memory, free is also what the host's page
@@ -100,7 +100,7 @@ class CudaDevice(TorchDevice):
             "bf16_reduced_precision_reduction": str(
                 cuda.matmul.allow_bf16_reduced_precision_reduction
             ),
-            **_float16.switches(),
+            **_trial.float16_switches(),
             "cudnn_benchmark": str(cudnn.benchmark),
             "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
             **super().facts(),

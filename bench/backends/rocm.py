@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _float16
+from bench.backends import _trial
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -40,7 +40,7 @@ class RocmDevice(TorchDevice):
 
     def float16_sums(self) -> bool:
         """In hipBLASLt, by torch's switch."""
-        return _float16.sums()
+        return _trial.float16_sums()
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand. MIOpen's search is exhaustive where torch's benchmark switch
@@ -50,7 +50,7 @@ class RocmDevice(TorchDevice):
 
         cudnn = torch.backends.cudnn
         search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
-        found = {**super().facts(), **_float16.switches()}
+        found = {**super().facts(), **_trial.float16_switches()}
         return {**found, "tf32_convolution": str(cudnn.allow_tf32), **search}
 
 

@@ -65,11 +65,10 @@ class Finding(NamedTuple):
         if self.error <= self.most:
             return ""
         how = (
-            "were never stepped"
-            if self.never
-            else f"went astray by {self.error:.2g} of what they had to change (at most "
-            f"{self.most:.2g})"
+            f"went astray by {self.error:.2g} of what they had to change (at most {self.most:.2g})"
         )
+        if self.never:
+            how = "were never stepped"
         return f"the optimizer's step is not what was asked for: its {self.quantity} {how}"
 
 
