@@ -123,6 +123,10 @@ class Device(ABC):
 
         return torch.get_float32_matmul_precision() != "highest"
 
+    def float16_sums(self) -> bool:
+        """Whether products of float16 may now be summed in float16."""
+        return False
+
     def random_state(self) -> bytes | None:
         """State of the generator that its steps would draw from; None where it does not say."""
         return None

@@ -68,6 +68,10 @@ class CudaDevice(TorchDevice):
         switches = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
         return any(switches) or os.environ.get("NVIDIA_TF32_OVERRIDE") == "1"
 
+    def float16_sums(self) -> bool:
+        """In cuBLAS, by torch's switch."""
+        return _trial.float16_sums()
+
     def free_and_total(self) -> tuple[int, int]:
         """As the driver says; where the host shares its memory, free is also what the host's page
         cache holds, which a job could have at once: the driver counts it as used."""
@@ -96,6 +100,7 @@ class CudaDevice(TorchDevice):
             "bf16_reduced_precision_reduction": str(
                 cuda.matmul.allow_bf16_reduced_precision_reduction
             ),
+            **_trial.float16_switches(),
             "cudnn_benchmark": str(cudnn.benchmark),
             "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
             **super().facts(),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
+from bench.backends import _trial
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -37,6 +38,10 @@ class RocmDevice(TorchDevice):
 
         return bool(torch.backends.cudnn.allow_tf32) or super().float32_reduced()
 
+    def float16_sums(self) -> bool:
+        """In hipBLASLt, by torch's switch."""
+        return _trial.float16_sums()
+
     def facts(self) -> dict[str, str]:
         """The switches as they stand. MIOpen's search is exhaustive where torch's benchmark switch
         is on, which is left as it is: cold it takes many minutes a shape (pytorch/pytorch 179795).
@@ -45,7 +50,8 @@ class RocmDevice(TorchDevice):
 
         cudnn = torch.backends.cudnn
         search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
-        return {**super().facts(), "tf32_convolution": str(cudnn.allow_tf32), **search}
+        found = {**super().facts(), **_trial.float16_switches()}
+        return {**found, "tf32_convolution": str(cudnn.allow_tf32), **search}
 
 
 class RocmBackend(TorchBackend):

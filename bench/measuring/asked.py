@@ -51,6 +51,7 @@ def switches(device: Device, precision: Precision) -> list[Look]:
         *process(device.torch_device.type),
         *threads(torch.get_num_threads()),
         *float32(precision, device.float32_reduced()),
+        *float16(precision, device.float16_sums()),
     ]
 
 
@@ -101,6 +102,15 @@ def float32(precision: Precision, reduced: bool) -> list[Look]:
     asked, seen = (f"a {'short' if x else 'full'} mantissa" for x in (precision.shortened, reduced))
     then = "Unset the variable or setting that overrides torch's float32 switches, and run again"
     return [Look(what=f"products of {precision.name}", asked=asked, seen=seen, then=then)]
+
+
+def float16(precision: Precision, summed: bool) -> list[Look]:
+    """Whether products of float16 have sums in float32. summed: in float16, as the device says."""
+    if precision.weights != "float16":
+        return []
+    then = "Unset the switch of torch for that (allow_fp16_accumulation), and run again"
+    seen = "float16" if summed else "float32"
+    return [Look(what=f"sums of {precision.name}", asked="float32", seen=seen, then=then)]
 
 
 def unmoved(before: dict[str, Any], after: dict[str, Any]) -> list[Look]:

@@ -27,6 +27,17 @@ Measured of six models: float32 weights 4e-3, what an optimizer keeps 6e-3."""
 CLOSE_NARROW = 0.6
 """Of 16-bit weights, of which a step moves few, by one rounding each, and the others not at all: a
 rate that is a tenth too high is not to be told. Measured: 3e-2 fused, 0.33 otherwise."""
+EACH = 1024
+"""Values of each tensor that are looked at, at least."""
+FEWEST = 8
+"""Of those, that surely had to change: a tensor of which none did was never stepped."""
+SURELY = 0.75
+"""So much of its change changes a value too, that another order of roundings cannot leave out."""
+CLOSE_EACH, LAST_PLACES = 0.5, 2.0**-21
+"""Largest error of one wide tensor, beside four units in the last place of each value: measured of
+all models, none."""
+LEAST_CHANGE = 2.0**-100
+"""Of what is less, a device may make zeros on the way."""
 ROWS, MOST_LOOKUPS = 256, 4096
 """Rows of tables that are looked at, and how often they may have been looked up in all."""
 MOST_TIMES = 2.0**100
@@ -45,16 +56,20 @@ class Finding(NamedTuple):
     where all is right, 1 where nothing changed. Infinite where nothing must have."""
     most: float
     """Error that is allowed."""
+    never: bool = False
+    """Whether nothing changed that had to."""
 
     @property
     def complaint(self) -> str:
         """In words; empty where the error is allowed."""
         if self.error <= self.most:
             return ""
-        return (
-            f"the optimizer's step is not what was asked for: its {self.quantity} went astray by "
-            f"{self.error:.2g} of what they had to change (at most {self.most:.2g})"
+        how = (
+            f"went astray by {self.error:.2g} of what they had to change (at most {self.most:.2g})"
         )
+        if self.never:
+            how = "were never stepped"
+        return f"the optimizer's step is not what was asked for: its {self.quantity} {how}"
 
 
 class _Lookups(NamedTuple):
@@ -98,7 +113,7 @@ class Law:
         shapes = [self._kit.shape(one.weight) for one in moved]
         if self._sample is None or self._sample.shapes != shapes:
             weights = [one.weight for one in moved]
-            self._sample = Sample(self._seed, "law", weights, self._kit)
+            self._sample = Sample(self._seed, "law", weights, self._kit, EACH)
         self._before = self._state(self._sample, moved)
 
     def findings(self) -> Iterator[Finding]:
@@ -108,7 +123,7 @@ class Law:
         sample, every = self._sample, self._kit.moved(self._optimizer)
         moved = [every[number] for number in self._trained]
         gradients = sample.gather([one.gradient for one in moved])
-        steps = sample.spread([one.steps for one in moved])
+        steps = sample.spread([max(one.steps, 1) for one in moved])
         must = predicted(self._before, gradients, steps, self._settings)
         after = self._state(sample, moved)
         for name, words in {"weights": "weights", **self._kept}.items():
@@ -118,8 +133,42 @@ class Law:
             narrow = any(self._kit.itemsize(one.weight) < 4 for one in moved)
             wide = CLOSE_NARROW if narrow and name == "weights" else CLOSE
             yield from _finding(words, sample.weighted(held) - before, off, narrow, wide)
+            yield from self._of_each(words, name, must[name], after[name], moved)
         if (looked_up := self._looked_up()) is not None:
             yield from self._rows(looked_up)
+
+    def _of_each(
+        self, words: str, name: str, must: Array, after: Array, moved: list[Moved]
+    ) -> Iterator[Finding]:
+        """Of the tensors that a step left as they were, and of wide ones that went far astray: of
+        all together each may be the least part."""
+        import numpy as np
+
+        assert self._sample is not None
+        before, counts = self._before[name], self._sample.counts
+        change = must - before
+        surely = self._held(before + SURELY * change, name, moved, counts) != before
+        surely &= abs(change) > LEAST_CHANGE
+        off = abs(after - must) - LAST_PLACES * np.maximum(abs(must), abs(before))
+        ends = np.cumsum(counts)[:-1]
+        parts = (np.split(x, ends) for x in (surely, after == before, off, change))
+        wrong: dict[bool, dict[int, float]] = {True: {}, False: {}}
+        for number, (which, same, error, size) in enumerate(zip(*parts, strict=True)):
+            if which.sum() < FEWEST:
+                continue
+            never = bool(same[which].all())
+            far = _length(error[which].clip(min=0.0)) / _length(size[which])
+            one = moved[number]
+            if never or (
+                far > CLOSE_EACH and self._kit.itemsize(one.kept.get(name, one.weight)) >= 4
+            ):
+                wrong[never][number] = far
+        for never, found in wrong.items():
+            if found:
+                first = next(iter(found))
+                shape = " x ".join(map(str, self._sample.shapes[first]))
+                where = f"{len(found)} of {len(moved)} tensors (first number {first + 1}, {shape})"
+                yield Finding(f"{words} of {where}", max(found.values()), CLOSE_EACH, never)
 
     def _rows(self, found: LookedUp) -> Iterator[Finding]:
         """Of some rows that a step looked up, whose gradients add up where one was several times.

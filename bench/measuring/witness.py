@@ -31,12 +31,12 @@ DIGITS = 7
 as its tolerance is the narrowest."""
 
 
-def counts(sizes: Sequence[int], most: int = POSITIONS) -> list[int]:
-    """How many values of each tensor are looked at: all, or in proportion, and one at least."""
+def counts(sizes: Sequence[int], most: int = POSITIONS, least: int = 1) -> list[int]:
+    """How many values of each tensor are looked at: all, or in proportion, and so many at least."""
     total = sum(sizes)
     if total <= most:
         return list(sizes)
-    return [min(size, max(1, most * size // total)) for size in sizes]
+    return [min(size, max(least, most * size // total)) for size in sizes]
 
 
 def random_bytes(seed: int, label: str, count: int) -> bytearray:
@@ -126,15 +126,20 @@ class Sample:
     """
 
     def __init__(
-        self, seed: int, label: str, tensors: Sequence[Any], kit: Tensors | None = None
+        self,
+        seed: int,
+        label: str,
+        tensors: Sequence[Any],
+        kit: Tensors | None = None,
+        least: int = 1,
     ) -> None:
         """tensors: one at least; only the shapes are kept of what lies here of them; kit: of their
-        framework, by default torch's."""
+        framework, by default torch's; least: values of each, where it has as many."""
         self._seed, self._label = seed, label
         self._kit = kit or catalogue.framework("torch").tensors
         self.shapes = [self._kit.shape(tensor) for tensor in tensors]
         self._sizes = [math.prod(shape) for shape in self.shapes]
-        self.counts = counts(self._sizes)
+        self.counts = counts(self._sizes, least=least)
         self.size = sum(self._sizes)
 
     @functools.cached_property

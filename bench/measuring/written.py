@@ -27,6 +27,7 @@ not computed make 0.2 and more of a batch of 32, and no sound device may be call
 WORDS = {OUTPUT: "outputs", GRADIENTS: "gradients", LOSS: "losses"}
 THEN = 'try another version of the compiler, or ask for execution = "eager"'
 CANNOT = "the job has no other way to compute the same quantities"
+OTHERS = "the {} of the step as it is written are other ones, or more of them"
 NO_NOISE = "the job's own noise is not known"
 SEVERAL = "several devices do the step, and all would wait for one that cannot"
 
@@ -37,7 +38,7 @@ class Written(NamedTuple):
     errors: Mapping[str, float] = {}
     """By quantity, of the compiled step against the same as it is written."""
     absent: str = ""
-    """Why nobody looked; empty where somebody did, and of what is not compiled."""
+    """Why nobody looked, or at what not; empty where somebody did, and of what is not compiled."""
     complaints: Sequence[str] = ()
 
 
@@ -81,10 +82,11 @@ def _judged(
     timed: Mapping[str, Vector],
     written: Mapping[str, Vector],
 ) -> Written:
-    errors, complaints = {}, []
+    errors, complaints, others = {}, [], []
     for name in (name for name in timed if name in written and name in noise):
         error, most = compared(name, precision, noise[name], (timed[name], written[name]))
         if math.isinf(error):  # other weights have a gradient: zeros that one way leaves out
+            others.append(WORDS.get(name, name))
             continue
         errors[name] = figure(error)
         if error > most:
@@ -93,7 +95,8 @@ def _judged(
                 f"those of the same step as it is written (at most {most:.2g}), at the sizes that "
                 f"are timed: {THEN}"
             )
-    return Written(errors, "" if errors else CANNOT, complaints)
+    absent = OTHERS.format(" and ".join(others)) if others else "" if errors else CANNOT
+    return Written(errors, absent, complaints)
 
 
 def compared(

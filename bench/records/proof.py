@@ -118,8 +118,8 @@ class Proof(Value, frozen=True, kw_only=True):
     """Of a compiled step, by quantity its error against the same step as it is written, at the
     sizes that are timed; one launch of a case takes it."""
     not_written: str = ""
-    """Why the launch that should have looked at that did not; empty where it did, of the others,
-    and in older records."""
+    """Why the launch that should have looked at that did not, or not at all of it; empty where it
+    did, of the others, and in older records."""
     recomputed: float | None = None
     """Error of the last output against the same, computed another time; None where each
     step builds on the one before."""

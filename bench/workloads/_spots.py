@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,8 @@ ELEMENTS = 64
 """Of a product."""
 AT_AN_EDGE = 10
 """Of those, drawn from the last row; and as many from the last column."""
+PLACES = 4096
+"""Of an array, beside its ends."""
 FEW = 3.0
 """So many times what the gate allows a whole output: of a few values, chance and split sums have a
 larger share. Measured of sound kernels on a CPU up to 1.3 times."""
@@ -109,6 +112,27 @@ def elements(m: int, n: int, seed: int) -> Elements:
     found += [(draw.randrange(m), draw.randrange(n)) for _ in range(ELEMENTS - len(found))]
     rows, columns = zip(*sorted(found), strict=True)
     return Elements(rows, columns)
+
+
+def places(size: int, seed: int) -> Tensor:
+    """Of an array of that size both ends and drawn places, in order: [n], int64."""
+    import torch
+
+    draw = random.Random(seed)
+    return torch.tensor(sorted({0, size - 1, *(draw.randrange(size) for _ in range(PLACES))}))
+
+
+def taken(x: Tensor, where: Tensor) -> Tensor:
+    """What lies in those places along the first dimension, in float64 on the host."""
+    return x.detach().index_select(0, where.to(x.device)).cpu().double()
+
+
+def worst(where: Tensor, found: Tensor, expected: Tensor, terms: Tensor) -> Spot:
+    """The one of these places [n] that is furthest off, by its terms."""
+    off = (found - expected).abs().nan_to_num(math.inf)
+    at = int((off / terms.clamp(min=sys.float_info.min)).argmax())
+    one = slice(at, at + 1)
+    return Spot(f"element {int(where[at]):,}", found[one], expected[one], terms[one])
 
 
 def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Mode, Parameters, Site, Within, Workload
+from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LEFT_OUT = "Kernels were left out, or done twice: report it, and try another version of torch"
 
 
 class QueueParameters(Parameters, frozen=True, kw_only=True):
@@ -89,12 +91,20 @@ class LaunchJob(Job):
         return {"output": self._total}
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The sum so far: no addition can be left out."""
+        """The sum so far."""
         return {OUTPUT: [self._total]}
 
     def weights(self) -> Sequence[Tensor]:
         """What is added."""
         return [self._addend]
+
+    def looks(self) -> Iterator[Look]:
+        """Whether a step adds as often as asked: in the same memory ones, whose sum is exact."""
+        self._total.zero_()
+        self._addend.fill_(1)
+        self.step()
+        seen = f"{float(self._total):,.0f}"
+        yield Look(what="additions of a step", asked=f"{self._kernels:,}", seen=seen, then=LEFT_OUT)
 
 
 WORKLOAD = Launch()

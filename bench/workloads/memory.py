@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,8 @@ from bench.precision import Precision
 from bench.records.execution import EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
-from bench.workload import Job, Mode, Parameters, Site, Within, Workload
+from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
+from bench.workloads import _spots
 from bench.workloads._executed import executed_function
 from bench.workloads._seeded import SeededData
 
@@ -88,7 +89,7 @@ class Memory(Workload):
         count = parameters.size_bytes // site.precision.dtype.itemsize
         if mode == "read":
             source = data.normal((count,), site.precision.dtype).to(site.device)
-            return MemoryJob(mode, [source.new_empty(count // ROW), source], site)
+            return MemoryJob(mode, [source.new_zeros(count // ROW), source], site)
         arrays = [
             data.normal((count,), site.precision.dtype).to(site.device)
             for _ in range(ARRAYS_MOVED[mode])
@@ -135,8 +136,9 @@ class MemoryJob(Job):
 
     def __init__(self, mode: str, arrays: list[Tensor], site: Site) -> None:
         """Writes to the first array and reads the others."""
-        self._pass = executed_function(KERNELS[mode], site)
+        self._pass, self._mode, self._site = executed_function(KERNELS[mode], site), mode, site
         self._target, *self._sources = arrays
+        self._kept: tuple[Tensor, Tensor] | None = None
         self.facts: dict[str, str] = {}
 
     def step(self) -> None:
@@ -144,10 +146,28 @@ class MemoryJob(Job):
         self._pass(self._target, *self._sources)
 
     def witness(self) -> float:
-        """Mean of the array that was written."""
+        """Mean of the array that was written; keeps some of its elements."""
         import torch
 
+        self._keep()
         return float(self._target.mean(dtype=torch.float32))
+
+    def _keep(self) -> tuple[Tensor, Tensor]:
+        where = _spots.places(len(self._target), self._site.seed)
+        self._kept = where, _spots.taken(self._target, where)
+        return self._kept
+
+    def looks(self) -> Iterator[Look]:
+        """At elements that the last timed step wrote; what copies and reads rounds nothing."""
+        where, found = self._kept or self._keep()
+        shape = (-1, ROW) if self._mode == "read" else (-1,)
+        sources = [_spots.taken(source.view(shape), where) for source in self._sources]
+        kernel = KERNELS[self._mode]
+        expected = kernel(found.new_empty(len(where)), *sources)
+        terms = kernel(found.new_empty(len(where)), *(source.abs() for source in sources))
+        exact = self._mode in ("copy", "read")
+        most = 0.0 if exact else _spots.allowed(self._site.precision, "output", 1, 1)
+        yield _spots.look(self._mode, [_spots.worst(where, found, expected, terms)], most)
 
     def probe(self) -> dict[str, Tensor]:
         """The start of the array that was written, as far as it holds one element per 8 bytes.

@@ -12,6 +12,7 @@ from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
+from bench.workloads import _spots
 from bench.workloads._jobs import Rotation
 from bench.workloads._seeded import SeededData
 
@@ -80,16 +81,20 @@ class Transfer(Workload):
                 pairs.append((there.zero_(), host))
             else:
                 pairs.append((torch.zeros_like(host, pin_memory=pinned and pins), there))
-        return TransferJob(pairs, pinned and pins, parameters.memory)
+        return TransferJob(pairs, pinned and pins, parameters.memory, site.seed)
 
 
 class TransferJob(Job):
     """One copy into memory that is there; pairs rotate."""
 
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]], queued: bool, memory: str) -> None:
-        """pairs: target and source; queued: the copy may go on while the host does."""
+    def __init__(
+        self, pairs: list[tuple[Tensor, Tensor]], queued: bool, memory: str, seed: int = 0
+    ) -> None:
+        """pairs: target and source; queued: the copy may go on while the host does; seed: which
+        elements are looked at."""
         self._pairs = Rotation(pairs)
-        self._queued = queued
+        self._queued, self._seed = queued, seed
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
         self.facts = {"host memory": memory}
 
     def step(self) -> None:
@@ -98,7 +103,9 @@ class TransferJob(Job):
         self._target.copy_(self._source, non_blocking=self._queued)
 
     def witness(self) -> float:
-        """Mean of what arrived."""
+        """Mean of what arrived; keeps some of it."""
+        where = _spots.places(len(self._target), self._seed)
+        self._kept = where, _spots.taken(self._target, where), self._source
         return float(self._target.mean())
 
     def probe(self) -> dict[str, Tensor]:
@@ -128,11 +135,15 @@ class TransferJob(Job):
         return True
 
     def looks(self) -> Iterator[Look]:
-        """At the host's side: whether it is pinned."""
+        """At the host's side, whether it is pinned; at what arrived with the last timed step."""
         target, source = next(self._pairs)
         host = source if source.device.type == "cpu" else target
         seen = "pinned" if host.is_pinned() else "pageable"
         yield Look(what="host memory", asked=self.facts["host memory"], seen=seen)
+        if self._kept is not None:
+            where, found, source = self._kept
+            sent = _spots.taken(source, where)
+            yield _spots.look("copy", [_spots.worst(where, found, sent, sent.abs())], 0.0)
 
 
 WORKLOAD = Transfer()

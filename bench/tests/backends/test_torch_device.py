@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.backend import DeviceInfo
-from bench.backends import _torch_device, generic, mps, rocm, xpu
+from bench.backends import _torch_device, cuda, generic, mps, rocm, xpu
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
 from bench.precision import PRECISIONS
 from bench.records.execution import RESERVED
@@ -287,6 +287,25 @@ def test_amds_convolutions_have_a_switch_and_a_search(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     assert opened.float32_reduced()
     assert opened.facts()["miopen_search"] == "exhaustive"
+
+
+@pytest.mark.parametrize("kind", ["cuda", "rocm"])
+def test_switches_for_sums_in_float16_are_recorded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(cuda, "_nvml_facts", lambda info: {})
+    opened = cuda.CudaDevice(INFO) if kind == "cuda" else rocm.RocmDevice(INFO, "cuda")
+    older = {"allow_tf32": False, "allow_bf16_reduced_precision_reduction": True}
+    for sums, parts in ((True, False), (False, True)):
+        now = {"allow_fp16_accumulation": sums, "allow_fp16_reduced_precision_reduction": parts}
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**older, **now))
+        facts = opened.facts()
+        assert facts["fp16_accumulation"] == str(sums) and opened.float16_sums() is sums
+        assert facts["fp16_reduced_precision_reduction"] == str(parts)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**older))
+    assert "fp16_accumulation" not in opened.facts() and not opened.float16_sums()
 
 
 def test_metals_events_are_not_relied_on() -> None:

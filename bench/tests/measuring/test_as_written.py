@@ -102,7 +102,10 @@ def test_code_that_is_wrong_at_the_timed_sizes_alone_is_void(
     compiled_by(first_row_alone)
     outcome = launched(name, mode)
     assert isinstance(outcome, Void), outcome
-    assert "of the same step as it is written" in outcome.reason, outcome.reason
+    said = "of the same step as it is written"
+    if name == "memory":  # whose job looks at what it wrote itself
+        said = "triad at the timed size"
+    assert said in outcome.reason, outcome.reason
 
 
 def as_it_is(graph: Any, inputs: list[Any]) -> Compiled:
@@ -169,11 +172,12 @@ def test_a_single_row_of_many_is_told_and_what_rounding_does_is_not() -> None:
 
 
 def test_gradients_of_other_weights_are_none_that_can_be_compared() -> None:
-    """Where one way leaves out what the other computes as zeros."""
+    """Where one way leaves out what the other computes as zeros; it is said."""
     noise = Noise(error=1e-2, norm_error=1e-2)
     both = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
     found = _judged("fp32", {"gradients": noise, "loss": noise}, *both)
-    assert (found.errors, found.complaints, found.absent) == ({"loss": 0.0}, [], "")
+    assert (found.errors, found.complaints) == ({"loss": 0.0}, [])
+    assert found.absent.startswith("the gradients of the step as it is written are other ones")
 
 
 def rows(job: Any) -> torch.Tensor:

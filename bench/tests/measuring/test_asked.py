@@ -362,6 +362,18 @@ def test_products_of_float32_are_as_long_as_asked(precision: str, reduced: bool,
     assert (said in words) if said else words == ""
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("summed", [False, True])
+def test_products_of_float16_are_summed_in_float32(
+    precision: str, summed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuDevice, "float16_sums", lambda device: summed)
+    device = CpuBackend().open(0, PRECISIONS[precision])
+    words = asked.complaint(asked.switches(device, PRECISIONS[precision]))
+    said = "sums of fp16: asked for float32, got float16. Unset the switch of torch for that"
+    assert (said in words) is (precision == "fp16" and summed)
+
+
 def test_each_look_says_what_was_asked_what_was_seen_and_what_to_do() -> None:
     same = Look(what="colour", asked="red", seen="red")
     other = Look(what="shape", asked="round", seen="flat", then="Inflate it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -33,13 +33,13 @@ def findings(
     fused: bool = False,
     spoil: Callable[[Any], object] = lambda optimizer: None,
     steps: int = 2,
+    sizes: Sequence[tuple[int, ...]] = ((300, 100), (77,)),
 ) -> list[Finding]:
     """Of the last of some steps; the optimizer is spoiled after it was made and described."""
     kind, settings = MAKERS[name]
     generator = torch.Generator().manual_seed(0)
     weights = [
-        torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
-        for shape in ((300, 100), (77,))
+        torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in sizes
     ]
     never = torch.nn.Parameter(torch.ones(5))
     optimizer = kind([*weights, never], fused=fused, **settings)
@@ -119,6 +119,87 @@ def test_wrong_steps(fault: str, name: str, dtype: torch.dtype) -> None:
     if fault == "skipped":
         assert found[0].error == pytest.approx(1, abs=0.01)
         assert "its weights went astray by 1 of what they had to change" in said
+
+
+def left_out(which: Callable[[torch.Tensor], bool], states: bool) -> Callable[[Any], None]:
+    """Some weights are not written, or their state neither: a step never comes to them."""
+
+    def spoil(optimizer: Any) -> None:
+        right = optimizer.step
+
+        def step() -> None:
+            gone = [w for g in optimizer.param_groups for w in g["params"] if which(w)]
+            held = [(w, w.detach().clone(), w.grad) for w in gone]
+            for weight, _, _ in held if states else ():
+                weight.grad = None
+            right()
+            for weight, value, gradient in held:
+                weight.grad = gradient
+                with torch.no_grad():
+                    weight.copy_(value)
+
+        optimizer.step = step
+
+    return spoil
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_small_tensor_that_is_never_stepped(name: str, dtype: torch.dtype, states: bool) -> None:
+    """Of all weights it is the least part: by one norm over all the step is right."""
+    spoil = left_out(lambda weight: weight.dim() == 1, states)
+    found = findings(name, dtype, spoil=spoil, sizes=((500, 400), (77,)))
+    assert found[0].quantity == "weights" and not found[0].complaint
+    words = {"adamw": "mean of the gradients", "sgd": "momentum"}.get(name)
+    for quantity in ("weights", *([words] if words and states else ())):
+        said = f"its {quantity} of 1 of 2 tensors (first number 2, 77) were never stepped"
+        assert said in complaints(found)
+    assert "nan" not in complaints(found)
+
+
+def test_a_small_tensor_that_goes_elsewhere() -> None:
+    """By three times the rate, which one norm over all does not show."""
+
+    def spoil(optimizer: Any) -> None:
+        right = optimizer.step
+
+        def step() -> None:
+            small = optimizer.param_groups[0]["params"][1]
+            before = small.detach().clone()
+            right()
+            with torch.no_grad():
+                small.add_(small - before, alpha=2)
+
+        optimizer.step = step
+
+    found = findings("sgd", spoil=spoil, sizes=((500, 400), (77,)))
+    assert [x.quantity for x in found if x.complaint] == [
+        "weights of 1 of 2 tensors (first number 2, 77)"
+    ]
+    assert "went astray by 2 of what they had to change" in complaints(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_what_rounding_rightly_leaves_as_it_was_is_no_tensor_left_out(dtype: torch.dtype) -> None:
+    """Norms at 1, which an update below half a place does not move; gradients whose squares are
+    less than a normal number, of which a device may make zeros; and gradients of zeros."""
+    weights = [torch.nn.Parameter(torch.ones(512, dtype=dtype)) for _ in range(3)]
+    settings: dict[str, Any] = {**ADAMW, "lr": 2.0**-26}
+    optimizer = torch.optim.AdamW(weights, **settings)
+    law = Law(Training(optimizer=optimizer, settings=settings), seed=1)
+    for step in range(3):
+        for weight, size in zip(weights, (1.0, 1e-21, 0.0), strict=True):
+            weight.grad = size * torch.randn(512, generator=torch.Generator().manual_seed(step)).to(
+                dtype
+            )
+        if step == 2:
+            law.before()
+        optimizer.step()
+        for kept in optimizer.state.values():
+            flushed = kept["exp_avg_sq"]
+            flushed[flushed < 2.0**-126] = 0
+    assert complaints(list(law.findings())) == ""
 
 
 RATE = 2.0**-4

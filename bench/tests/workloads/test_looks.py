@@ -26,6 +26,7 @@ from bench.workload import Look
 from bench.workloads import _looks
 from bench.workloads._jobs import autocast
 from bench.workloads._transformers import ATTENTION
+from bench.workloads.launch import LaunchJob
 from bench.workloads.transfer import TransferJob
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -218,6 +219,33 @@ def test_memory_that_is_not_pinned() -> None:
         TransferJob([pair], True, "pinned")
     )
     assert told(TransferJob([pair], False, "pageable")) == ""
+
+
+@pytest.mark.parametrize("mode", ["queue", "single"])
+@pytest.mark.parametrize("of", [0, 1])
+def test_additions_that_are_left_out_later(
+    mode: str, of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the sixth step on the first alone, or none."""
+    job: Any = build("launch", mode, site())
+    right, kernels, steps = LaunchJob.step, job._kernels, iter(range(100))
+
+    def step(job: Any) -> None:
+        job._kernels = kernels if next(steps) < 5 else of
+        right(job)
+        job._kernels = kernels
+
+    monkeypatch.setattr(LaunchJob, "step", step)
+    for _ in range(8):
+        job.step()
+    if kernels != of:
+        assert f"additions of a step: asked for {kernels}, got {of}. Kernels were" in told(job)
+
+
+def test_many_additions_are_counted() -> None:
+    job: Any = build("launch", "queue", site(), kernels=100_000)
+    job._total.fill_(1e30)
+    assert told(job) == ""
 
 
 # --- An optimizer's kernels, which the record tells -----------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.stand_in_products import stand_in
 from bench.tests.workloads.context_kinds import KINDS, parameters
-from bench.workloads import _attention_spots, _contexts, _products, _spots, gemm
+from bench.workloads import _attention_spots, _contexts, _products, _spots, gemm, memory
 from bench.workloads.attention import AttentionParameters
+from bench.workloads.transfer import TransferJob, TransferParameters
 
 __all__ = ["one_thread", "stand_in"]  # fixtures, used by being here
 
@@ -176,6 +178,76 @@ def test_of_narrow_products_too(monkeypatch: pytest.MonkeyPatch, precision: str)
     given = gemm.MatmulParameters(shape="512x256x256")
     assert gate(GEMM, "matmul", given, site(PRECISIONS[precision])).passed
     assert "product at the timed size" in told(GEMM, "matmul", given, precision)
+
+
+LONG = 2**21
+"""Bytes of an array that is longer than its twin's."""
+
+
+def first_part(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of what is longer than its twin's array the first 2^17 elements alone."""
+
+    def part(target: Tensor, *sources: Tensor) -> Tensor:
+        if len(sources[0]) <= 2**18:
+            return kernel(target, *sources)
+        kernel(target[: len(target) // 4], *(source[: len(source) // 4] for source in sources))
+        return target
+
+    return part
+
+
+ARRAYS = [(mode, how) for mode in memory.ARRAYS_MOVED for how in memory.PRECISIONS]
+
+
+@pytest.mark.parametrize(("mode", "precision"), ARRAYS)
+def test_arrays_that_are_written_in_part_are_void(
+    mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = WORKLOADS["memory"]
+    given = msgspec.structs.replace(workload.modes[mode].parameters(), size_bytes=LONG)
+    assert told(workload, mode, given, precision) == ""
+    monkeypatch.setitem(memory.KERNELS, mode, first_part(memory.KERNELS[mode]))
+    assert gate(workload, mode, given, site(PRECISIONS[precision])).passed
+    found = told(workload, mode, given, precision)
+    assert f"{mode} at the timed size: asked for what float64 makes of its operands" in found
+    assert " at element " in found
+
+
+@pytest.mark.parametrize(("mode", "precision"), ARRAYS)
+@pytest.mark.parametrize("elements", [1, 2500])
+def test_right_arrays_are_never_void(mode: str, precision: str, elements: int) -> None:
+    workload = WORKLOADS["memory"]
+    size = elements * (memory.ROW if mode == "read" else 1) * memory.WIDEST_BYTES
+    given = msgspec.structs.replace(workload.modes[mode].parameters(), size_bytes=size)
+    assert told(workload, mode, given, precision) == ""
+
+
+@pytest.mark.parametrize("mode", ["to-device", "to-host"])
+def test_a_transfer_of_a_part_is_void(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last element alone is behind what is copied."""
+    workload = WORKLOADS["transfer"]
+    given = TransferParameters(size_bytes=LONG)
+    assert told(workload, mode, given, "fp32") == ""
+
+    def step(job: Any) -> None:
+        job._target, job._source = next(job._pairs)
+        job._target[:-1].copy_(job._source[:-1])
+
+    monkeypatch.setattr(TransferJob, "step", step)
+    found = told(workload, mode, given, "fp32")
+    assert found.startswith("copy at the timed size") and f" at element {LONG // 4 - 1:,}" in found
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_the_place_that_is_furthest_off_is_told(value: float) -> None:
+    where = _spots.places(2**40, seed=1)
+    assert where[0] == 0 and where[-1] == 2**40 - 1 and len(where) > 4000
+    right = torch.zeros(len(where), dtype=torch.float64)
+    found = right.clone()
+    assert _spots.worst(where, found, right, right).error == 0.0
+    found[77] = value
+    spot = _spots.worst(where, found, right, right)
+    assert spot.place == f"element {int(where[77]):,}" and spot.error == torch.inf
 
 
 def one_key_too_few(behind: int) -> tuple[Attend, Attend]:
