@@ -15,6 +15,7 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import AccelmarkError
+from bench.judging import clocks
 from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
 from bench.records.environment import SELECTS, may_change_speed, threads_given
@@ -144,6 +145,7 @@ def _settings(
             or (both and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
+    yield from clocks.settings(files, alike)
 
 
 def _both_say(files: tuple[RunFile, RunFile], fact: str) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from bench import stats, units
 from bench.judging import cold
+from bench.judging.clocks import CLOCKS_SET, clocks_set
 from bench.judging.exchanged import exposed, reduced
 from bench.judging.load import load_of
 from bench.judging.pairs import pairs
@@ -72,6 +73,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     samples = [s for one in series for s in one]
     seen: set[str] = {flag for outcome in flagged_outcomes for flag in outcome.flags}
     far = _far_out(clean, rates)
+    seen |= {FAR_OUT for _ in far} | {CLOCKS_SET for x in launches if clocks_set(x)}
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
     return Row(
@@ -98,7 +100,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         within_sd=statistics.fmean(_relative_sd(one) for one in series),
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
         outliers=sum(stats.outliers(one) for one in series),
-        flags=tuple(sorted(seen | ({FAR_OUT} if far else set()))),
+        flags=tuple(sorted(seen)),
         far_out=far,
         flag_ranks=_flag_ranks(measured),
         shared_host=case.devices > 1 and True in _worlds(launches, "shared_host"),
