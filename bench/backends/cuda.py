@@ -118,8 +118,11 @@ class CudaBackend(Backend):
         return ("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "CUTLASS_*", "NVTE_*")
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel."""
-        return {"CUDA_LAUNCH_BLOCKING": "the host waits for every kernel"}
+        """What makes the host wait for every kernel, and what watches each call."""
+        return {
+            "CUDA_LAUNCH_BLOCKING": "the host waits for every kernel",
+            "CUDA_INJECTION64_PATH": "a tool, as a profiler, is put into the process",
+        }
 
     def telemetry(self, index: int) -> Source:
         """NVML."""

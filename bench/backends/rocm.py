@@ -82,15 +82,18 @@ class RocmBackend(TorchBackend):
         return (
             *("HSA_*", "HIP_*", "ROCR_*", "ROCM_*", "ROCBLAS_*", "ROCSOLVER_*", "ROCSPARSE_*"),
             *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
+            *("ROCPROFILER_*", "ROCP_*"),
             "CUDA_*",  # HIP heeds some of them
         )
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel."""
-        return dict.fromkeys(
-            ("HIP_LAUNCH_BLOCKING", "CUDA_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL"),
-            "the host waits for every kernel",
-        )
+        """What makes the host wait for every kernel, and what watches each call."""
+        waits = ("HIP_LAUNCH_BLOCKING", "CUDA_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL")
+        tools = ("HSA_TOOLS_LIB", "ROCP_TOOL_LIBRARIES")
+        return {
+            **dict.fromkeys(waits, "the host waits for every kernel"),
+            **dict.fromkeys(tools, "a tool, as a profiler, is put into the process"),
+        }
 
     def telemetry(self, index: int) -> Source:
         """amdsmi, amd-smi or rocm-smi: the first that answers."""

@@ -36,6 +36,8 @@ VARIABLES = (
     *("MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*", "XNNPACK_*", "ATEN_*"),
     *("TORCH*", "PYTORCH_*", "TRITON_*", "LRU_CACHE_CAPACITY", "THP_MEM_ALLOC_ENABLE"),
     *("DIFFUSERS_*", "FLASH_ATTENTION_*", "TRANSFORMERS_*", "XFORMERS_*"),
+    # Torch's own by other names, and its profiler's.
+    *("DISABLE_ADDMM_*", "ENABLE_INTRA_NODE_COMM", "KINETO_*"),
     # Where memory comes from, and what is put in the place of a library's functions.
     *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_BIND_NOW", "LD_PRELOAD"),
     # Of Python's own, those that change how a program runs.
@@ -46,10 +48,11 @@ VARIABLES = (
 A backend adds its own (`Backend.recorded_variables`). A list of names alone is never whole: one
 that nobody thought of has made a chip three hundred times slower."""
 FURNITURE = re.compile(
-    r"(_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_"
+    r"^(?!.*(INJECTION|OVERRIDE|PTXAS|CUSTOM_OPP|DISABLE)).*"
+    r"((_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_)"
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
-with their families, and no cause of another speed."""
+with their families, and no cause of another speed; but those that put other code in its place."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
 """Variables that choose which device it is; its name says what came of that."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
