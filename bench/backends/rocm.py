@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
+from bench.backends import _sysfs
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -45,7 +46,12 @@ class RocmDevice(TorchDevice):
 
         cudnn = torch.backends.cudnn
         search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
-        return {**super().facts(), "tf32_convolution": str(cudnn.allow_tf32), **search}
+        return {
+            **super().facts(),
+            "tf32_convolution": str(cudnn.allow_tf32),
+            **search,
+            **_sysfs.settings(self, "amdgpu"),
+        }
 
 
 class RocmBackend(TorchBackend):
@@ -100,7 +106,7 @@ class RocmBackend(TorchBackend):
         return amd_source(index)
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With its architecture and the HIP version."""
+        """With its architecture and the versions of HIP and of the driver."""
         import torch
 
         info = super().describe(module, index)
@@ -108,6 +114,7 @@ class RocmBackend(TorchBackend):
         facts = {
             **info.facts,
             "hip": str(torch.version.hip),
+            "driver": _sysfs.version("amdgpu"),
             "architecture": getattr(properties, "gcnArchName", "not available"),
             "multiprocessors": str(properties.multi_processor_count),
         }
