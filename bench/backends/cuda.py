@@ -117,6 +117,10 @@ class CudaBackend(Backend):
         """What changes the speed or the numbers of CUDA kernels."""
         return ("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "CUTLASS_*", "NVTE_*")
 
+    def heeded(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """With NCCL's files."""
+        return _links.heeded("nccl", given)
+
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every kernel, and what watches each call."""
         return {

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _sysfs
+from bench.backends import _links, _sysfs
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -91,6 +91,10 @@ class RocmBackend(TorchBackend):
             *("ROCPROFILER_*", "ROCP_*"),
             "CUDA_*",  # HIP heeds some of them
         )
+
+    def heeded(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """With RCCL's files."""
+        return _links.heeded("rccl", given)
 
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait for every kernel, and what watches each call."""

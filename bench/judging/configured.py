@@ -18,7 +18,7 @@ from bench.errors import AccelmarkError
 from bench.judging import clocks
 from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
-from bench.records.environment import SELECTS, may_change_speed, threads_given
+from bench.records.environment import BETWEEN_DEVICES, SELECTS, may_change_speed, threads_given
 from bench.records.run import Launch, RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
@@ -180,7 +180,8 @@ def _set_by(backend: str) -> Mapping[str, str]:
 
 
 def _variables(file: RunFile) -> dict[str, set[str]]:
-    """Values of each, but for what accelmark itself gives ranks that share a host's cores."""
+    """Values of each, but for what accelmark itself gives ranks that share a host's cores, and for
+    those of links where one device worked."""
     found: dict[str, set[str]] = {}
     cores = file.run.host.get("usable_cores")
     shared = file.run.device.get("backend") == "cpu"
@@ -188,7 +189,8 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
         given = launch.environment
         own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
         for name, value in _section(launch, "variables").items():
-            if own.get(name) != value:
+            alone = "world" not in given and BETWEEN_DEVICES.match(name)
+            if own.get(name) != value and not alone:
                 found.setdefault(name, set()).add(str(value))
     return found
 

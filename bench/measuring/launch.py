@@ -256,7 +256,9 @@ class Launch:
         request = self.request
         own = (self.backend.recorded_variables(), self.framework.recorded_variables())
         words = environment.looked_for(*own, request.recorded)
-        self.environment["variables"] = environment.variables(words)
+        self.environment["variables"] = environment.variables(
+            words, self.backend.heeded(os.environ)
+        )
         self.environment["variables_looked_for"] = words
         if request.recorded:
             self.environment["variables_compared"] = list(request.recorded)

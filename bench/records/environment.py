@@ -38,6 +38,8 @@ VARIABLES = (
     *("DIFFUSERS_*", "FLASH_ATTENTION_*", "TRANSFORMERS_*", "XFORMERS_*"),
     # Torch's own by other names, and its profiler's.
     *("DISABLE_ADDMM_*", "ENABLE_INTRA_NODE_COMM", "KINETO_*"),
+    # What carries messages between devices.
+    *("FI_*", "OFI_*", "UCX_*", "SHARP_*", "NVSHMEM_*"),
     # Where memory comes from, and what is put in the place of a library's functions.
     *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_BIND_NOW", "LD_PRELOAD"),
     # Of Python's own, those that change how a program runs.
@@ -53,6 +55,8 @@ FURNITURE = re.compile(
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
 with their families, and no cause of another speed; but those that put other code in its place."""
+BETWEEN_DEVICES = re.compile(r"[A-Z_]*CCL_|(FI|OFI|UCX|SHARP|NVSHMEM)_")
+"""How the names of variables begin that matter to work over several devices alone."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_ORDER)$")
 """Variables that choose which device it is; its name says what came of that."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
