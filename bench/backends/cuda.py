@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
-from bench.backends import _links, _trial
+from bench.backends import _links, _loaded, _trial
 from bench.backends._nvml import NvmlSource, links
 from bench.backends._torch_device import TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -169,6 +169,7 @@ class CudaBackend(Backend):
             "cudnn": str(torch.backends.cudnn.version()),
             "compute_capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": str(properties.multi_processor_count),
+            **_loaded.versions(cublas="cublasGetProperty", cublasLt="cublasLtGetProperty"),
         }
         with _nvml() as nvml:
             if nvml is not None:

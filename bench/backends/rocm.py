@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _links, _sysfs
+from bench.backends import _links, _loaded, _sysfs
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -121,6 +121,7 @@ class RocmBackend(TorchBackend):
             "driver": _sysfs.version("amdgpu"),
             "architecture": getattr(properties, "gcnArchName", "not available"),
             "multiprocessors": str(properties.multi_processor_count),
+            **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
         vendor = compatible_vendor(info.name, os.environ) or self.vendor
         return msgspec.structs.replace(info, facts=facts, vendor=vendor)
