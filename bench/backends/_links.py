@@ -38,11 +38,12 @@ def heeded(library: str, given: Mapping[str, str]) -> dict[str, str]:
     """The environment as NCCL, or RCCL, heeds it: what is not set, by a file of the user's or that
     variable's, else by the machine's. Source: NCCL, src/misc/param.cc, `initEnv`.
     """
-    own = given.get("NCCL_CONF_FILE") or Path.home() / f".{library}.conf"
+    own = given.get("NCCL_CONF_FILE") or f"~/.{library}.conf"
     found = dict(given)
     for file in (Path(own), Path(f"/etc/{library}.conf")):
-        with suppress(OSError, RuntimeError):  # none there
-            for line in file.read_text(errors="backslashreplace").splitlines():
+        with suppress(OSError, RuntimeError):  # none there, or nobody's home
+            text = file.expanduser().read_text(errors="backslashreplace")
+            for line in text.splitlines():
                 name, is_set, value = line.partition("=")
                 if is_set and not line.startswith("#"):
                     found.setdefault(name, value)

@@ -105,7 +105,7 @@ def test_what_a_library_reads_from_its_files_is_among_a_workers_variables(
 ) -> None:
     """Which it sets by itself, unseen by Python; what is set goes before its files."""
     backend = catalogue.backend(name)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
 
     def seen(**given: str) -> dict[str, str]:
         return environment.variables(backend.recorded_variables(), backend.heeded(given))
