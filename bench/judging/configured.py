@@ -46,6 +46,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     """Of framework, driver and the like, where they differ on devices of one name: what they make
     of one chip, which is then no chip's doing."""
 
+    clocks: tuple[str, ...] = ()
+    """Cases that are ceilings, and differ on devices of one name by their clock alone."""
+
     @property
     def unintended(self) -> tuple[Difference, ...]:
         """Those that are not what was to be compared."""
@@ -64,6 +67,8 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
         if self.versions:
             named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.versions)
             return f"it is one kind of device, and a ceiling is each version's own: {named}"
+        if self.clocks:
+            return f"it is one kind of device, at other clocks: {', '.join(self.clocks)}"
         return ""
 
     @property
@@ -75,7 +80,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             return Code.SETTINGS_UNKNOWN
         if self.frameworks:
             return Code.FRAMEWORKS_DIFFER
-        return Code.VERSIONS_DIFFER if self.versions else None
+        if self.versions:
+            return Code.VERSIONS_DIFFER
+        return Code.CLOCKS_DIFFER if self.clocks else None
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:

@@ -12,15 +12,16 @@ from bench.judging.compare import compare
 from bench.judging.comparison import Comparison
 from bench.judging.reasons import Code
 from bench.judging.summary import summarize
+from bench.records.case import Case
 from bench.records.observed import Reading, Watched
 from bench.records.outcome import Measured, Memory, Share
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
 from bench.reports.table import REPORT
-from bench.tests.judging.two_runs import FIXED
+from bench.tests.judging.two_runs import FIXED, GEMM
 from bench.tests.telemetry.launches import seen, steady
-from bench.tests.values import make_case, make_file, make_launch
+from bench.tests.values import make_case, make_file, make_launch, make_measured
 
 COPY = make_case(workload="memory", mode="copy", precision="fp32", parameters={})
 DEVICE = {"backend": "cuda", "index": 0, "name": "Fake GPU", "facts": {"sm_clock_max_mhz": "1980"}}
@@ -32,16 +33,30 @@ def looks(count: int = 5, first: float = 16.0, **fields: Any) -> tuple[Reading, 
     return tuple(Reading(at_seconds=first + k, **held) for k in range(count))
 
 
-def run(*readings: Reading, step: float = 2.0, name: str = "Fake GPU", ranks: Any = ()) -> RunFile:
+def run(
+    *readings: Reading,
+    step: float = 2.0,
+    name: str = "Fake GPU",
+    ranks: Any = (),
+    case: Case = COPY,
+) -> RunFile:
     told = {"variables": {}, "variables_looked_for": ["OMP_*"]}
-    outcome = msgspec.structs.replace(steady(seconds=step), ranks=ranks)
     launches = [
         make_launch(
-            outcome, COPY, launch=k, order=k, environment=told, telemetry=seen(readings=readings)
+            msgspec.structs.replace(
+                steady(seconds=step * (1 + 1e-4 * k)),
+                ranks=ranks,
+                work=make_measured(flop=100).work,
+            ),
+            case,
+            launch=k,
+            order=k,
+            environment=told,
+            telemetry=seen(readings=readings),
         )
         for k in range(5)
     ]
-    return make_file([COPY], launches, settings=FIXED, device={**DEVICE, "name": name})
+    return make_file([case], launches, settings=FIXED, device={**DEVICE, "name": name})
 
 
 def named(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -118,3 +133,14 @@ def test_the_card_says_it_and_its_head_gives_a_highest_clock() -> None:
     text = " ".join(REPORT.render([locked], Canvas(width=200)).split())
     assert "SM clock up to 1980 MHz" in text and "CLOCKS_SET a setting held the device's" in text
     assert "CLOCKS_SET" not in REPORT.render([free], Canvas(width=200))
+
+
+def test_a_ceiling_that_differs_by_its_clock_is_no_chips() -> None:
+    """Who lowered it nobody says: it is one kind of device, and no setting is recorded."""
+    fast, slow = run(*looks(), case=GEMM), run(*looks(clock_mhz=990.0), case=GEMM, step=4.0)
+    found = compare(fast, slow)
+    assert found.cases[0].clock_remark and named(found) == []
+    assert found.configured.doubt_code == Code.CLOCKS_DIFFER
+    assert "at other clocks: gemm" in found.configured.chip_doubt
+    same_clock = compare(fast, run(*looks(), case=GEMM, step=4.0))
+    assert same_clock.cases[0].verdict == "SLOWER" and not same_clock.configured.chip_doubt
