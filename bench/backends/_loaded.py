@@ -27,13 +27,16 @@ def versions(**calls: str) -> dict[str, str]:
 
 def _version(name: str, call: str) -> str:
     """Raises whatever it raises where it cannot be said."""
-    path = re.search(rf"/.*/{name}\.so[.\d]*$", MAPS.read_text(), re.MULTILINE)
-    assert path is not None
-    ask = getattr(ctypes.CDLL(path[0]), call)
+    (path,) = {*re.findall(rf"/.*/{name}\.so[.\d]*$", MAPS.read_text(), re.MULTILINE)}
+    ask = getattr(ctypes.CDLL(path), call)
     if call.endswith("_string"):
         text = ctypes.create_string_buffer(LONGEST)
-        assert ask(text, ctypes.c_size_t(LONGEST)) == 0
-        return text.value.decode()
-    parts = [ctypes.c_int() for _ in range(3)]  # libraryPropertyType: major, minor, patch
-    assert all(ask(which, ctypes.byref(part)) == 0 for which, part in enumerate(parts))
-    return ".".join(str(part.value) for part in parts)
+        failed = ask(text, ctypes.c_size_t(LONGEST))
+        said = text.value.decode()
+    else:
+        parts = [ctypes.c_int() for _ in range(3)]  # libraryPropertyType: major, minor, patch
+        failed = any(ask(which, ctypes.byref(part)) for which, part in enumerate(parts))
+        said = ".".join(str(part.value) for part in parts)
+    if failed:
+        raise OSError(call)
+    return said

@@ -196,8 +196,8 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
         given = launch.environment
         own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
         for name, value in _section(launch, "variables").items():
-            alone = "world" not in given and BETWEEN_DEVICES.match(name)
-            if own.get(name) != value and not alone:
+            idle = "world" not in given and BETWEEN_DEVICES.match(name)
+            if own.get(name) != value and (not idle or name in _asked(given)):
                 found.setdefault(name, set()).add(str(value))
     return found
 
@@ -211,7 +211,7 @@ def _compared(files: tuple[RunFile, RunFile]) -> tuple[str, ...]:
         str(name)
         for file in files
         for launch in file.launches
-        for name in _list(launch.environment.get("variables_compared"))
+        for name in _asked(launch.environment)
     }
     return tuple(sorted(names))
 
@@ -222,5 +222,7 @@ def _section(launch: Launch, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _list(value: Any) -> Sequence[Any]:
+def _asked(given: Mapping[str, Any]) -> Sequence[Any]:
+    """The variables that `ab --env` named."""
+    value = given.get("variables_compared")
     return value if isinstance(value, list) else ()

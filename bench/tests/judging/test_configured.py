@@ -141,6 +141,8 @@ def test_furniture_and_the_choice_of_a_device_are_listed_and_no_cause(name: str)
 )
 def test_variables_of_links_are_settings_of_several_devices_alone(name: str) -> None:
     assert compare(ran(), ran(variables={name: "1"})).configured.settings == ()
+    asked = ran(variables={name: "1"}, variables_compared=[name])
+    assert [one.name for one in compare(ran(), asked).configured.settings] == [name]
     world = {"devices": 2, "hosts": 1}
     (found,) = compare(
         ran(world=world), ran(variables={name: "1"}, world=world)
