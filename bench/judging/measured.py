@@ -21,6 +21,7 @@ from bench.judging.serving import BEHIND, falls_behind
 from bench.judging.slow import RankTimes, rank_times
 from bench.planning.least_flop import least_flop
 from bench.records.case import Case
+from bench.records.environment import UNSEARCHED
 from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
@@ -305,7 +306,7 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
     for launch in launches:
         said = launch.environment.get("compiler")
         if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
-            found.append({name: said[name] for name in COMPILED})
+            found.append({name: said[name] for name in (*COMPILED, UNSEARCHED) if name in said})
     return max(found, key=lambda one: one["graph_breaks"], default={})
 
 

@@ -75,6 +75,8 @@ LAUNCHERS = re.compile(
 )
 """Variables of the launcher around us, which say of this process who it is among its own. Of a
 worker they would be wrong: a fresh group must not take them for its own."""
+UNSEARCHED = "products_unsearched"
+"""Beside what `compiler` says, 1: it was to search, and leaves out matrix products on a device."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""
