@@ -206,6 +206,11 @@ class Backend(ABC):
         """
         return {}
 
+    def heeded(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """The environment of a worker, and what its libraries read besides from files of their own,
+        as lines NAME=VALUE."""
+        return given
+
     def harmful_variables(self) -> Mapping[str, str]:
         """Environment variables that void a measurement when they are switched on, and why.
 

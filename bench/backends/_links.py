@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 Pair = tuple[int, int]
@@ -30,6 +32,22 @@ def peers(module: Any, devices: int) -> str:
         except (RuntimeError, AssertionError) as error:  # whatever a runtime raises
             return f"peer access not observable: {error}".splitlines()[0]
     return f"peer access in {reached} of {len(pairs(devices))} pairs"
+
+
+def heeded(library: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment as NCCL, or RCCL, heeds it: what is not set, by a file of the user's or that
+    variable's, else by the machine's. Source: NCCL, src/misc/param.cc, `initEnv`.
+    """
+    own = given.get("NCCL_CONF_FILE") or f"~/.{library}.conf"
+    found = dict(given)
+    for file in (Path(own), Path(f"/etc/{library}.conf")):
+        with suppress(OSError, RuntimeError):  # none there, or nobody's home
+            text = file.expanduser().read_text(errors="backslashreplace")
+            for line in text.splitlines():
+                name, is_set, value = line.partition("=")
+                if is_set and not line.startswith("#"):
+                    found.setdefault(name, value)
+    return found
 
 
 def kinds(links: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
-from bench.backends import _links, _trial
+from bench.backends import _links, _loaded, _trial
 from bench.backends._nvml import NvmlSource, links
 from bench.backends._torch_device import TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -122,9 +122,16 @@ class CudaBackend(Backend):
         """What changes the speed or the numbers of CUDA kernels."""
         return ("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "CUTLASS_*", "NVTE_*")
 
+    def heeded(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """With NCCL's files."""
+        return _links.heeded("nccl", given)
+
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel."""
-        return {"CUDA_LAUNCH_BLOCKING": "the host waits for every kernel"}
+        """What makes the host wait for every kernel, and what watches each call."""
+        return {
+            "CUDA_LAUNCH_BLOCKING": "the host waits for every kernel",
+            "CUDA_INJECTION64_PATH": "a tool, as a profiler, is put into the process",
+        }
 
     def telemetry(self, index: int) -> Source:
         """NVML."""
@@ -167,6 +174,7 @@ class CudaBackend(Backend):
             "cudnn": str(torch.backends.cudnn.version()),
             "compute_capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": str(properties.multi_processor_count),
+            **_loaded.versions(cublas="cublasGetProperty", cublasLt="cublasLtGetProperty"),
         }
         with _nvml() as nvml:
             if nvml is not None:

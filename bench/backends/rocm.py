@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _trial
+from bench.backends import _links, _loaded, _sysfs, _trial
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
 from bench.backends._vendors import compatible_vendor
@@ -50,8 +53,27 @@ class RocmDevice(TorchDevice):
 
         cudnn = torch.backends.cudnn
         search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
-        found = {**super().facts(), **_trial.float16_switches()}
-        return {**found, "tf32_convolution": str(cudnn.allow_tf32), **search}
+        return {
+            **super().facts(),
+            **_trial.float16_switches(),
+            "tf32_convolution": str(cudnn.allow_tf32),
+            **search,
+            "miopen_user_db_mode": tuned(),
+            **_sysfs.settings(self, "amdgpu"),
+        }
+
+
+def tuned() -> str:
+    """What MIOpen found when it was told to tune, in words: it heeds that in every later run, with
+    no variable set. Source: its manual, "Performance database"; its `.ufdb` is a cache alone.
+    """
+    folder = Path(os.environ.get("MIOPEN_USER_DB_PATH") or "~/.config/miopen")
+    entries: list[bytes] = []
+    with suppress(OSError, RuntimeError):  # nobody's home
+        for file in sorted(folder.expanduser().rglob("*.udb*")):
+            entries += file.read_bytes().splitlines()
+    digest = hashlib.sha256(b"\n".join(sorted(entries))).hexdigest()[:8]
+    return f"tuned, {len(entries)} lines, SHA-256 {digest}" if entries else "not tuned"
 
 
 class RocmBackend(TorchBackend):
@@ -88,22 +110,29 @@ class RocmBackend(TorchBackend):
         return (
             *("HSA_*", "HIP_*", "ROCR_*", "ROCM_*", "ROCBLAS_*", "ROCSOLVER_*", "ROCSPARSE_*"),
             *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
+            *("ROCPROFILER_*", "ROCP_*"),
             "CUDA_*",  # HIP heeds some of them
         )
 
+    def heeded(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """With RCCL's files."""
+        return _links.heeded("rccl", given)
+
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel."""
-        return dict.fromkeys(
-            ("HIP_LAUNCH_BLOCKING", "CUDA_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL"),
-            "the host waits for every kernel",
-        )
+        """What makes the host wait for every kernel, and what watches each call."""
+        waits = ("HIP_LAUNCH_BLOCKING", "CUDA_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL")
+        tools = ("HSA_TOOLS_LIB", "ROCP_TOOL_LIBRARIES")
+        return {
+            **dict.fromkeys(waits, "the host waits for every kernel"),
+            **dict.fromkeys(tools, "a tool, as a profiler, is put into the process"),
+        }
 
     def telemetry(self, index: int) -> Source:
         """amdsmi, amd-smi or rocm-smi: the first that answers."""
         return amd_source(index)
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With its architecture and the HIP version."""
+        """With its architecture and the versions of HIP and of the driver."""
         import torch
 
         info = super().describe(module, index)
@@ -111,8 +140,10 @@ class RocmBackend(TorchBackend):
         facts = {
             **info.facts,
             "hip": str(torch.version.hip),
+            "driver": _sysfs.version("amdgpu"),
             "architecture": getattr(properties, "gcnArchName", "not available"),
             "multiprocessors": str(properties.multi_processor_count),
+            **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
         vendor = compatible_vendor(info.name, os.environ) or self.vendor
         return msgspec.structs.replace(info, facts=facts, vendor=vendor)

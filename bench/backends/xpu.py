@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.backend import DeviceInfo
+from bench.backends import _sysfs
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
 from bench.backends._xpu_smi import XpuSmiSource
 from bench.formats import ZERO, Operand
@@ -53,10 +54,11 @@ class XpuDevice(TorchDevice):
         return bool(torch.backends.mkldnn.allow_tf32) or super().float32_reduced()
 
     def facts(self) -> dict[str, str]:
-        """The switches as they stand."""
+        """The switches as they stand, and what the driver says of limits."""
         import torch
 
-        return {**super().facts(), "tf32_onednn": str(torch.backends.mkldnn.allow_tf32)}
+        switch = {"tf32_onednn": str(torch.backends.mkldnn.allow_tf32)}
+        return {**super().facts(), **switch, **_sysfs.settings(self, "xe", "i915")}
 
 
 class XpuBackend(TorchBackend):
@@ -85,12 +87,15 @@ class XpuBackend(TorchBackend):
         switches.allow_tf32 = shortened
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """torch.xpu has bfloat16 on every GPU, unless it is asked for it without emulation."""
+        """With the driver's version. torch.xpu has bfloat16 on every GPU, unless it is asked for it
+        without emulation."""
         info = super().describe(module, index)
+        facts = dict(info.facts)
+        with suppress(NotAvailable, AttributeError):
+            facts["driver"] = ask(module, "get_device_properties", index).driver_version
         with suppress(NotAvailable, TypeError):  # older ones have no such argument
-            has = "yes" if ask(module, "is_bf16_supported", False) else "no"
-            return msgspec.structs.replace(info, facts={**info.facts, "bfloat16": has})
-        return info
+            facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported", False) else "no"
+        return msgspec.structs.replace(info, facts=facts)
 
     def worker_environment(self) -> Mapping[str, str]:
         """No plug-in, and host fallback announced with the operator's name."""

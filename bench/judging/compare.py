@@ -22,10 +22,11 @@ import msgspec
 
 from bench import stats
 from bench.errors import ComparisonError, RecordError
+from bench.judging.ceilings import CEILING_WORKLOAD
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
-from bench.judging.cycles import per_cycle
+from bench.judging.cycles import BY_ITS_CLOCK, per_cycle
 from bench.judging.differences import Difference, differences
 from bench.judging.equal_work import equal_work
 from bench.judging.implementations import experts_differ, operators_differ
@@ -121,13 +122,21 @@ def concluded(
     """Gives ranked cases their verdicts, over all together, and says in what the runs differ."""
     base, other = (side.file for side in sides)
     differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
+    cases = tuple(with_verdicts(judged, 1 - level))
+    clocks = [
+        c.label
+        for c in cases
+        if c.clock_remark == BY_ITS_CLOCK and c.case.workload == CEILING_WORKLOAD
+    ]
     return Comparison(
         base=base,
         other=other,
         level=level,
-        cases=tuple(with_verdicts(judged, 1 - level)),
+        cases=cases,
         differences=differing,
-        configured=configured(base, other, differing),
+        configured=msgspec.structs.replace(
+            configured(base, other, differing), clocks=tuple(clocks)
+        ),
         suite=suite_of(base.run) or base.run.suite,
     )
 

@@ -15,9 +15,10 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import AccelmarkError
+from bench.judging import clocks
 from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
-from bench.records.environment import SELECTS, may_change_speed, threads_given
+from bench.records.environment import BETWEEN_DEVICES, SELECTS, may_change_speed, threads_given
 from bench.records.run import Launch, RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
@@ -45,6 +46,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     """Of framework, driver and the like, where they differ on devices of one name: what they make
     of one chip, which is then no chip's doing."""
 
+    clocks: tuple[str, ...] = ()
+    """Cases that are ceilings, and differ on devices of one name by their clock alone."""
+
     @property
     def unintended(self) -> tuple[Difference, ...]:
         """Those that are not what was to be compared."""
@@ -63,6 +67,8 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
         if self.versions:
             named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.versions)
             return f"it is one kind of device, and a ceiling is each version's own: {named}"
+        if self.clocks:
+            return f"it is one kind of device, at other clocks: {', '.join(self.clocks)}"
         return ""
 
     @property
@@ -74,7 +80,9 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             return Code.SETTINGS_UNKNOWN
         if self.frameworks:
             return Code.FRAMEWORKS_DIFFER
-        return Code.VERSIONS_DIFFER if self.versions else None
+        if self.versions:
+            return Code.VERSIONS_DIFFER
+        return Code.CLOCKS_DIFFER if self.clocks else None
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:
@@ -144,6 +152,7 @@ def _settings(
             or (both and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
+    yield from clocks.settings(files, alike)
 
 
 def _both_say(files: tuple[RunFile, RunFile], fact: str) -> bool:
@@ -178,7 +187,8 @@ def _set_by(backend: str) -> Mapping[str, str]:
 
 
 def _variables(file: RunFile) -> dict[str, set[str]]:
-    """Values of each, but for what accelmark itself gives ranks that share a host's cores."""
+    """Values of each, but for what accelmark itself gives ranks that share a host's cores, and for
+    those of links where one device worked."""
     found: dict[str, set[str]] = {}
     cores = file.run.host.get("usable_cores")
     shared = file.run.device.get("backend") == "cpu"
@@ -186,7 +196,8 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
         given = launch.environment
         own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
         for name, value in _section(launch, "variables").items():
-            if own.get(name) != value:
+            idle = "world" not in given and BETWEEN_DEVICES.match(name)
+            if own.get(name) != value and (not idle or name in _asked(given)):
                 found.setdefault(name, set()).add(str(value))
     return found
 
@@ -200,7 +211,7 @@ def _compared(files: tuple[RunFile, RunFile]) -> tuple[str, ...]:
         str(name)
         for file in files
         for launch in file.launches
-        for name in _list(launch.environment.get("variables_compared"))
+        for name in _asked(launch.environment)
     }
     return tuple(sorted(names))
 
@@ -211,5 +222,7 @@ def _section(launch: Launch, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _list(value: Any) -> Sequence[Any]:
+def _asked(given: Mapping[str, Any]) -> Sequence[Any]:
+    """The variables that `ab --env` named."""
+    value = given.get("variables_compared")
     return value if isinstance(value, list) else ()

@@ -11,6 +11,7 @@ import msgspec
 
 from bench import stats, units
 from bench.judging import cold
+from bench.judging.clocks import CLOCKS_SET, clocks_set
 from bench.judging.exchanged import exposed, reduced
 from bench.judging.load import load_of
 from bench.judging.pairs import pairs
@@ -20,6 +21,7 @@ from bench.judging.serving import BEHIND, falls_behind
 from bench.judging.slow import RankTimes, rank_times
 from bench.planning.least_flop import least_flop
 from bench.records.case import Case
+from bench.records.environment import UNSEARCHED
 from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
@@ -72,6 +74,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     samples = [s for one in series for s in one]
     seen: set[str] = {flag for outcome in flagged_outcomes for flag in outcome.flags}
     far = _far_out(clean, rates)
+    seen |= {FAR_OUT for _ in far} | {CLOCKS_SET for x in launches if clocks_set(x)}
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
     return Row(
@@ -100,7 +103,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         within_sd=statistics.fmean(_relative_sd(one) for one in series),
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
         outliers=sum(stats.outliers(one) for one in series),
-        flags=tuple(sorted(seen | ({FAR_OUT} if far else set()))),
+        flags=tuple(sorted(seen)),
         far_out=far,
         flag_ranks=_flag_ranks(measured),
         shared_host=case.devices > 1 and True in _worlds(launches, "shared_host"),
@@ -305,7 +308,7 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
     for launch in launches:
         said = launch.environment.get("compiler")
         if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
-            found.append({name: said[name] for name in COMPILED})
+            found.append({name: said[name] for name in (*COMPILED, UNSEARCHED) if name in said})
     return max(found, key=lambda one: one["graph_breaks"], default={})
 
 

@@ -65,6 +65,7 @@ class Code(StrEnum):
     SETTINGS_UNKNOWN = "settings-unknown"
     FRAMEWORKS_DIFFER = "frameworks-differ"
     VERSIONS_DIFFER = "versions-differ"
+    CLOCKS_DIFFER = "clocks-differ"
 
 
 class Reason(msgspec.Struct, frozen=True):

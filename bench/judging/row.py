@@ -150,7 +150,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Relative standard deviation between launches; None below two."""
     outliers: int = 0
     flags: tuple[str, ...] = ()
-    """What was seen wrong with any launch; `FAR_OUT` with one beside the others."""
+    """What was seen wrong with any launch; `FAR_OUT` with one beside the others, `CLOCKS_SET`
+    with the device."""
     far_out: dict[int, float] = {}
     """Of the launches in the figures those that stand far from the rest, by number, with their
     share of the median throughput. Nothing was seen that would explain them: they stay in."""

@@ -7,6 +7,7 @@ execution, which is no fault of the work. Of several, each is tried beforehand, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,6 +106,16 @@ def trial(name: str, device: torch.device) -> Trial:
     right = torch.equal(found, torch.full((16, 16), 4.0))
     why = "" if right else f"4 comes out as {float(found[0, 0]):g}"
     return Trial(name, why, wrong=not right)
+
+
+def searches_products(place: torch.device) -> bool:
+    """Whether torch's own compiler, told to search, does so for matrix products too on a device: on
+    large GPUs alone, of 68 multiprocessors and more of one vendor's (`is_big_gpu`)."""
+    with contextlib.suppress(Exception):  # no public name, and another torch may have another
+        from torch._inductor.utils import is_big_gpu
+
+        return place.type == "cpu" or bool(is_big_gpu(place))
+    return True
 
 
 class Searching:

@@ -81,6 +81,9 @@ class Execution(Executing):
             found += asked.compiled(since, self._name)
         if self._searching is not None:
             record["compiler_searched"] = self._searching.graphs
+            own = self._compiler == compilers.TORCHS_OWN
+            if own and not compilers.searches_products(self._place):
+                record["compiler"][environment.UNSEARCHED] = 1
             found += asked.searched(self._searching.graphs - self._searched_before)
         if is_recorded(self._name):
             found += asked.replayed(self.watched, self._name)

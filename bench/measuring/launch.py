@@ -253,13 +253,13 @@ class Launch:
         return joining.unlike(self.ranks, self.environment, device.info.name, shared)
 
     def _note_variables(self) -> None:
-        request = self.request
         own = (self.backend.recorded_variables(), self.framework.recorded_variables())
-        words = environment.looked_for(*own, request.recorded)
-        self.environment["variables"] = environment.variables(words)
+        words = environment.looked_for(*own, self.request.recorded)
+        given = self.backend.heeded(os.environ)
+        self.environment["variables"] = environment.variables(words, given)
         self.environment["variables_looked_for"] = words
-        if request.recorded:
-            self.environment["variables_compared"] = list(request.recorded)
+        if compared := list(self.request.recorded):
+            self.environment["variables_compared"] = compared
 
     def _measure(
         self, workload: Workload, parameters: Any, job: Job, device: Device, verdict: Numerics

@@ -10,13 +10,14 @@ import sys
 
 from bench.backend import Backend
 from bench.framework import Framework
+from bench.records.paths import without_paths
 from bench.workload import Mode, Workload
 
 
 def harmful(*sources: Backend | Framework) -> str:
     """Why this process's environment voids what it would measure; empty if it does not."""
     return "; ".join(
-        f"{name}={os.environ[name]}: {reason}. Unset it and run again"
+        f"{name}={without_paths(os.environ[name])}: {reason}. Unset it and run again"
         for source in sources
         for name, reason in source.harmful_variables().items()
         if os.environ.get(name, "0") not in ("", "0")

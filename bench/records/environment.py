@@ -36,6 +36,10 @@ VARIABLES = (
     *("MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*", "XNNPACK_*", "ATEN_*"),
     *("TORCH*", "PYTORCH_*", "TRITON_*", "LRU_CACHE_CAPACITY", "THP_MEM_ALLOC_ENABLE"),
     *("DIFFUSERS_*", "FLASH_ATTENTION_*", "TRANSFORMERS_*", "XFORMERS_*"),
+    # Torch's own by other names, and its profiler's.
+    *("DISABLE_ADDMM_*", "ENABLE_INTRA_NODE_COMM", "KINETO_*"),
+    # What carries messages between devices.
+    *("FI_*", "OFI_*", "UCX_*", "SHARP_*", "NVSHMEM_*"),
     # Where memory comes from, and what is put in the place of a library's functions.
     *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_BIND_NOW", "LD_PRELOAD"),
     # Of Python's own, those that change how a program runs.
@@ -46,10 +50,13 @@ VARIABLES = (
 A backend adds its own (`Backend.recorded_variables`). A list of names alone is never whole: one
 that nobody thought of has made a chip three hundred times slower."""
 FURNITURE = re.compile(
-    r"(_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_"
+    r"^(?!.*(INJECTION|OVERRIDE|PTXAS|CUSTOM_OPP|DISABLE)).*"
+    r"((_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_)"
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
-with their families, and no cause of another speed."""
+with their families, and no cause of another speed; but those that put other code in its place."""
+BETWEEN_DEVICES = re.compile(r"[A-Z_]*CCL_|(FI|OFI|UCX|SHARP|NVSHMEM)_")
+"""How the names of variables begin that matter to work over several devices alone."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$")
 """Variables that choose which device it is; its name says what came of that."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
@@ -78,6 +85,8 @@ ARM_CORES = {
     ("0x48", "0xd01"): "Kunpeng-920",
 }
 """Cores by their implementer and part, as `lscpu` calls them."""
+UNSEARCHED = "products_unsearched"
+"""Beside what `compiler` says, 1: it was to search, and leaves out matrix products on a device."""
 NOT_RECORDED = "(not recorded)"
 SECRET_CHARACTERS = 6
 """Shorter values are not looked for in other texts: they would be found in every word."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats, units
 from bench.judging import links
+from bench.judging.clocks import CLOCKS_SET
 from bench.judging.curves import Curve, curves
 from bench.judging.links import sweeps
 from bench.judging.load import BURST, SUSTAINED_SECONDS
@@ -43,6 +44,7 @@ FLAGS = {
     "STOPPED": "a launch's process, or the machine, stood still while it was timed",
     "THROTTLED": "heat, the power supply or protection slowed a launch",
     "POWER_CAPPED": "the device held its clock to its power limit, as it does under heavy load",
+    CLOCKS_SET: "a setting held the device's clocks, as by a lock: the figure is of those",
     "SHARED_DEVICE": "others had the device open too",
     "ENERGY_DISAGREES": "energy by the counter and by the power differ by more than 5 %",
 }

@@ -12,6 +12,7 @@ from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
+from bench.records.environment import UNSEARCHED
 from bench.records.run import RunFile, Settings
 from bench.reports._again import again, of_server
 
@@ -170,6 +171,7 @@ def first_step(row: Row) -> str:
         return ""
     made = row.compiler
     graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
+    graphs += ", its products not searched" if made.get(UNSEARCHED) else ""
     warm = row.warm.first_step_seconds
     again = "" if warm is None else f", {units.duration(warm)} in later launches"
     return f"{units.duration(seconds)}{again}{graphs}"

@@ -95,13 +95,14 @@ def _stack(run: RunFile) -> str:
     stack: dict[str, Any] = next((x.environment for x in run.launches if x.environment), {})
     facts = {**_section(run.run.device, "facts"), **_section(stack, "device_state")}
     framework = str(stack.get("framework", "torch"))
+    clock = facts.get("sm_clock_max_mhz")
     shown = {
         framework: stack.get(framework),
         "transformers": _section(stack, "packages").get("transformers"),
         "threads": threads(stack, facts),
         "driver": facts.get("driver"),
         "compute capability": facts.get("compute_capability"),
-        "SM clock MHz": facts.get("sm_clock_max_mhz"),
+        "SM clock": f"up to {clock} MHz" if clock and clock.isdecimal() else clock,
         # What ran, where it was read back; in older records, what the machine has.
         "instructions": facts.get("instructions_used", facts.get("read_back"))
         or facts.get("instructions"),

@@ -58,7 +58,7 @@ def conditions(backend: str) -> dict[str, str]:
     """What may change a worker's speed: variables, but not those that choose devices, which are
     compared themselves; where the host computes, its cores."""
     plug_in = catalogue.backend(backend)
-    given = environment.worker_variables(plug_in.worker_environment())
+    given = plug_in.heeded(environment.worker_variables(plug_in.worker_environment()))
     words = environment.looked_for(plug_in.recorded_variables())
     variables = environment.variables(words, given)
     found = {

@@ -168,7 +168,7 @@ def _changed_variables(
     given = environment.threads_given(launch, usable_cores(), plug_in.is_host) | given
     silenced = plug_in.silencing_variables()
     words = environment.looked_for(*own, then)
-    now = environment.variables(words, given)
+    now = environment.variables(words, plug_in.heeded(given))
     return [
         f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
         for name in sorted({*then, *now} - {*silenced})

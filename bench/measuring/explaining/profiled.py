@@ -29,6 +29,8 @@ MARK = "accelmark: a step"
 LOG_LEVEL = "KINETO_LOG_LEVEL"
 """At 99, torch's profiler writes no line to stderr whenever it is started and stopped."""
 NO_KERNELS = "torch's profiler sees no kernels of this device"
+REWINDING = 4
+"""Kernels that a step may have beyond those of like ones: it begins a sequence anew."""
 Taken = Callable[[Any], float]
 """Of an event, microseconds."""
 
@@ -126,6 +128,8 @@ def whole(steps: Sequence[list[Any]]) -> list[list[Any]]:
     the first of a session, without a word. None where no half of them has as many."""
     counts = [sum(map(is_kernel, step)) for step in steps]
     usual, often = max(Counter(counts).items(), key=lambda pair: pair[1], default=(0, 0))
+    if (most := max(counts, default=0)) > usual + REWINDING:  # then it is the usual that lacks some
+        usual, often = most, counts.count(most)
     if 2 * often < len(steps):
         return []
     return [step for step, count in zip(steps, counts, strict=True) if count >= usual]

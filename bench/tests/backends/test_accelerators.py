@@ -50,7 +50,10 @@ def test_what_is_not_installed_is_told_without_importing_torch(name: str) -> Non
     ("name", "variable"),
     [
         ("cuda", "CUDA_LAUNCH_BLOCKING"),
+        ("cuda", "CUDA_INJECTION64_PATH"),
         ("rocm", "HIP_LAUNCH_BLOCKING"),
+        ("rocm", "HSA_TOOLS_LIB"),
+        ("rocm", "ROCP_TOOL_LIBRARIES"),
         ("ascend", "ASCEND_LAUNCH_BLOCKING"),
         ("ascend", "ASCEND_RT_LAUNCH_BLOCKING"),
         ("generic", "CUDA_LAUNCH_BLOCKING"),
@@ -70,6 +73,13 @@ def test_what_voids_a_measurement(
     assert surroundings.harmful(backend) == ""
     monkeypatch.setenv(variable, "1")
     assert surroundings.harmful(backend).startswith(f"{variable}=1: ")
+
+
+def test_a_tool_in_the_process_is_named_without_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_INJECTION64_PATH", "/planted/folder/libtool.so")
+    assert surroundings.harmful(catalogue.backend("cuda")).startswith(
+        "CUDA_INJECTION64_PATH=libtool.so: a tool"
+    )
 
 
 def test_other_vendors_plug_ins_are_hidden_where_torch_loads_none(

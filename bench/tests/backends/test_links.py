@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from bench import catalogue
 from bench.backends import _links, _nvml, ascend
+from bench.records import environment
 
 
 def module(reach: Any, version: Any = (2, 27, 5)) -> Any:
@@ -95,3 +97,25 @@ def test_ascendcl_tells_what_joins_dies(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_each_backend_has_its_library(backend: str, kind: str, library: str) -> None:
     assert catalogue.backend(backend).collective_library(kind) == library
+
+
+@pytest.mark.parametrize(("name", "library"), [("cuda", "nccl"), ("rocm", "rccl")])
+def test_what_a_library_reads_from_its_files_is_among_a_workers_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str
+) -> None:
+    """Which it sets by itself, unseen by Python; what is set goes before its files."""
+    backend = catalogue.backend(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def seen(**given: str) -> dict[str, str]:
+        return environment.variables(backend.recorded_variables(), backend.heeded(given))
+
+    assert seen(NCCL_ALGO="Ring") == {"NCCL_ALGO": "Ring"}
+    users = tmp_path / f".{library}.conf"
+    users.write_text("#NCCL_DEBUG=INFO\nNCCL_ALGO=Tree\nNCCL_PROTO=LL\nno line\nHOME=planted\n")
+    assert seen(NCCL_ALGO="Ring") == {"NCCL_ALGO": "Ring", "NCCL_PROTO": "LL"}
+    other = tmp_path / "other.conf"
+    other.write_text("NCCL_PROTO=Simple")
+    chosen = {"NCCL_CONF_FILE": str(other)}
+    assert seen(**chosen) == {"NCCL_CONF_FILE": "other.conf", "NCCL_PROTO": "Simple"}
+    assert catalogue.backend("cpu").heeded(chosen) == chosen

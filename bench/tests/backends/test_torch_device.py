@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from bench.backend import DeviceInfo
 from bench.backends import _torch_device, cuda, generic, mps, rocm, xpu
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
+from bench.judging.compare import compare
 from bench.precision import PRECISIONS
 from bench.records.execution import RESERVED
+from bench.tests.judging.test_configured import ran
 
 INFO = DeviceInfo(backend="some", index=1, name="Some", memory_bytes=1)
 
@@ -310,3 +313,24 @@ def test_switches_for_sums_in_float16_are_recorded(
 
 def test_metals_events_are_not_relied_on() -> None:
     assert mps.MpsDevice(INFO, "mps").event() is None  # type: ignore[func-returns-value]
+
+
+def test_what_miopen_was_tuned_to_is_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays in a file when the variable that tuned it is gone (MIOpen 3477)."""
+    monkeypatch.setenv("MIOPEN_USER_DB_PATH", str(tmp_path / "none"))
+    opened = rocm.RocmDevice(INFO, "cuda")
+    assert opened.facts()["miopen_user_db_mode"] == "not tuned"
+    monkeypatch.setenv("MIOPEN_USER_DB_PATH", str(tmp_path))
+    (tmp_path / "gfx942.HIP.ufdb.txt").write_text("a cache")
+    assert opened.facts()["miopen_user_db_mode"] == "not tuned"
+    (tmp_path / "3.5.0").mkdir()
+    (tmp_path / "3.5.0/gfx942.udb.txt").write_text("one=1\ntwo=2\n")
+    first = opened.facts()["miopen_user_db_mode"]
+    (tmp_path / "3.5.0/gfx942.udb.txt").write_text("two=2\none=1\n")
+    assert opened.facts()["miopen_user_db_mode"] == first and first.startswith("tuned, 2 lines")
+    (tmp_path / "3.5.0/gfx942.udb.txt").write_text("two=2\none=3\n")
+    other = opened.facts()["miopen_user_db_mode"]
+    plain, tuned = (ran(device_state={"miopen_user_db_mode": x}) for x in ("not tuned", other))
+    assert other != first and len(compare(plain, tuned).configured.settings) == 1

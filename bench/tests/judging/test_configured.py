@@ -140,6 +140,20 @@ def test_furniture_and_the_choice_of_a_device_are_listed_and_no_cause(name: str)
     assert [d.name for d in found.differences] == [name] and not found.configured.settings
 
 
+@pytest.mark.parametrize(
+    "name", ["NCCL_ALGO", "TORCH_NCCL_BLOCKING_WAIT", "UCX_TLS", "FI_PROVIDER", "NVSHMEM_X"]
+)
+def test_variables_of_links_are_settings_of_several_devices_alone(name: str) -> None:
+    assert compare(ran(), ran(variables={name: "1"})).configured.settings == ()
+    asked = ran(variables={name: "1"}, variables_compared=[name])
+    assert [one.name for one in compare(ran(), asked).configured.settings] == [name]
+    world = {"devices": 2, "hosts": 1}
+    (found,) = compare(
+        ran(world=world), ran(variables={name: "1"}, world=world)
+    ).configured.settings
+    assert (found.name, found.base, found.other) == (name, "absent", "1")
+
+
 def test_what_a_backend_sets_itself_is_no_setting_against_another_backend() -> None:
     own = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
     device = {"backend": "unheard of", "index": 0, "name": "Other"}

@@ -24,6 +24,8 @@ from bench.report import Canvas
 from bench.reports._flat_comparison import flat
 from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
+from bench.tests.judging.test_clocks import looks
+from bench.tests.judging.test_clocks import run as at_clock
 from bench.tests.judging.test_configured import ran, with_torch
 from bench.tests.judging.test_load import MATMUL, loaded, run_of
 from bench.tests.judging.two_runs import (
@@ -31,6 +33,7 @@ from bench.tests.judging.two_runs import (
     FAST,
     FIXED,
     FULL,
+    GEMM,
     REFUSED,
     SLOW,
     changed,
@@ -174,6 +177,10 @@ DOUBTS: dict[Code, Callable[[], Pair]] = {
     Code.SETTINGS_UNKNOWN: lambda: (ran(), ran(variables_looked_for=None)),
     Code.FRAMEWORKS_DIFFER: lambda: (ran(), ran(run={"framework": "mindspore"})),
     Code.VERSIONS_DIFFER: lambda: (with_torch("2.6.0"), with_torch("2.13.0")),
+    Code.CLOCKS_DIFFER: lambda: (
+        at_clock(*looks(), case=GEMM),
+        at_clock(*looks(clock_mhz=990.0), case=GEMM, step=4.0),
+    ),
 }
 """Two runs of which no chip is judged."""
 

@@ -12,7 +12,25 @@ from bench.backends.cpu import CpuBackend
 from bench.measuring import asked
 from bench.measuring.execution import Execution
 from bench.precision import PRECISIONS
+from bench.records.environment import UNSEARCHED
 from bench.workload import Unsupported
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_products_that_torchs_compiler_does_not_search_for_are_noted(
+    monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Of a GPU with few multiprocessors, as it says itself."""
+    from torch._inductor import utils
+
+    monkeypatch.setattr(torch._dynamo, "register_backend", lambda *_, **__: None)  # once a process
+    backend = CpuBackend()
+    execution = Execution("compile", backend, backend.open(0, PRECISIONS["fp32"]), searches=True)
+    execution._place = torch.device("cuda")
+    monkeypatch.setattr(utils, "is_big_gpu", lambda place: large)
+    record: dict[str, Any] = {}
+    execution.looks(record)
+    assert record["compiler"].get(UNSEARCHED, 0) == (0 if large else 1)
 
 
 def test_a_search_is_what_its_backend_says_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

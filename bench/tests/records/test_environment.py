@@ -67,6 +67,14 @@ FAMILIES = {
     "PYTHONOPTIMIZE": "2",
     "DIFFUSERS_ATTN_BACKEND": "flash",
     "DNNL_OF_A_LATER_VERSION": "x",
+    "DISABLE_ADDMM_CUDA_LT": "1",
+    "ENABLE_INTRA_NODE_COMM": "1",
+    "KINETO_USE_DAEMON": "1",
+    "UCX_TLS": "rc",
+    "FI_PROVIDER": "efa",
+    "OFI_NCCL_PROTOCOL": "RDMA",
+    "SHARP_COLL_ENABLE_SAT": "1",
+    "NVSHMEM_IB_ENABLE_IBGDA": "1",
 }
 OTHERS = ("PYTHONPATH", "PYTHONSTARTUP", "HOME", "MKLROOT", "OMPI_COMM_WORLD_RANK", "UNASKED")
 
@@ -116,11 +124,29 @@ def test_of_a_path_its_last_name_is_left(text: str, kept: str) -> None:
     assert without_paths(text) == kept
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CUDA_INJECTION64_PATH", "HSA_OVERRIDE_GFX_VERSION", "TRITON_PTXAS_PATH"),
+        *("ASCEND_CUSTOM_OPP_PATH", "MIOPEN_DISABLE_CACHE", "MIOPEN_USER_DB_PATH"),
+    ],
+)
+def test_what_puts_other_code_in_a_librarys_place_is_no_furniture(name: str) -> None:
+    assert environment.may_change_speed(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["CUDA_PATH", "TRITON_CACHE_DIR", "NCCL_VERSION", "NVIDIA_REQUIRE_CUDA", "ROCM_HOME"]
+)
+def test_where_software_lies_changes_no_speed(name: str) -> None:
+    assert not environment.may_change_speed(name)
+
+
 def test_every_backend_declares_its_vendors_families() -> None:
     """Those of the issue, for each vendor; and no family that would take everything."""
     wanted = {
         "cuda": "CUDA_X NVIDIA_X NCCL_X CUBLAS_X CUBLASLT_X CUDNN_X",
-        "rocm": "HSA_X HIP_X ROCR_X ROCBLAS_X MIOPEN_X AMD_X HIPBLASLT_X",
+        "rocm": "HSA_X HIP_X ROCR_X ROCBLAS_X MIOPEN_X AMD_X HIPBLASLT_X ROCPROFILER_X ROCP_X",
         "ascend": "ASCEND_X ACL_X ACLNN_X HCCL_X NPU_X",
         "xpu": "ZE_X UR_X SYCL_X ONEAPI_X IGC_X",
         "mps": "METAL_X",

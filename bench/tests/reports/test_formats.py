@@ -6,10 +6,12 @@ import csv
 import io
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench import catalogue
 from bench.judging.summary import summarize
+from bench.records.environment import UNSEARCHED
 from bench.records.execution import RESERVED
 from bench.records.outcome import Cold, Memory
 from bench.records.run import RunFile
@@ -184,7 +186,12 @@ def test_what_is_compiled_says_what_its_first_step_cost() -> None:
     compiled = ", ".join(
         f"gemm-matmul bf16 {how} 30.0 s, 3 graphs, 1 breaks" for how in ("compile", "compile-graph")
     )
-    assert f"first step: {compiled} " in card
+    assert f"first step: {compiled} " in card and "not searched" not in card
+    small = {"compiler": {"graphs": 3, "graph_breaks": 1, UNSEARCHED: 1}}
+    run = make_file(cases, [msgspec.structs.replace(x, environment=small) for x in launches])
+    assert "30.0 s, 3 graphs, 1 breaks, its products not searched" in " ".join(
+        render("table", run).split()
+    )
     wide = TableReport().render([run], Canvas(wide=True))
     assert wide.count("first step 30.0 s") == 2, "none of the eager one"
     assert "30.0 s, 3 graphs, 1 breaks" in render("html", run)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
+from bench import catalogue
 from bench.errors import RecordError
 from bench.measuring import joining
+from bench.measuring.launch import Launch
 from bench.measuring.messages import Place
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
+from bench.running import alike
 from bench.running.resume import mixed_launches, resume
 from bench.tests.running.test_resume import CPU, same_variables, with_environment, write
 
@@ -83,3 +88,23 @@ def test_ranks_that_share_a_host_go_on_with_the_threads_that_they_were_given(
         alone = with_environment(variables=launches[0].environment["variables"])
         monkeypatch.delenv("OMP_NUM_THREADS")
         assert mixed_launches(alone, {}, "cpu"), "one process has no such variable by itself"
+
+
+def test_what_a_library_reads_from_a_file_is_noted_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a launch, between hosts, and where a run goes on."""
+    monkeypatch.delenv("NCCL_ALGO", raising=False)
+    monkeypatch.setenv("NCCL_CONF_FILE", str(tmp_path / "x.conf"))
+    (tmp_path / "x.conf").write_text("NCCL_ALGO=Tree\n")
+    launch: Any = SimpleNamespace(
+        request=SimpleNamespace(recorded=()),
+        backend=catalogue.backend("cuda"),
+        framework=catalogue.framework("torch"),
+        environment={},
+    )
+    Launch._note_variables(launch)
+    noted = launch.environment["variables"]
+    assert noted["NCCL_ALGO"] == alike.conditions("cuda")["NCCL_ALGO"] == "Tree"
+    then = with_environment(variables={**noted, "NCCL_ALGO": "Ring"})
+    assert "variable NCCL_ALGO was Ring, is Tree" in mixed_launches(then, {}, "cuda")

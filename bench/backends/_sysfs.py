@@ -1,0 +1,60 @@
+"""What a GPU's driver in the kernel says of it that somebody may have set: power limit and clocks.
+
+Source: Linux, Documentation/gpu/amdgpu/thermal.rst, ABI/testing/sysfs-driver-intel-xe-hwmon and
+sysfs-driver-intel-i915-hwmon.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+SYS = Path("/sys")
+FILES = {
+    "power_limit_watts": ("hwmon/*/power1_cap", "hwmon/*/power1_max", "hwmon/*/power2_max"),
+    "sclk_max_mhz": ("pp_dpm_sclk", "tile0/gt0/freq0/max_freq", "drm/card*/gt_max_freq_mhz"),
+    "mclk_max_mhz": ("pp_dpm_mclk",),
+    "perf_level_mode": ("power_dpm_force_performance_level",),
+}
+"""Of a fact its files, of which a driver has one: a word, microwatts, or levels `1: 2100Mhz *`."""
+
+
+def version(driver: str) -> str:
+    """Of a driver; of one that is the kernel's own the kernel's."""
+    with suppress(OSError):
+        return (SYS / "module" / driver / "version").read_text().strip()
+    return platform.release()
+
+
+def settings(device: Any, *drivers: str) -> dict[str, str]:
+    """Those of a `TorchDevice`: of its PCI address, where torch says it, or of the only one that
+    has a power limit. What the driver does not say is left out."""
+    properties = None
+    with suppress(Exception):  # a vendor's library fails as it likes
+        properties = device.ask("get_device_properties", device.info.index)
+    cards = [
+        card for one in drivers for card in sorted((SYS / "bus/pci/drivers" / one).glob("*:*:*.*"))
+    ]
+    try:
+        domain, bus, slot = (
+            getattr(properties, f"pci_{x}_id") for x in ("domain", "bus", "device")
+        )
+        cards = [card for card in cards if card.name == f"{domain:04x}:{bus:02x}:{slot:02x}.0"]
+    except AttributeError:  # an older torch
+        cards = [card for card in cards if _said(card, "power_limit_watts")]
+    found = {name: _said(cards[0], name) for name in FILES} if len(cards) == 1 else {}
+    return {name: text for name, text in found.items() if text}
+
+
+def _said(card: Path, name: str) -> str:
+    for file in (path for pattern in FILES[name] for path in sorted(card.glob(pattern))):
+        with suppress(OSError, ValueError):  # none here, or another form
+            text = file.read_text().strip()
+            if name.endswith("_mode"):
+                return text
+            most = max(map(int, re.findall(r"\d+", text)))
+            return f"{most / 1e6:g}" if name.endswith("_watts") else str(most)
+    return ""

@@ -1,0 +1,118 @@
+"""What the kernel's drivers say of AMD's and Intel's GPUs: versions, limits, clocks and modes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.backend import DeviceInfo
+from bench.backends import _sysfs, rocm, xpu
+from bench.judging.compare import compare
+from bench.tests.judging.test_configured import ran
+
+AMD = {
+    "hwmon/hwmon3/power1_cap": "750000000\n",
+    "pp_dpm_sclk": "0: 132Mhz *\n1: 2100Mhz\n",
+    "pp_dpm_mclk": "0: 900Mhz\n1: 1300Mhz *\n",
+    "power_dpm_force_performance_level": "auto\n",
+}
+SAID = {
+    "power_limit_watts": "750",
+    "sclk_max_mhz": "2100",
+    "mclk_max_mhz": "1300",
+    "perf_level_mode": "auto",
+}
+Put = Any
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
+    monkeypatch.setattr(_sysfs, "SYS", tmp_path)
+
+    def put(driver: str, card: str, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            path = tmp_path / "bus/pci/drivers" / driver / card / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return put
+
+
+def device(**properties: Any) -> Any:
+    return SimpleNamespace(
+        info=DeviceInfo(backend="some", index=0, name="Some", memory_bytes=1),
+        ask=lambda name, index: SimpleNamespace(**properties),
+    )
+
+
+def at(bus: int) -> dict[str, int]:
+    return {"pci_domain_id": 0, "pci_bus_id": bus, "pci_device_id": 0}
+
+
+def test_a_cards_limits_are_those_of_its_pci_address(put: Put) -> None:
+    put("amdgpu", "0000:c1:00.0", AMD)
+    put("amdgpu", "0000:0c:00.0", {**AMD, "hwmon/hwmon3/power1_cap": "500000000"})
+    assert _sysfs.settings(device(**at(0xC1)), "amdgpu") == SAID
+    assert _sysfs.settings(device(**at(0x0C)), "amdgpu") == {**SAID, "power_limit_watts": "500"}
+    assert _sysfs.settings(device(**at(0x0D)), "amdgpu") == {}
+    assert _sysfs.settings(device(), "amdgpu") == {}, "which of two is not known"
+
+
+def test_where_torch_says_no_address_it_is_the_only_card_with_a_limit(put: Put) -> None:
+    put("i915", "0000:00:02.0", {"drm/card0/gt_max_freq_mhz": "1300"})
+    put("xe", "0000:03:00.0", {"hwmon/hwmon5/power1_max": "190000000"})
+    put("xe", "0000:03:00.0", {"tile0/gt0/freq0/max_freq": "2850"})
+    said = _sysfs.settings(device(), "xe", "i915")
+    assert said == {"power_limit_watts": "190", "sclk_max_mhz": "2850"}
+
+
+@pytest.mark.parametrize("text", ["", "x", "-"])
+def test_another_form_is_left_out(put: Put, text: str) -> None:
+    put("amdgpu", "0000:c1:00.0", {**AMD, "pp_dpm_sclk": text})
+    said = _sysfs.settings(device(**at(0xC1)), "amdgpu")
+    assert said == {name: value for name, value in SAID.items() if name != "sclk_max_mhz"}
+
+
+def test_a_device_that_says_nothing_loses_nothing(put: Put) -> None:
+    def broken(name: str, index: int) -> Any:
+        raise RuntimeError("no device")
+
+    assert _sysfs.settings(SimpleNamespace(info=device().info, ask=broken), "amdgpu") == {}
+
+
+def test_a_driver_has_a_version_of_its_own_or_the_kernels(put: Put, tmp_path: Path) -> None:
+    assert _sysfs.version("amdgpu") == platform.release()
+    (tmp_path / "module/amdgpu").mkdir(parents=True)
+    (tmp_path / "module/amdgpu/version").write_text("6.12.12\n")
+    assert _sysfs.version("amdgpu") == "6.12.12"
+
+
+def test_both_backends_say_driver_and_limits(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    put("amdgpu", "0000:c1:00.0", AMD)
+    put("xe", "0000:03:00.0", {"hwmon/hwmon5/power2_max": "120000000"})
+    properties = SimpleNamespace(
+        name="Chip", total_memory=1, multi_processor_count=1, driver_version="1.6.35096+9", **at(3)
+    )
+    module = ModuleType("torch.some")
+    module.__dict__["get_device_properties"] = lambda index: properties
+    assert xpu.XpuBackend().describe(module, 0).facts["driver"] == "1.6.35096+9"
+    assert rocm.RocmBackend().describe(module, 0).facts["driver"] == platform.release()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace())
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda index: properties)
+    info = device().info
+    assert SAID.items() <= rocm.RocmDevice(info, "cuda").facts().items()
+    assert xpu.XpuDevice(info, "xpu").facts()["power_limit_watts"] == "120"
+
+
+def test_a_lower_power_limit_is_a_setting_and_another_driver_no_chip() -> None:
+    """MI300X capped from 750 to 500 W (ROCm 5231)."""
+    low = {**SAID, "power_limit_watts": "500"}
+    found = compare(ran(device_state=SAID), ran(0.02, device_state=low))
+    assert [one.name for one in found.configured.settings] == ["power_limit_watts"]
