@@ -22,7 +22,6 @@ import msgspec
 
 from bench import stats
 from bench.errors import ComparisonError, RecordError
-from bench.judging.ceilings import CEILING_WORKLOAD
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import configured
@@ -38,6 +37,7 @@ from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.judging.whole import alone
+from bench.planning.shapes import ARITHMETIC
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 
@@ -126,7 +126,7 @@ def concluded(
     clocks = [
         c.label
         for c in cases
-        if c.clock_remark == BY_ITS_CLOCK and c.case.workload == CEILING_WORKLOAD
+        if c.clock_remark == BY_ITS_CLOCK and c.case.workload == ARITHMETIC
     ]
     return Comparison(
         base=base,
