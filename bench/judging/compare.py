@@ -124,9 +124,7 @@ def concluded(
     differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
     cases = tuple(with_verdicts(judged, 1 - level))
     clocks = [
-        c.label
-        for c in cases
-        if c.clock_remark == BY_ITS_CLOCK and c.case.workload == ARITHMETIC
+        c.label for c in cases if c.clock_remark == BY_ITS_CLOCK and c.case.workload == ARITHMETIC
     ]
     return Comparison(
         base=base,
