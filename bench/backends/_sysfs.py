@@ -51,10 +51,10 @@ def settings(device: Any, *drivers: str) -> dict[str, str]:
 
 def _said(card: Path, name: str) -> str:
     for file in (path for pattern in FILES[name] for path in sorted(card.glob(pattern))):
-        with suppress(OSError, ValueError):  # none here, or another form
+        with suppress(OSError, ValueError, IndexError):  # none here, or another form
             text = file.read_text().strip()
             if name.endswith("_mode"):
                 return text
-            most = max(map(int, re.findall(r"\d+", text)))
+            most = int(re.findall(r"\d+", text)[-1])  # of levels: one may be the present clock
             return f"{most / 1e6:g}" if name.endswith("_watts") else str(most)
     return ""

@@ -32,6 +32,7 @@ from bench.judging.served import (
     ServingCurve,
     best_within,
     density,
+    keeps,
     serving_curves,
     unsteady,
 )
@@ -101,7 +102,7 @@ def _judged(
     if base is None or other is None:
         return msgspec.structs.replace(found, because=tuple(lacking))
     because = (
-        *_untried(curves, (base, other)),
+        *_untried(curves, (base, other), tpot_seconds),
         *dict.fromkeys(_drawn_otherwise(*curves)),
         *timed_otherwise(sides, base, other),
         *unfit(sides, base, other),
@@ -150,23 +151,30 @@ def _lacking(who: str, curve: ServingCurve, limit: str) -> str:
     return f"no {steady}load of the {who} keeps a median TPOT of {limit}{''.join(lost[:1])}"
 
 
-def _untried(curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row]) -> Iterator[Reason]:
+def _untried(
+    curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row], tpot_seconds: float
+) -> Iterator[Reason]:
     """Why a side's best may not be all that it has: it gives less than the other's, and that was
-    measured at a denser load, where the side was disturbed, or which is denser than all of its own.
-    One that saturated was measured."""
+    measured at a denser load: where it kept the limit and the side was disturbed, or which is
+    denser than all of the side's own. One that saturated was measured."""
     for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
         mine, theirs = best[i], best[1 - i]
         own = _denser(mine, (*curves[i].points, *curves[i].saturated))
         there = _denser(mine, (row for row in curves[1 - i].points if not _disturbed(row)))
-        lost = [row for how, row in own.items() if how in there and _disturbed(row)]
+        lost = [
+            row
+            for how, row in own.items()
+            if _disturbed(row) and how in there and keeps(there[how], tpot_seconds)
+        ]
         if (mine.throughput or 0) >= (theirs.throughput or 0):
             continue
         if lost:
             yield Reason(code, f"the {who} {_was(lost[0])}, where its best may lie: measure again")
         elif there and all(map(_disturbed, own.values())):
+            most = f"gave most at its densest load, {_load(mine)},"
             yield Reason(
                 code,
-                f"the {who} gave most at its densest load, {_load(mine)}, and was not measured "
+                f"the {who} {_was(own[min(own)]) if own else most} and was not measured "
                 f"at {_load(there[min(there)])}, as the other side was: measure both at both",
             )
 

@@ -9,7 +9,7 @@ from bench.judging.differences import Difference
 from bench.records.observed import THROTTLING, Reading, Telemetry
 from bench.records.outcome import Measured
 from bench.records.run import Launch, RunFile
-from bench.telemetry.flags import own_clocks, steady_readings
+from bench.telemetry.flags import slowest_clock, steady_readings
 
 CLOCKS_SET = "CLOCKS_SET"
 """The flag of a case: a launch had its clocks held by a setting, as of locked ones."""
@@ -39,10 +39,11 @@ def settings(files: tuple[RunFile, RunFile], alike: bool) -> Iterator[Difference
         for file in files
     )
     held = [_set(launches) for launches in (base, other)]
-    mhz = [_median_mhz(launches) for launches in (base, other)]
+    mhz = [_slowest_mhz(launches) for launches in (base, other)]
     if None not in held and (held[0] != held[1] or (alike and held[0] and _apart(mhz))):
         said = [
-            f"at {clock:.0f} MHz" if one else "no" for one, clock in zip(held, mhz, strict=True)
+            (f"at {clock:.0f} MHz" if clock else "yes") if one else "no"
+            for one, clock in zip(held, mhz, strict=True)
         ]
         yield Difference(name="locked clocks", base=said[0], other=said[1])
     mhz = [_memory_mhz(launches) for launches in (base, other)]
@@ -62,9 +63,9 @@ def _set(launches: Sequence[Launch]) -> bool | None:
     return 2 * sum(found) > len(found) if found else None
 
 
-def _median_mhz(launches: Sequence[Launch]) -> float:
-    """Of the readings, without those at a power limit; 0 where there are none."""
-    found = [mhz for launch in launches for mhz in own_clocks(_steady(launch))]
+def _slowest_mhz(launches: Sequence[Launch]) -> float:
+    """Of the device that ran at the lowest clock, not at its power limit; 0 where none is known."""
+    found = [mhz for launch in launches if (mhz := slowest_clock(launch)) is not None]
     return statistics.median(found) if found else 0.0
 
 

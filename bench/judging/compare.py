@@ -37,7 +37,7 @@ from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.verdicts import enough, preliminary, with_verdicts
 from bench.judging.whole import alone
-from bench.planning.shapes import ARITHMETIC
+from bench.planning.shapes import is_matmul_ceiling
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 
@@ -124,7 +124,7 @@ def concluded(
     differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
     cases = tuple(with_verdicts(judged, 1 - level))
     clocks = [
-        c.label for c in cases if c.clock_remark == BY_ITS_CLOCK and c.case.workload == ARITHMETIC
+        c.label for c in cases if c.clock_remark == BY_ITS_CLOCK and is_matmul_ceiling(c.case)
     ]
     return Comparison(
         base=base,

@@ -18,7 +18,14 @@ from bench.errors import AccelmarkError
 from bench.judging import clocks
 from bench.judging.differences import ABSENT, Difference
 from bench.judging.reasons import Code
-from bench.records.environment import BETWEEN_DEVICES, SELECTS, may_change_speed, threads_given
+from bench.records.environment import (
+    OF_TORCHRUN,
+    is_among,
+    is_idle,
+    may_change_speed,
+    selects,
+    threads_given,
+)
 from bench.records.run import Launch, RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
@@ -168,8 +175,12 @@ def _counts(
     One that a backend itself sets on every machine is part of that backend, and no setting where
     the other run is of another.
     """
-    if SELECTS.search(name) or not may_change_speed(name):
+    values = {value for found in variables for value in found.get(name, ())}
+    if not may_change_speed(name) or (values and all(selects(name, one) for one in values)):
         return False
+    for file, found in zip(files, variables, strict=True):
+        if name not in found and not _looked_for(file, name):
+            return False
     backends = [str(file.run.device.get("backend")) for file in files]
     defaults = [_set_by(backend).get(name) for backend in backends]
     own = all(
@@ -177,6 +188,12 @@ def _counts(
         for values, default in zip(variables, defaults, strict=True)
     )
     return not (own and backends[0] != backends[1])
+
+
+def _looked_for(file: RunFile, name: str) -> bool:
+    """Whether a run would have a variable, if it was set; an old one does not say."""
+    words = [launch.environment.get("variables_looked_for") for launch in file.launches]
+    return any(not isinstance(one, list) or is_among(name, map(str, one)) for one in words)
 
 
 def _set_by(backend: str) -> Mapping[str, str]:
@@ -196,8 +213,8 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
         given = launch.environment
         own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
         for name, value in _section(launch, "variables").items():
-            idle = "world" not in given and BETWEEN_DEVICES.match(name)
-            if own.get(name) != value and (not idle or name in _asked(given)):
+            passed_over = is_idle(name, given) or OF_TORCHRUN.fullmatch(f"{name}={value}")
+            if own.get(name) != value and not passed_over:
                 found.setdefault(name, set()).add(str(value))
     return found
 

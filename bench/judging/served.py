@@ -154,13 +154,14 @@ def without_arrival(case: Case) -> Case:
 def best_within(curve: Sequence[Row], tpot_seconds: float) -> Row | None:
     """The point of most throughput of those whose median TPOT keeps the limit; None if none. A
     load that falls behind keeps none for long."""
-    kept = [
-        row
-        for row in curve
-        if row.serving and row.serving.tpot_p50 and row.serving.tpot_p50.value <= tpot_seconds
-        if not unsteady(row)
-    ]
+    kept = [row for row in curve if keeps(row, tpot_seconds) and not unsteady(row)]
     return max(kept, key=lambda row: row.throughput or 0.0, default=None)
+
+
+def keeps(row: Row, tpot_seconds: float) -> bool:
+    """Whether its median TPOT keeps the limit."""
+    found = row.serving.tpot_p50 if row.serving else None
+    return found is not None and found.value <= tpot_seconds
 
 
 def unsteady(row: Row) -> bool:

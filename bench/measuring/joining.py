@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measuring.messages import Place
 from bench.ranks import Ranks, nowhere
-from bench.records.environment import SELECTS, may_change_speed, threads_each
+from bench.records.environment import is_common, threads_each
 from bench.records.parallelism import parse
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def unlike(ranks: Ranks, environment: Mapping[str, Any], device: str, shared: bo
     variables = {
         f"variable {name}": value
         for name, value in environment["variables"].items()
-        if name not in OWN and may_change_speed(name) and not SELECTS.search(name)
+        if name not in OWN and is_common(name, value)
     }
     names = [name for name in SAME if shared or name not in OF_THE_HOST]
     told = ranks.told(

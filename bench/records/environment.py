@@ -59,6 +59,8 @@ BETWEEN_DEVICES = re.compile(r"[A-Z_]*CCL_|(FI|OFI|UCX|SHARP|NVSHMEM)_")
 """How the names of variables begin that matter to work over several devices alone."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$")
 """Variables that choose which device it is; its name says what came of that."""
+OF_ONE_HOST = re.compile(r"_(SOCKET_IFNAME|IB_HCA|NET_DEVICES)$")
+"""Names of variables that name a host's own network devices."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
 """How the compiler says that it gives a function up: it has been compiled too often."""
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -111,6 +113,29 @@ def looked_for(*more: Iterable[str]) -> list[str]:
 def is_among(name: str, words: Iterable[str]) -> bool:
     """Whether a variable is one of these names, or of one of these families."""
     return any(name == w or (w.endswith("*") and name.startswith(w[:-1])) for w in words)
+
+
+def selects(name: str, value: object) -> bool:
+    """Whether a variable merely chooses a device; one that names a part of it (`0.1`) makes
+    another chip of it."""
+    return SELECTS.search(name) is not None and "." not in str(value)
+
+
+def is_common(name: str, value: object) -> bool:
+    """Whether hosts that work together must have the same of it."""
+    others = selects(name, value) or OF_ONE_HOST.search(name)
+    return may_change_speed(name) and not others
+
+
+def is_idle(name: str, launch: Mapping[str, Any]) -> bool:
+    """Whether a variable of links, which no `ab` compared, stood in a launch of one device.
+
+    launch: its environment.
+    """
+    compared = launch.get("variables_compared")
+    if "world" in launch or not BETWEEN_DEVICES.match(name):
+        return False
+    return not isinstance(compared, list) or name not in compared
 
 
 def may_change_speed(name: str) -> bool:

@@ -256,6 +256,6 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
 
 
 def _path(file: RunFile, canvas: Canvas) -> str:
-    if file.path.startswith(PIPES):
+    if file.passing and file.path.startswith(PIPES):
         return "RUN"
     return shlex.quote(file.path if canvas.beside_record else Path(file.path).name)

@@ -242,7 +242,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
             "Next: for intervals of ±2 %, where this machine allows them: "
             f"{again(run.run)} --launches auto"
         )
-    name = "the record" if run.path.startswith(PIPES) else Path(run.path).name
+    piped = run.passing and run.path.startswith(PIPES)
+    name = "the record" if piped else Path(run.path).name
     quieter = " For narrower intervals: a quieter machine." if few else ""
     return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
 

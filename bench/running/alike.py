@@ -61,11 +61,7 @@ def conditions(backend: str) -> dict[str, str]:
     given = plug_in.heeded(environment.worker_variables(plug_in.worker_environment()))
     words = environment.looked_for(plug_in.recorded_variables())
     variables = environment.variables(words, given)
-    found = {
-        name: said
-        for name, said in variables.items()
-        if environment.may_change_speed(name) and not environment.SELECTS.search(name)
-    }
+    found = {name: said for name, said in variables.items() if environment.is_common(name, said)}
     return found | ({"usable cores": str(usable_cores())} if plug_in.is_host else {})
 
 

@@ -172,5 +172,7 @@ def _changed_variables(
     return [
         f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
         for name in sorted({*then, *now} - {*silenced})
-        if then.get(name) != now.get(name) and environment.may_change_speed(name)
+        if then.get(name) != now.get(name)
+        and environment.may_change_speed(name)
+        and not environment.is_idle(name, launch)
     ]

@@ -201,13 +201,17 @@ class WorkerProcess(Worker):
         return read.decode("utf-8", errors="replace")
 
     def cpu_seconds(self) -> float:
-        """What it has used of the host's cores; 0 where that cannot be seen."""
+        """What it and those whom it has compile have used of the host's cores, as far as it is
+        seen; of those that ended without being waited for nothing is."""
         import psutil
 
+        used = 0.0
         with contextlib.suppress(psutil.Error):
-            times = psutil.Process(self.pid).cpu_times()
-            return float(times.user + times.system)
-        return 0.0
+            own = psutil.Process(self.pid)
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    used += sum(process.cpu_times()[:4])  # with those of children that ended
+        return used
 
     def _stderr_size(self) -> int:
         return os.fstat(self._stderr.fileno()).st_size

@@ -7,7 +7,8 @@ that falls the other way is no error, but all that follows from it would differ.
 
 The model is the library's own, with its plain attention and no cache. Each layer, and the output
 matrix, is made wide when it is reached and narrow again behind it: a model needs the memory of its
-own weights, of the larger of these in float64, and of one text's logits.
+own weights, of the larger of these in float64, and of one text's logits; and of a long text three
+times the attention scores of a layer (8 bytes x heads x tokens^2).
 
 Beside the reference stands what a right server may differ by, and what a wrong one would: the same
 tokens with the weights' own precision in every product; with 8-bit weights; without a layer.
@@ -102,7 +103,8 @@ def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
     said = last[0] if child.returncode and last else "it gave no log-probabilities"
     raise AccelmarkError(
         f"{folder}: the reference of the exported model failed ({said}). It needs the memory of "
-        "the weights, and of a layer or the output matrix in float64; end other work, and run "
+        "the weights, and in float64 of a layer, the output matrix, or three times a layer's "
+        "attention scores (heads x tokens^2); end other work, or give shorter prompts, and run "
         "again."
     )
 

@@ -33,7 +33,7 @@ NAMES = {
 }
 """What the functions that are looked at call what they are given, in order."""
 USUAL = {"weight": None, "pos_weight": None, "reduction": "mean", "label_smoothing": 0.0}
-"""Of losses that are looked at; none leaves out a target."""
+"""Of losses that are looked at; nor is one that leaves out a target."""
 ROWS = 8
 """That are looked at: the first, the last, the one behind the gate's, and drawn ones."""
 ROUGH = 1e-3
@@ -113,7 +113,8 @@ def _norm(name: str, given: Given, output: Tensor) -> Definition:
 
     weight, bias, least = given.get("weight"), given.get("bias"), given.get("eps")
     if least is None:
-        least = 1e-5 if name == "layer_norm" else torch.finfo(output.dtype).eps
+        wide = torch.promote_types(output.dtype, torch.float32)  # in which sums are made
+        least = 1e-5 if name == "layer_norm" else torch.finfo(wide).eps
 
     def of(row: Tensor) -> tuple[Tensor, Tensor]:
         mean = row.mean() if name == "layer_norm" else row.new_zeros(())
@@ -129,13 +130,14 @@ def _norm(name: str, given: Given, output: Tensor) -> Definition:
 
 
 def _loss(name: str, given: Given, output: Tensor) -> Call | None:
-    """The mean over rows [N, ...] with targets; none of one that weighs or leaves out."""
+    """The mean over rows [N, ...] with targets, in float32 or wider; none of one that weighs."""
     import torch
     from torch.nn import functional
 
     x, target = given["input"].detach(), given["target"].detach()
     unlike = any(given.get(word, usual) != usual for word, usual in USUAL.items())
-    if unlike or output.dim() or not plain(x, output):
+    narrow = min(x.dtype.itemsize, output.dtype.itemsize) < 4
+    if unlike or narrow or output.dim() or not plain(x, output):
         return None
     loss: Callable[..., Tensor] = getattr(functional, name)
 
@@ -151,14 +153,18 @@ def _loss(name: str, given: Given, output: Tensor) -> Call | None:
 
     def seen(what: str, site: Site) -> list[Look]:
         count = len(x)
+        if name == "cross_entropy" and bool((target == given.get("ignore_index", -100)).any()):
+            return []
         step = max(1, PIECE * count // x.numel())
         mean = each((slice(i, i + step) for i in range(0, count, step)), lambda part: part).mean()
         places = [slice(row, row + 1) for row in _places(count, site.seed)]
         rows = each(places, lambda part: part), each(places, _wide)
         most = max(FEW * TOLERANCES["fp32"]["loss"] * math.sqrt(count / TWIN_ROWS), ROUGH_LOSS)
+        found = host(output, output.dtype)[None], mean[None]
+        # A loss that is learned is a small difference of what is not small.
         spots = [
-            Spot("the mean", host(output, output.dtype)[None], mean[None], mean[None]),
-            Spot("single rows", *rows, rows[1]),
+            Spot(place, *of, of[1].abs().clamp(min=1.0))
+            for place, of in (("the mean", found), ("single rows", rows))
         ]
         return [look(f"{what} ({name} of {' x '.join(map(str, x.shape))})", spots, most)]
 

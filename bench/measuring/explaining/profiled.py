@@ -29,8 +29,9 @@ MARK = "accelmark: a step"
 LOG_LEVEL = "KINETO_LOG_LEVEL"
 """At 99, torch's profiler writes no line to stderr whenever it is started and stopped."""
 NO_KERNELS = "torch's profiler sees no kernels of this device"
-REWINDING = 4
-"""Kernels that a step may have beyond those of like ones: it begins a sequence anew."""
+REWINDING, AT_LEAST = 0.1, 4
+"""Share of kernels, and their number, that a step may have beyond like ones: it begins a sequence
+anew."""
 Taken = Callable[[Any], float]
 """Of an event, microseconds."""
 
@@ -128,7 +129,8 @@ def whole(steps: Sequence[list[Any]]) -> list[list[Any]]:
     the first of a session, without a word. None where no half of them has as many."""
     counts = [sum(map(is_kernel, step)) for step in steps]
     usual, often = max(Counter(counts).items(), key=lambda pair: pair[1], default=(0, 0))
-    if (most := max(counts, default=0)) > usual + REWINDING:  # then it is the usual that lacks some
+    beyond = max(AT_LEAST, REWINDING * usual)
+    if (most := max(counts, default=0)) > usual + beyond:  # then it is the usual that lacks some
         usual, often = most, counts.count(most)
     if 2 * often < len(steps):
         return []

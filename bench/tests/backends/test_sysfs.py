@@ -71,6 +71,11 @@ def test_where_torch_says_no_address_it_is_the_only_card_with_a_limit(put: Put) 
     assert said == {"power_limit_watts": "190", "sclk_max_mhz": "2850"}
 
 
+def test_the_highest_clock_is_the_last_level_whatever_the_present_one(put: Put) -> None:
+    put("amdgpu", "0000:c1:00.0", {**AMD, "pp_dpm_sclk": "0: 500Mhz\n1: 2589Mhz *\n2: 2575Mhz\n"})
+    assert _sysfs.settings(device(**at(0xC1)), "amdgpu")["sclk_max_mhz"] == "2575"
+
+
 @pytest.mark.parametrize("text", ["", "x", "-"])
 def test_another_form_is_left_out(put: Put, text: str) -> None:
     put("amdgpu", "0000:c1:00.0", {**AMD, "pp_dpm_sclk": text})

@@ -131,7 +131,17 @@ def test_a_load_that_was_disturbed_may_have_been_the_best(side: int, flag: Flag,
     ("base", "other", "words"),
     [
         (at_once(1, 2), at_once(1, 2, 4, hot=4), ""),  # neither has a figure at four at once
-        (at_once(1, 2, hot=2), at_once(1, 4), "was not measured at concurrency 4"),
+        (
+            at_once(1, 2, hot=2),
+            at_once(1, 4),
+            "the base was THROTTLED at concurrency 2 and was not measured at concurrency 4",
+        ),
+        # Beyond the limit for both, hot or not.
+        (
+            at_once(1, 2, 4, hot=4, slower=9.0),
+            at_once(1, 2, 4, hot=4, slower=9.0, flag="DRIFT"),
+            "",
+        ),
         (at_once(1, 2, hot=1), at_once(1, 2, 4), "was not measured at concurrency 4"),
         (at_once(1, 4, hot=1), at_once(1, 4), ""),  # it has less there in any case
         (

@@ -121,6 +121,8 @@ def test_a_rank_whose_clocks_are_held_slows_all() -> None:
         Share(rank=rank, host=0, device=rank, busy_ns=busy, memory=memory, watched=watched)
         for rank, watched in enumerate((None, held))
     )
+    told = named(compare(run(*looks()), run(*looks(), ranks=ranks)))
+    assert told == [("locked clocks", "no", "at 1200 MHz")]
     outcome = run(*looks(), ranks=ranks).launches[0].outcome
     assert isinstance(outcome, Measured) and len(outcome.ranks) == 2
     assert clocks_set(run(*looks(), ranks=ranks).launches[0]) is True
@@ -133,6 +135,18 @@ def test_the_card_says_it_and_its_head_gives_a_highest_clock() -> None:
     text = " ".join(REPORT.render([locked], Canvas(width=200)).split())
     assert "SM clock up to 1980 MHz" in text and "CLOCKS_SET a setting held the device's" in text
     assert "CLOCKS_SET" not in REPORT.render([free], Canvas(width=200))
+
+
+@pytest.mark.parametrize(("clock", "said"), [(1200.0, "at 1200 MHz"), (None, "yes")])
+def test_a_lock_at_the_power_limit_is_one_too(clock: float | None, said: str) -> None:
+    both = looks(reasons=("user clocks", "power cap"), clock_mhz=clock)
+    assert named(compare(run(*looks()), run(*both))) == [("locked clocks", "no", said)]
+
+
+def test_a_narrow_product_by_its_clock_leaves_the_chip_its_verdict() -> None:
+    narrow = msgspec.structs.replace(GEMM, parameters={"shape": "1x14336x4096"})
+    found = compare(run(*looks(), case=narrow), run(*looks(clock_mhz=990.0), case=narrow, step=4.0))
+    assert found.cases[0].clock_remark and not found.configured.clocks
 
 
 def test_a_ceiling_that_differs_by_its_clock_is_no_chips() -> None:

@@ -19,7 +19,7 @@ from bench.reports.markdown import REPORT as MARKDOWN
 from bench.tests.judging.two_runs import FIXED, GEMM, steps
 from bench.tests.values import make_file, make_launch
 
-FAMILIES = ["DNNL_*", "OMP_*"]
+FAMILIES = ["DNNL_*", "OMP_*", "MALLOC_*", "NCCL_*", "TORCH*", "UCX_*", "FI_*", "NVSHMEM_*", "ZE_*"]
 CPU = {"backend": "cpu", "index": 0, "name": "Fake CPU"}
 
 
@@ -152,6 +152,27 @@ def test_variables_of_links_are_settings_of_several_devices_alone(name: str) -> 
         ran(world=world), ran(variables={name: "1"}, world=world)
     ).configured.settings
     assert (found.name, found.base, found.other) == (name, "absent", "1")
+
+
+def test_a_part_of_a_device_is_another_chip() -> None:
+    """`0` is a card, `0.0` a tile of it, by one name."""
+    sides = ran(variables={"ZE_AFFINITY_MASK": "0"}), ran(variables={"ZE_AFFINITY_MASK": "0.0"})
+    assert [one.name for one in compare(*sides).configured.settings] == ["ZE_AFFINITY_MASK"]
+    sides = ran(variables={"ZE_AFFINITY_MASK": "0"}), ran(variables={"ZE_AFFINITY_MASK": "1"})
+    assert compare(*sides).configured.settings == ()
+
+
+def test_what_one_side_did_not_look_for_is_no_difference() -> None:
+    sides = ran(), ran(variables={"UCX_TLS": "rc"}, world={"devices": 2, "hosts": 1})
+    assert [one.name for one in compare(*sides).configured.settings] == ["UCX_TLS"]
+    older = ran(variables_looked_for=["OMP_*"]), ran(variables={"DNNL_VERBOSE": "1"})
+    assert compare(*older).configured.settings == ()
+
+
+def test_what_a_launcher_sets_is_no_setting() -> None:
+    world = {"devices": 2, "hosts": 1}
+    given = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+    assert not compare(ran(variables=given, world=world), ran(world=world)).configured.settings
 
 
 def test_what_a_backend_sets_itself_is_no_setting_against_another_backend() -> None:

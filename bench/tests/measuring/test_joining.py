@@ -133,6 +133,9 @@ def test_containers_of_one_machine_are_recorded_as_such() -> None:
     [
         ({"RANK": "1", "NVIDIA_VISIBLE_DEVICES": "GPU-5"}, ""),  # each pod names its own
         ({"RANK": "1", "TRITON_CACHE_DIR": "triton-node2", "TORCH_HOME": "node2"}, ""),
+        ({"RANK": "1", "NCCL_IB_HCA": "mlx5_2", "UCX_NET_DEVICES": "mlx5_2:1"}, ""),
+        ({"RANK": "1", "ZE_AFFINITY_MASK": "3"}, ""),
+        ({"RANK": "1", "ZE_AFFINITY_MASK": "3.1"}, "rank 1 differs in its variable ZE_AFFINITY"),
         (
             {"RANK": "1", "NCCL_ALGO": "Ring", "TRITON_CACHE_DIR": "triton-node2"},
             "rank 1 differs in its variable NCCL_ALGO: 'Ring', the others not set. Give all",

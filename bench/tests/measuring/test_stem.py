@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -61,6 +63,15 @@ def test_what_a_fork_would_share_is_refused(
         if held is not None:
             os.close(held)
     assert (seconds is None) is refused
+
+
+@pytest.mark.parametrize(("value", "said"), [("none", ""), ("0", ""), ("/a/tool.so", "tool.so")])
+def test_no_tool_is_none(value: str, said: str) -> None:
+    """`none` is how images say that they put no tool in."""
+    source: Any = SimpleNamespace(harmful_variables=lambda: {"A_TOOL": "it slows"})
+    with mock.patch.dict(os.environ, {"A_TOOL": value}):
+        assert bool(surroundings.harmful(source)) == bool(said)
+        assert said in surroundings.harmful(source)
 
 
 def test_what_each_launch_would_look_up_is_looked_up_before_it_is_forked() -> None:

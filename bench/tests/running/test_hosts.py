@@ -127,8 +127,10 @@ def test_which_of_its_devices_a_host_gives_is_its_own(monkeypatch: pytest.Monkey
     """A pod is given GPUs by their names, which no other pod has."""
     monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "GPU-4")
     monkeypatch.setenv("NCCL_ALGO", "Ring")
+    monkeypatch.setenv("UCX_NET_DEVICES", "mlx5_0:1")
     found = alike.conditions("cuda")
-    assert found["NCCL_ALGO"] == "Ring" and "NVIDIA_VISIBLE_DEVICES" not in found
+    assert found["NCCL_ALGO"] == "Ring"
+    assert not {"NVIDIA_VISIBLE_DEVICES", "UCX_NET_DEVICES"} & {*found}
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def test_a_variable_of_any_family_that_is_new_does_not_mix(
         resume(file, CPU, [])
     monkeypatch.delenv(name)
     monkeypatch.setenv("TORCH_HOME", "/somewhere")
+    monkeypatch.setenv("UCX_TLS", "rc")  # of links, which one device does not use
     resume(file, CPU, []).close()
 
 
@@ -106,5 +107,6 @@ def test_what_a_library_reads_from_a_file_is_noted_and_compared(
     Launch._note_variables(launch)
     noted = launch.environment["variables"]
     assert noted["NCCL_ALGO"] == alike.conditions("cuda")["NCCL_ALGO"] == "Tree"
-    then = with_environment(variables={**noted, "NCCL_ALGO": "Ring"})
+    world = {"devices": 2, "hosts": 1}
+    then = with_environment(variables={**noted, "NCCL_ALGO": "Ring"}, world=world)
     assert "variable NCCL_ALGO was Ring, is Tree" in mixed_launches(then, {}, "cuda")

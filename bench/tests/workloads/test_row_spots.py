@@ -78,6 +78,26 @@ def test_a_loss_is_the_mean_of_all_rows(
     assert "at the mean" in told(name, given, loss(x[:64], target[:64]))
 
 
+@pytest.mark.parametrize("far", [4.0, 16.0, 60.0])
+def test_a_loss_that_is_learned_is_sound(far: float) -> None:
+    """It is a small difference of large numbers, to 24 bits."""
+    x, target = torch.randn(200, 30), torch.randint(0, 30, (200,))
+    x[torch.arange(200), target] += far
+    loss = functional.cross_entropy(x, target)
+    assert told("cross_entropy", {"input": x, "target": target}, loss) == ""
+
+
+def test_a_loss_in_16_bits_or_without_some_targets_is_not_looked_at() -> None:
+    x, target = torch.randn(200, 30), torch.randint(0, 30, (200,))
+    target[7] = -100
+    given = {"input": x, "target": target}
+    call = _model_spots._call("cross_entropy", given, functional.cross_entropy(x, target))
+    assert call is not None and call.looks("loss", site()) == []
+    given = {"input": x.bfloat16(), "target": target}
+    output = functional.cross_entropy(given["input"], target)
+    assert _model_spots._call("cross_entropy", given, output) is None
+
+
 @pytest.mark.parametrize(
     "more", [{"reduction": "sum"}, {"weight": torch.ones(30)}, {"label_smoothing": 0.1}]
 )
