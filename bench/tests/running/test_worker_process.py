@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,10 +10,9 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import get_args
 
 import msgspec
-import psutil
 import pytest
 
 from bench.measuring.messages import Progress, Request
@@ -395,26 +393,3 @@ def test_a_worker_is_a_session_of_its_own() -> None:
     """So that Ctrl-C reaches the parent alone, which ends the worker in order."""
     finished = run("os.write(2, f'{os.getsid(0) == os.getpid()}'.encode()); os.write(1, REPORT)")
     assert finished.stderr_tail == "True"
-
-
-def test_what_a_child_of_a_worker_computes_is_the_workers(tmp_path: Path) -> None:
-    """As a compiler does, for which the worker only waits."""
-    busy = "import time; start = time.process_time()\nwhile time.process_time() < start + 0.3: pass"
-    code = f"""
-import subprocess, sys, time
-subprocess.run([sys.executable, "-c", {busy!r}])
-child = subprocess.Popen([sys.executable, "-c", {busy!r} + "\\ntime.sleep(60)"])
-open({str(tmp_path / "started")!r}, "w").write(str(child.pid))
-time.sleep(60)
-"""
-    worker = object.__new__(worker_process.WorkerProcess)
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        try:
-            worker.process = cast(Any, process)
-            wait_until(lambda: worker.cpu_seconds() > 0.6)
-            assert psutil.Process(process.pid).cpu_times().user < 0.5
-        finally:
-            with contextlib.suppress(psutil.Error):
-                for child_of_it in psutil.Process(process.pid).children():
-                    child_of_it.kill()
-            process.kill()
