@@ -175,11 +175,12 @@ def _counts(
     One that a backend itself sets on every machine is part of that backend, and no setting where
     the other run is of another.
     """
+    compared = _compared(files)
     values = {value for found in variables for value in found.get(name, ())}
     if not may_change_speed(name) or (values and all(selects(name, one) for one in values)):
         return False
     for file, found in zip(files, variables, strict=True):
-        if name not in found and not _looked_for(file, name):
+        if name not in found and name not in compared and not _looked_for(file, name):
             return False
     backends = [str(file.run.device.get("backend")) for file in files]
     defaults = [_set_by(backend).get(name) for backend in backends]

@@ -100,7 +100,7 @@ def explanation(found: Account, case: Case | None = None, number: int = 0) -> Ex
         seed=number,
         started_at="2026-01-01T00:00:00.000+00:00",
         seconds=5.0,
-        environment={"threads": 1, "variables": {}, "variables_looked_for": ["OMP_"]},
+        environment={"threads": 1, "variables": {}, "variables_looked_for": ["OMP_*"]},
         account=found,
     )
 

@@ -44,7 +44,7 @@ def runs_on(
     launches: list[Launch] = []
     for case, figure in cases:
         outcomes = steps(ten(1 / figure, spread)) if isinstance(figure, float) else figure
-        environment: dict[str, Any] = {"variables_looked_for": ["OMP_"]}
+        environment: dict[str, Any] = {"variables_looked_for": ["OMP_*"]}
         environment["variables"] = dict(variables or {})
         if case.devices > 1:
             environment["world"] = {"devices": case.devices, "shared_host": shared}
