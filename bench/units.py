@@ -99,11 +99,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
-def ranks(numbers: Sequence[int]) -> str:
+def ranks(numbers: Sequence[int], noun: str = "rank") -> str:
     """`rank 3`, `ranks 1, 2`; of very many the first ones: `ranks 1, 2, 3, ... and 55 more`."""
     listed = ", ".join(map(str, numbers[:MOST_RANKS]))
     more = f" and {len(numbers) - MOST_RANKS} more" if len(numbers) > MOST_RANKS else ""
-    return f"{'rank' if len(numbers) == 1 else 'ranks'} {listed}{more}"
+    return f"{noun if len(numbers) == 1 else f'{noun}s'} {listed}{more}"
 
 
 def memory(size_bytes: int) -> str:

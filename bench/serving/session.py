@@ -325,10 +325,11 @@ def _judged(ask: Ask, reference: Reference, made: _Made, one: _Loaded) -> Came:
         regret=None if of_sample is None else gate.regret(of_sample, before.rounding),
     )
     outcome = verdict.outcome(found)
+    looked = first_of(one.sights)
     if isinstance(outcome, Measured):  # which has the load itself
         kept = msgspec.structs.replace(kept, load=None)
-        outcome = with_seen(outcome, one.sights)
-    return Came(one.case, outcome, kept, one.seconds, first_of(one.sights))
+        outcome, looked = with_seen(outcome, one.sights)
+    return Came(one.case, outcome, kept, one.seconds, looked)
 
 
 def _kept(seen: Seen, one: _Loaded) -> Seen:

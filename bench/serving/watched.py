@@ -17,15 +17,14 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.records import environment
 from bench.records.observed import Telemetry
-from bench.records.outcome import Measured
+from bench.records.outcome import Measured, Share
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
-from bench.telemetry.energy import with_energy
+from bench.telemetry import joined
 from bench.telemetry.joined import Sight
 
 NOBODY_LOOKED = "the server was measured from outside"
 WHO = "the server's own processes are not told from others'"
-ONE_CARD = "not observable: two of the server's devices are on one card, whose energy is the card's"
 
 
 class Watch(Protocol):
@@ -102,25 +101,15 @@ def told(sight: Sight) -> Telemetry | str:
     )
 
 
-def with_seen(outcome: Measured, sights: Sequence[Sight]) -> Measured:
-    """The outcome with the energy of all the server's devices, each over the steady window; or why
-    there is none. As it is where nobody looked."""
+def with_seen(outcome: Measured, sights: Sequence[Sight]) -> tuple[Measured, Telemetry | str]:
+    """The outcome with the energy of all the server's devices over the steady window, or why there
+    is none, and with their flags; and what was seen of the first. As it is where nobody looked."""
     if not sights:
-        return outcome
-    found = [with_energy(outcome, told(sight)) for sight in sights]
-    for sight, one in zip(sights, found, strict=True):
-        if one.energy_joules is None:
-            which = f"device {sight.index}: " if len(sights) > 1 else ""
-            absent = f"{which}{one.energy_absent}"
-            return msgspec.structs.replace(one, energy_absent=absent)
-    cards = [sight.card for sight in sights if sight.card]
-    if len(set(cards)) < len(cards):
-        return msgspec.structs.replace(outcome, energy_absent=ONE_CARD)
-    joules = [one.energy_joules for one in found if one.energy_joules is not None]
-    methods = {one.energy_method for one in found}
-    return msgspec.structs.replace(
-        outcome,
-        energy_joules=sum(joules),
-        energy_absent=None,
-        energy_method="counter" if methods == {"counter"} else "power",
-    )
+        return outcome, NOBODY_LOOKED
+    looks = {(0, x.index): msgspec.structs.replace(x, telemetry=told(x)) for x in sights}
+    found, first = joined.observed(outcome, looks)
+    if len(looks) > 1:
+        busy = tuple(block.wall_ns for block in outcome.steady)
+        parts = [Share(rank=i, device=i, busy_ns=busy, memory=outcome.memory) for _, i in looks]
+        found, _ = joined.together(outcome, parts, looks, "device")
+    return found, first

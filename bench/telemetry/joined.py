@@ -59,28 +59,38 @@ def observed(outcome: Measured, sights: Mapping[Where, Sight]) -> tuple[Measured
         first = with_fault(outcome, first)
     if len(places) < 2:
         return with_flags(with_energy(outcome, first), first), first
-    shares = _watched(outcome, sights)
+    found, shares = together(outcome, outcome.ranks, sights)
+    return msgspec.structs.replace(found, ranks=shares), first
+
+
+def together(
+    outcome: Measured, parts: Sequence[Share], sights: Mapping[Where, Sight], noun: str = "rank"
+) -> tuple[Measured, tuple[Share, ...]]:
+    """The outcome with the energy and the flags of all its parts' devices; and each part with its
+    device's. noun: what the part of a device is called."""
+    shares = _watched(outcome, parts, sights)
     flags: dict[Flag, dict[int, str]] = {}
-    for before, share in zip(outcome.ranks, shares, strict=True):
+    for before, share in zip(parts, shares, strict=True):
         for flag in share.flags[len(before.flags) :]:
             flags.setdefault(flag, {})[share.rank] = share.causes.get(flag, flag)
-    causes = {flag: of_ranks(by_rank, len(shares)) for flag, by_rank in flags.items()}
+    causes = {flag: of_ranks(by_rank, len(shares), noun) for flag, by_rank in flags.items()}
     outcome = msgspec.structs.replace(
         outcome,
-        ranks=shares,
         flags=(*outcome.flags, *(flag for flag in flags if flag not in outcome.flags)),
         causes={**outcome.causes, **causes},
     )
-    return _summed(outcome), first
+    return _summed(outcome, shares, noun), shares
 
 
-def _watched(outcome: Measured, sights: Mapping[Where, Sight]) -> tuple[Share, ...]:
-    """Each rank's part, with what was seen of its device."""
+def _watched(
+    outcome: Measured, parts: Sequence[Share], sights: Mapping[Where, Sight]
+) -> tuple[Share, ...]:
+    """Each part, with what was seen of its device."""
     alone = msgspec.structs.replace(outcome, ranks=(), flags=(), causes={})
     cards: dict[tuple[int, str], int] = {}
     unclear = _unclear(sights)
     found = []
-    for share in outcome.ranks:
+    for share in parts:
         sight = sights.get((share.host, share.device), NOBODY)
         telemetry = sight.telemetry
         if isinstance(telemetry, Telemetry):
@@ -154,23 +164,24 @@ def _most_memory(readings: Sequence[Reading]) -> int | None:
     return max((r.memory_used_bytes for r in readings if r.memory_used_bytes), default=None)
 
 
-def _summed(outcome: Measured) -> Measured:
+def _summed(outcome: Measured, shares: Sequence[Share], noun: str) -> Measured:
     """With the energy of all its cards, each counted once; or why there is none, and by whom."""
     cards: dict[str, list[Share]] = {}
-    for share in outcome.ranks:
+    for share in shares:
         cards.setdefault(_whose(share), []).append(share)
-    found = [_of_card(shares) for shares in cards.values()]
+    found = [_of_card(of, noun) for of in cards.values()]
     lacking = {why.rank: why.reason for why in found if isinstance(why, _Lacking)}
-    scopes = sorted({share.watched.scope for share in outcome.ranks if share.watched})
+    scopes = sorted({share.watched.scope for share in shares if share.watched})
     if not lacking and len(scopes) > 1:
-        lacking = {0: f"not observable: the power is of several scopes: {', '.join(scopes)}"}
+        why = f"not observable: the power is of several scopes: {', '.join(scopes)}"
+        lacking = {shares[0].rank: why}
     if lacking:
         rank, why = next(iter(lacking.items()))
         whole = len(lacking) == len(cards) and set(lacking.values()) == {why}
         return msgspec.structs.replace(
-            outcome, energy_absent=why if whole else f"rank {rank}: {why}"
+            outcome, energy_absent=why if whole else f"{noun} {rank}: {why}"
         )
-    methods = {share.watched.energy_method for share in outcome.ranks if share.watched}
+    methods = {share.watched.energy_method for share in shares if share.watched}
     return msgspec.structs.replace(
         outcome,
         energy_joules=sum(joules for joules in found if not isinstance(joules, _Lacking)),
@@ -198,7 +209,7 @@ def _nobodys(seen: Watched) -> bool:
     return seen.card is None and seen.scope != "chip"
 
 
-def _of_card(shares: Sequence[Share]) -> float | _Lacking:
+def _of_card(shares: Sequence[Share], noun: str) -> float | _Lacking:
     """Joules of a card, by the ranks whose it is."""
     known = [(s, s.watched) for s in shares if s.watched and s.watched.energy_joules is not None]
     if not known:
@@ -211,22 +222,22 @@ def _of_card(shares: Sequence[Share]) -> float | _Lacking:
     joules = [seen.energy_joules or 0.0 for _, seen in known]
     if max(joules) > (1 + APART) * min(joules):
         said = f"{min(joules):.4g} to {max(joules):.4g} J"
-        return _Lacking(first.rank, f"neither is believed: the ranks of its card read {said}")
+        return _Lacking(first.rank, f"neither is believed: the {noun}s of its card read {said}")
     return statistics.fmean(joules)
 
 
-def of_ranks(causes: Mapping[int, str], ranks: int) -> str:
+def of_ranks(causes: Mapping[int, str], ranks: int, noun: str = "rank") -> str:
     """A cause with the rank that has it first, and the others that have it too.
 
     ranks: how many the launch has.
     """
     (first, cause), *others = causes.items()
-    said = f"rank {first}: {cause}"
+    said = f"{noun} {first}: {cause}"
     if not others:
         return said
     if len(causes) == ranks:
-        return f"{said}; all other ranks too"
-    return f"{said}; {units.ranks([rank for rank, _ in others])} too"
+        return f"{said}; all other {noun}s too"
+    return f"{said}; {units.ranks([rank for rank, _ in others], noun)} too"
 
 
 def packages_of(outcomes: Sequence[Measured]) -> int | None:
