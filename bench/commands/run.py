@@ -160,6 +160,7 @@ def _resume(
 def _finish(result: RunFile, leader: Leader | None, *, wide: bool) -> None:
     """Prints the card of a run that has ended, and leaves with its exit code."""
     from bench import api
+    from bench.judging.explained import ended_before
 
     show(render("table", [result], wide=wide), result.path)
     if result.run.explanations:
@@ -176,4 +177,4 @@ def _finish(result: RunFile, leader: Leader | None, *, wide: bool) -> None:
         row.status == "measured" or (row.status == "skipped" and row.reached) or row.sweep_end
         for row in api.summarize_run(result)
     )
-    sys.exit(EXIT_OK if usable else EXIT_INCOMPLETE)
+    sys.exit(EXIT_OK if usable and not ended_before(result) else EXIT_INCOMPLETE)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import stats, units
+from bench.judging.explained import ended_before
 from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
@@ -236,6 +237,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return f"Next: for intervals, run again with more --launches{starts}."
     if ending(run) and any(_has_launches_left(row, run.run.settings) for row in few):
         return f"Next: not every launch was made; {_go_on(run, beside_record)}"
+    if ended_before(run):
+        return f"Next: not everything was explained; {_go_on(run, beside_record)}"
     most = stats.LOOKS[-1]
     if run.run.settings.launches != "auto" and any(row.launches < most for row in few):
         return (

@@ -17,6 +17,7 @@ FINE = make_measured(0.01)
 SLOWED = make_measured(0.01, flags=("CONTENDED",), causes={"CONTENDED": "another process"})
 TEN, AUTO = Settings(launches=10), Settings(launches="auto")
 GO_ON = "Next: not every launch was made; go on with it, where it was made: accelmark run --resume"
+EXPLAIN_ON = GO_ON.replace("not every launch was made", "not everything was explained")
 
 
 def wild(count: int) -> list[Outcome]:
@@ -45,6 +46,15 @@ def ended(reason: Literal["budget", "interrupted"]) -> End:
         (
             file(FINE, settings=TEN, end=None, command=("accelmark", "ab", "quick")),
             "Next: not every launch was made; run again with more time: accelmark run quick",
+        ),
+        (
+            file(FINE, FINE, settings=Settings(launches=2), end=ended("budget"), explanations=1),
+            f"{EXPLAIN_ON} fake.jsonl",
+        ),
+        (file(FINE, settings=TEN, end=ended("budget"), explanations=1), GO_ON),
+        (
+            file(FINE, settings=Settings(launches=2), command=("accelmark", "run"), explanations=1),
+            "--launches auto",
         ),
         # Of two cases the one has all that was planned, and is not sure.
         (

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands.run import _finish
+from bench.errors import EXIT_INCOMPLETE, EXIT_OK
 from bench.judging.explained import explain_run
 from bench.judging.summary import summarize
 from bench.measuring.messages import Progress, Report, Request
@@ -146,6 +148,19 @@ def test_what_a_run_did_not_come_to_is_not_refused(tmp_path: Path) -> None:
     _, file = play(tmp_path, Explaining(1), account(), cases=[A], budget=25.0)
     (case,) = explain_run(file)
     assert (case.verdict, case.reason) == ("UNREACHED", "the run ended before it")
+
+
+@pytest.mark.parametrize(
+    ("budget", "found", "code"),
+    [(25.0, account(), EXIT_INCOMPLETE), (None, account(), EXIT_OK), (None, REFUSED, EXIT_OK)],
+)
+def test_a_run_that_can_go_on_with_its_explanations_is_not_over(
+    tmp_path: Path, budget: float | None, found: Account, code: int
+) -> None:
+    _, file = play(tmp_path, Explaining(1), found, cases=[A], budget=budget)
+    with pytest.raises(SystemExit) as left:
+        _finish(file, None, wide=False)
+    assert left.value.code == code
 
 
 def test_what_several_devices_do_together_is_refused_without_a_worker(tmp_path: Path) -> None:
