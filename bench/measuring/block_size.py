@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench import stats
 from bench.measuring.edges import SINGLE, Edges
 from bench.records.outcome import Block
-from bench.records.run import Settings
+from bench.records.run import BLOCK_STEPS, Settings
 
 if TYPE_CHECKING:
     from bench.backend import Device
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 SYNC_COST_FACTOR = 1000
 """A block lasts at least this many times the cost of reading the clock and synchronizing."""
-BLOCK_STEPS = 100_000
-"""Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
 
 
 class BlockSize:

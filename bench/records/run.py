@@ -24,6 +24,8 @@ RESTORE = "Copy the record again from where it was made, or take back what was c
 """What to do about a record that is damaged, and nobody knows by what."""
 SCHEMA_VERSION = 1
 """Raised when a reader of the old schema could misread a new record."""
+BLOCK_STEPS = 100_000
+"""Most steps of a block: bounds the memory of a launch whose step takes next to nothing."""
 
 
 class Settings(Value, frozen=True, kw_only=True):

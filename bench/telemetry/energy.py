@@ -20,12 +20,14 @@ import msgspec
 from bench import stats, units
 from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured
-from bench.records.run import Launch
+from bench.records.run import BLOCK_STEPS, Launch
 from bench.telemetry.figures import MOST_WATTS
 from bench.telemetry.rests import rests
 
 LEAST_SECONDS = 20.0
 """Of steady blocks, below which there is no figure."""
+SPARE = 1.1
+"""Blocks asked for to have those: they come out a little shorter or longer than is asked for."""
 LEAST_READINGS = 10
 """Of power within the steady blocks, below which integrating them says little."""
 LEAST_IDLE_READINGS = 3
@@ -153,10 +155,17 @@ def too_short(outcome: Measured) -> str:
             f"too short: a steady window of {outcome.steady_seconds:.1f} s, {LEAST_SECONDS:.0f} s "
             "are needed; more requests give them"
         )
-    block = math.ceil(LEAST_SECONDS / len(outcome.steady) * 10) / 10
-    return (
+    said = (
         f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {LEAST_SECONDS:.0f} s are "
-        f"needed; block_seconds = {block:g} in the suite's settings gives them"
+        "needed; "
+    )
+    steps, block = outcome.steady_steps, SPARE * LEAST_SECONDS / len(outcome.steady)
+    most = steps // len(outcome.steady) if "SHORT_BLOCKS" in outcome.flags else BLOCK_STEPS
+    longest = most * outcome.steady_seconds / steps
+    if longest < block:
+        return f"{said}no block has more than {most:,} steps, which take {units.duration(longest)}"
+    return (
+        f"{said}block_seconds = {math.ceil(block * 10) / 10:g} in the suite's settings gives them"
     )
 
 

@@ -86,7 +86,7 @@ def _watched(
     outcome: Measured, parts: Sequence[Share], sights: Mapping[Where, Sight]
 ) -> tuple[Share, ...]:
     """Each part, with what was seen of its device."""
-    alone = msgspec.structs.replace(outcome, ranks=(), flags=(), causes={})
+    alone = msgspec.structs.replace(outcome, ranks=(), causes={})
     cards: dict[tuple[int, str], int] = {}
     unclear = _unclear(sights)
     found = []
@@ -112,7 +112,7 @@ def _watched(
             msgspec.structs.replace(
                 share,
                 watched=seen,
-                flags=(*share.flags, *own.flags),
+                flags=(*share.flags, *own.flags[len(outcome.flags) :]),
                 causes={**share.causes, **own.causes},
             )
         )

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pytest
 
-from bench.measuring.block_size import BLOCK_STEPS, BlockSize
+from bench.measuring.block_size import BlockSize
 from bench.measuring.engine import Engine
-from bench.records.run import Settings
+from bench.records.run import BLOCK_STEPS, Settings
 from bench.tests.fakes import MS, FakeDevice, FakeJob, ScriptedClock
 from bench.tests.measuring.scripted_engine import both_kinds, engine, milliseconds, steps
 

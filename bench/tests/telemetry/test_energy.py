@@ -11,7 +11,8 @@ from bench import units
 from bench.judging.compare import compare
 from bench.judging.summary import summarize
 from bench.records.observed import Reading, Telemetry
-from bench.records.run import Launch, RunFile
+from bench.records.outcome import Flag
+from bench.records.run import BLOCK_STEPS, Launch, RunFile
 from bench.report import Canvas
 from bench.reports._flat import flat as as_flat
 from bench.reports.table import TableReport
@@ -52,8 +53,31 @@ def test_less_than_twenty_seconds_is_too_short_and_says_what_is_enough() -> None
     assert found.energy_joules is None
     assert found.energy_absent == (
         "too short: 0.5 s of steady blocks, 20 s are needed; "
-        "block_seconds = 2 in the suite's settings gives them"
+        "block_seconds = 2.2 in the suite's settings gives them"
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "flags", "why"),
+    [
+        (6_250, (), "no block has more than 100,000 steps, which take 800 ms"),
+        (100_000, (), "no block has more than 100,000 steps, which take 12.5 ms"),
+        (16, ("SHORT_BLOCKS",), "no block has more than 16 steps, which take 50.0 ms"),
+        (16, (), "block_seconds = 2.2 in the suite's settings gives them"),
+    ],
+)
+def test_blocks_that_cannot_last_so_long_are_not_asked_for(
+    steps: int, flags: tuple[Flag, ...], why: str
+) -> None:
+    """Steps of 8 us in blocks of 50 ms; and blocks that are as long as they can be."""
+    outcome = steady(blocks=10, seconds=0.05 if steps < BLOCK_STEPS else 0.0125)
+    blocks = tuple(
+        msgspec.structs.replace(block, step_ns=(1,) * steps, step_cpu_ns=None, step_switches=None)
+        for block in outcome.steady
+    )
+    outcome = msgspec.structs.replace(outcome, steady=blocks, flags=flags)
+    found = with_energy(outcome, seen(power=lambda at: 300.0))
+    assert (found.energy_absent or "").endswith(f" s of steady blocks, 20 s are needed; {why}")
 
 
 def test_a_burst_is_too_short_whatever_a_suite_asks_for() -> None:

@@ -69,6 +69,12 @@ def test_ranks_of_one_device_have_its_energy() -> None:
     assert [share.watched for share in found.ranks] == [None, None], "the launch's is theirs"
 
 
+def test_a_flag_of_the_launch_is_no_device_s() -> None:
+    outcome = msgspec.structs.replace(of((0, 0), (0, 1)), flags=("SHORT_BLOCKS",))
+    found, _ = observed(outcome, {(0, 0): sight(0), (0, 1): sight(1)})
+    assert found.flags == ("SHORT_BLOCKS",) and [one.flags for one in found.ranks] == [(), ()]
+
+
 MUTE = "not observable: it does not say"
 
 
