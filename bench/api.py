@@ -33,7 +33,7 @@ from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
-from bench.planning.explainable import suite_of, with_time_to_explain
+from bench.planning.explainable import suite_of
 from bench.planning.instead import wanted
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
@@ -195,9 +195,7 @@ def explain_suite(
     """
     found, pattern = suite_of(str(suite), only)
     plan.require(found, None, wanted(None, precision), pattern)
-    settings = with_time_to_explain(
-        suite_file.with_launches(found.settings, str(launches), "--launches")
-    )
+    settings = suite_file.with_launches(found.settings, str(launches), "--launches")
     with looking():
         chosen, remarks, here = choose(device)
     what = plan.whole(found, None, wanted(chosen, precision), pattern)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from bench.measuring.messages import Report
+from bench.planning.explainable import with_time_to_explain
 from bench.records.case import Case
 from bench.records.explained import Account, Explanation, Unexplained
 from bench.records.outcome import Cold, Measured, Skipped
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
+from bench.running.worker_process import within
 
 if TYPE_CHECKING:
     from bench.running.case_state import CaseState
@@ -59,16 +61,18 @@ def explain(session: Session) -> EndReason:
     """Has each case explained, as often as is asked; in turn, so that drift hits all alike."""
     explaining = session.explaining
     done = {state.case.fingerprint: explaining.of(state.case) for state in session.states}
+    longest = max((one.seconds for one in explaining.done), default=0.0)
     for number in range(explaining.each):
         for state in session.states:
             fingerprint = state.case.fingerprint
             if number < done[fingerprint] or state.beyond or state.hopeless:
                 continue
-            if not session.fits(state):
+            if not session.fits(state, longest):
                 return "budget"
             made = _explained(session, state, number)
             session.software.require(made, session.writer)
             session.writer.append(made)
+            longest = max(longest, made.seconds)
             session.face.explained(made)
             if isinstance(made.account, Unexplained):  # it would say the same again
                 done[fingerprint] = explaining.each
@@ -85,6 +89,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     else:
         request = msgspec.structs.replace(
             session.request(state),
+            settings=within(with_time_to_explain(session.settings), session.budget_seconds),
             explain=True,
             try_remedies=session.explaining.trying and number == 0,
             seed=seed,

@@ -12,8 +12,6 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from bench import catalogue, stats
 from bench.backend import Backend, DeviceInfo
 from bench.errors import HostsError
@@ -42,7 +40,7 @@ from bench.running.sampler import Order
 from bench.running.software import Software
 from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
-from bench.running.worker_process import SHORTEST_LIMIT_SECONDS
+from bench.running.worker_process import SHORTEST_LIMIT_SECONDS, within
 
 TOGETHER = 2
 """Workers that import side by side, where there are as many cores."""
@@ -170,9 +168,10 @@ class Session:
                 finished = next(launches)
                 self._keep(state, self._launch_of(state, request.seed, started_at, finished))
 
-    def fits(self, state: CaseState) -> bool:
-        """Whether another launch of a case is expected to end within the budget."""
-        return self._expected(state) <= self._budget_left()
+    def fits(self, state: CaseState, least: float = 0.0) -> bool:
+        """Whether another launch of a case is expected to end within the budget; least: seconds
+        that it takes, however short those before it were."""
+        return max(self._expected(state), least) <= self._budget_left()
 
     def _fitting(self, group: Iterable[CaseState]) -> list[CaseState]:
         """Those whose launches fit, one after the other; the very first has the whole budget,
@@ -262,10 +261,7 @@ class Session:
         )
 
     def _launch_settings(self) -> Settings:
-        """A launch that hangs ends with the budget, if not with its own limit."""
-        budget = math.inf if self.budget_seconds is None else self.budget_seconds
-        limit = min(max(budget, SHORTEST_LIMIT_SECONDS), self.settings.launch_limit_seconds)
-        return msgspec.structs.replace(self.settings, launch_limit_seconds=limit)
+        return within(self.settings, self.budget_seconds)
 
     def _most_seconds(self, state: CaseState) -> float | None:
         """What a budget leaves, and time enough for what begins late; None where not known."""

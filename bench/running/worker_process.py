@@ -8,6 +8,7 @@ its end. A worker runs in a process group of its own, which is ended whole.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -24,6 +25,7 @@ from bench.measuring.messages import Progress, Report, Request
 from bench.records.encoding import encoded
 from bench.records.outcome import Cold, Failed, Phase, Skipped
 from bench.records.reason import reason
+from bench.records.run import Settings
 from bench.records.runfile import UNREADABLE
 from bench.running import child
 from bench.running.stems import Stem
@@ -354,6 +356,13 @@ def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
     """Seconds that a phase may take of a launch that has so many in all."""
     share = SHARES[phase] * launch_limit_seconds
     return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
+
+
+def within(settings: Settings, budget_seconds: float | None) -> Settings:
+    """A launch that hangs ends with the budget, if not with its own limit."""
+    budget = math.inf if budget_seconds is None else budget_seconds
+    limit = min(max(budget, SHORTEST_LIMIT_SECONDS), settings.launch_limit_seconds)
+    return msgspec.structs.replace(settings, launch_limit_seconds=limit)
 
 
 def failed(kind: str, phase: Phase, message: str) -> Report:

@@ -43,6 +43,11 @@ class Stage(Nobody):
         self.found, self.outcome = found, outcome
         self.asked = ""
         self.seeds: list[int] = []
+        self.limits: list[float] = []
+        """Seconds that each launch may take."""
+        self.seconds = 0.0
+        self.takes = 10.0
+        """Seconds that an explanation takes; a launch takes ten."""
         self.told: list[int] = []
 
     def launch(
@@ -55,9 +60,12 @@ class Stage(Nobody):
             name = NAMES[request.case.fingerprint]
             self.asked += name.lower() if request.explain else name
             self.seeds.append(request.seed)
+            self.limits.append(request.settings.launch_limit_seconds)
+            seconds = self.takes if request.explain else 10.0
+            self.seconds += seconds
             found = self.found if request.explain else None
             report = Report(outcome=self.outcome, cold=Cold(), environment={}, account=found)
-            yield Finished(report=report, seconds=10.0, stderr_tail="said")
+            yield Finished(report=report, seconds=seconds, stderr_tail="said")
 
     def explained(self, explanation: Explanation) -> None:
         self.told.append(explanation.number)
@@ -70,16 +78,18 @@ def play(
     outcome: Outcome | None = None,
     cases: Sequence[Case] = (A, B),
     budget: float | None = None,
+    takes: float = 10.0,
 ) -> tuple[Stage, RunFile]:
     stage, backend = Stage(found, outcome or make_measured(0.01)), FakeBackend()
+    stage.takes = takes
     writer = Writer(folder / "run.jsonl")
-    settings = Settings(launches=2)
+    settings = Settings(launches=2, launch_limit_seconds=300.0)
     each, only = explaining[:2]
     writer.append(make_run(cases, settings=settings, explanations=each, only_explained=only))
     device = backend.devices()[0]
     session = Session(
         *(cases, settings, device, backend, writer, stage, stage.launch, budget),
-        clock=lambda: 10.0 * len(stage.asked),
+        clock=lambda: stage.seconds,
         explaining=explaining,
     )
     try:
@@ -190,6 +200,31 @@ def test_a_run_goes_on_with_what_is_left(tmp_path: Path) -> None:
 def test_no_explanation_is_begun_that_would_end_after_the_budget(tmp_path: Path) -> None:
     stage, file = play(tmp_path, Explaining(1), account(), budget=45.0)
     assert stage.asked == "ABAB" and file.end is not None and file.end.reason == "budget"
+
+
+def test_an_explanation_is_expected_to_take_as_long_as_the_longest_so_far(tmp_path: Path) -> None:
+    """The second would end 240 s after the first launch began."""
+    stage, file = play(tmp_path, Explaining(1), account(), budget=239.0, takes=100.0)
+    assert stage.asked == "ABABa" and file.end is not None and file.end.reason == "budget"
+    (tmp_path / "again").mkdir()
+    again = Explaining(2, done=file.explanations)
+    stage, _ = play(tmp_path / "again", again, account(), budget=139.0, takes=100.0)
+    assert stage.asked == "ABAB", "of those that the record holds too"
+    (tmp_path / "longer").mkdir()
+    stage, _ = play(tmp_path / "longer", again, account(), budget=140.0, takes=100.0)
+    assert stage.asked == "ABABb"
+
+
+@pytest.mark.parametrize(
+    ("budget", "limits"),
+    [(None, [300, 300, 1800]), (900.0, [300, 300, 900]), (60.0, [120, 120, 120])],
+)
+def test_an_explanation_has_its_time_whatever_the_suite_gives_a_launch(
+    tmp_path: Path, budget: float | None, limits: list[float]
+) -> None:
+    """A quick suite's limit is meant for the measuring alone; a budget's is no less than 120 s."""
+    stage, _ = play(tmp_path, Explaining(1), account(), cases=[A], budget=budget)
+    assert stage.asked == "AAa" and stage.limits == limits
 
 
 def test_a_worker_explains_its_case_last_of_all(accelmark: Accelmark, tmp_path: Path) -> None:
