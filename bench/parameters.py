@@ -70,6 +70,10 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name, rule in _rules(type(self)):
             rule.check(name, getattr(self, name))
 
+    def forward_bytes(self, precision: Any) -> int:
+        """Of a mode that serves: what each forward must move, if it is counted."""
+        return 0
+
     def unfit(self, precision: str, execution: str, parallelism: str) -> str:
         """Why no case of these can have them, and what to do instead; empty where one can."""
         return ""

@@ -85,11 +85,14 @@ class Shapes:
         workload, precision = catalogue.workload(case.workload), PRECISIONS[case.precision]
         if case.devices > 1 or case.space:
             return 0.0
-        work = workload.work(case.mode, parameters_of(case, workload), precision)
+        parameters = parameters_of(case, workload)
+        work = workload.work(case.mode, parameters, precision)
         best = self._flop_per_second.get(precision.arithmetic)
         flop = required(work)
         by_flop = flop / best if flop and best else 0.0
-        by_bytes = 0.0
-        if work.moved_bytes and self._bytes_per_second:
-            by_bytes = work.moved_bytes / self._bytes_per_second
-        return max(by_flop, by_bytes)
+        moved: float | None = work.moved_bytes
+        if workload.modes[case.mode].serves:  # a token of each request that is in flight, at best
+            forwards = load_of(parameters).tokens / parameters.ramp
+            moved = forwards * parameters.forward_bytes(precision)
+        rate = self._bytes_per_second
+        return max(by_flop, moved / rate if moved and rate else 0.0)

@@ -110,6 +110,11 @@ class ServeParameters(Parameters, frozen=True, kw_only=True):
         """As many requests as can be in flight: completions before the load counts as steady."""
         return min(self.slots, self.concurrency or self.slots)
 
+    def forward_bytes(self, precision: Precision) -> int:
+        """The weights, and a token's cache."""
+        moved: int = SERVED[self.model].decode_bytes(1, 1, precision)
+        return moved
+
 
 class Serve(Workload):
     """Continuous batching with chunked prefill."""

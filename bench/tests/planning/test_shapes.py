@@ -119,6 +119,22 @@ def test_a_load_is_served_once() -> None:
     assert shapes.least_seconds(load) == pytest.approx(work.least_flop / PRODUCT * 0.1)
 
 
+def test_a_load_reads_the_weights_for_each_token_of_those_in_flight() -> None:
+    """134.5 M weights of four bytes, and 16 * 50 tokens; of drawn lengths their own sum."""
+    moved = 3 * 2**20
+    shapes = seen((TRIAD, make_measured(0.001, items=moved, unit="B", moved_bytes=moved)))
+    given: dict[str, Any] = {"model": "smollm2-135m-untied", "requests": 16}
+    given |= {"input_tokens": 100, "output_tokens": 50}
+    alone, four, drawn = (
+        shapes.least_seconds(serving(count, **given, **more))
+        for count, more in ((1, {}), (4, {}), (4, {"length_sigma": 1.0, "length_seed": 5}))
+    )
+    assert alone == pytest.approx(16 * 50 * 4 * 134.5e6 / moved * 0.001, rel=0.01)
+    assert four == pytest.approx(alone / 4)
+    assert 0.5 * four < drawn < 2 * four and drawn != four
+    assert seen().least_seconds(serving(4, **given)) == 0.0
+
+
 def test_a_load_takes_as_long_as_its_requests_come() -> None:
     """Whatever has run: arrivals are drawn beforehand."""
     load = serving(requests=64, rate=0.05)
