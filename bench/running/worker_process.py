@@ -8,7 +8,6 @@ its end. A worker runs in a process group of its own, which is ended whole.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import selectors
 import signal
@@ -352,17 +351,18 @@ class NoWorker:
         return iter(())
 
 
+def within(settings: Settings, budget_seconds: float | None) -> Settings:
+    """A launch that hangs ends with the budget, if not with its own limit."""
+    if budget_seconds is None:
+        return settings
+    limit = min(max(budget_seconds, SHORTEST_LIMIT_SECONDS), settings.launch_limit_seconds)
+    return msgspec.structs.replace(settings, launch_limit_seconds=limit)
+
+
 def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
     """Seconds that a phase may take of a launch that has so many in all."""
     share = SHARES[phase] * launch_limit_seconds
     return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
-
-
-def within(settings: Settings, budget_seconds: float | None) -> Settings:
-    """A launch that hangs ends with the budget, if not with its own limit."""
-    budget = math.inf if budget_seconds is None else budget_seconds
-    limit = min(max(budget, SHORTEST_LIMIT_SECONDS), settings.launch_limit_seconds)
-    return msgspec.structs.replace(settings, launch_limit_seconds=limit)
 
 
 def failed(kind: str, phase: Phase, message: str) -> Report:
