@@ -100,6 +100,8 @@ def ab(
     if not is_open or spread is not None:
         plan.require(read_suite, spread, wanted(None, precision), only)
     settings = suite_file.with_launches(read_suite.settings, launches, "--launches")
+    if (minutes := read_suite.budget_minutes) is not None:
+        say(f"the suite's budget of {minutes:g} minutes ends a `run`, and no `ab`")
     identity = run_id()
     chosen = [choose(side, f"side {letter}: ") for letter, side in zip("AB", sides, strict=True)]
     if is_open:

@@ -236,7 +236,7 @@ def test_what_it_prints_is_no_wider_than_asked(
     code, out, err = accelmark("ab", "tiny.toml", "--device", "cpu", "--device", "cpu")
     assert code == 0 and "SLOWER" in out
     assert max(map(len, out.splitlines())) <= width
-    assert err.count("record: runs/tiny-cpu-") == 2
+    assert err.count("record: runs/tiny-cpu-") == 2 and "budget" not in err
 
 
 LARGER = """
@@ -310,10 +310,11 @@ def test_a_case_is_named_by_what_is_measured_in_its_place_too(
     monkeypatch.setattr(probe, "probe", lambda *_: [probe.Found(backend="cpu", devices=(device,))])
     monkeypatch.setattr(turns, "alternate", alternate)
     text = '[instead]\nbf16 = "fp32"\n\n' + TINY.format(launches=1).replace('"fp32"', '"bf16"')
-    (tmp_path / "mine.toml").write_text(text)
+    (tmp_path / "mine.toml").write_text(f"budget_minutes = 12\n{text}")
     sides = ("--device", "cpu", "--device", "cpu", "--only", "gemm-matmul-fp32")
     code, _, err = accelmark("ab", "mine.toml", *sides)
     assert code == 0, err
+    assert "budget of 12 minutes ends a `run`, and no `ab`" in err
 
 
 def test_an_interpreter_without_accelmark_says_so(
