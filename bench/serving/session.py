@@ -30,7 +30,7 @@ from bench.serving.framing import Broken
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
-from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, Watch, first_of, with_seen
+from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, Watch, with_seen
 from bench.serving.wire import Endpoint, Pool
 from bench.telemetry.joined import Sight
 
@@ -324,11 +324,9 @@ def _judged(ask: Ask, reference: Reference, made: _Made, one: _Loaded) -> Came:
         after=after,
         regret=None if of_sample is None else gate.regret(of_sample, before.rounding),
     )
-    outcome = verdict.outcome(found)
-    looked = first_of(one.sights)
+    outcome, looked = with_seen(verdict.outcome(found), one.sights)
     if isinstance(outcome, Measured):  # which has the load itself
         kept = msgspec.structs.replace(kept, load=None)
-        outcome, looked = with_seen(outcome, one.sights)
     return Came(one.case, outcome, kept, one.seconds, looked)
 
 

@@ -17,7 +17,7 @@ from bench import catalogue
 from bench.backend import DeviceInfo
 from bench.records import environment
 from bench.records.observed import Telemetry
-from bench.records.outcome import Measured, Share
+from bench.records.outcome import Measured, Outcome, Share
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
 from bench.telemetry import joined
@@ -85,11 +85,6 @@ def watch(device: DeviceInfo | None, count: int) -> Watch:
     return Looks(Monitor(Order(backend=device.backend, indices=indices), variables), indices)
 
 
-def first_of(sights: Sequence[Sight]) -> Telemetry | str:
-    """What was seen of the first device, which the record keeps; or why nothing was."""
-    return told(sights[0]) if sights else NOBODY_LOOKED
-
-
 def told(sight: Sight) -> Telemetry | str:
     """What was seen of one device, without what is true of a worker's alone."""
     seen = sight.telemetry
@@ -101,11 +96,14 @@ def told(sight: Sight) -> Telemetry | str:
     )
 
 
-def with_seen(outcome: Measured, sights: Sequence[Sight]) -> tuple[Measured, Telemetry | str]:
-    """The outcome with the energy of all the server's devices over the steady window, or why there
-    is none, and with their flags; and what was seen of the first. As it is where nobody looked."""
+def with_seen(outcome: Outcome, sights: Sequence[Sight]) -> tuple[Outcome, Telemetry | str]:
+    """What was measured with the energy of all the server's devices over the steady window, or why
+    there is none, and with their flags; and what was seen of the first, which the record keeps, or
+    why nothing was."""
     if not sights:
         return outcome, NOBODY_LOOKED
+    if not isinstance(outcome, Measured):
+        return outcome, told(sights[0])
     looks = {(0, x.index): msgspec.structs.replace(x, telemetry=told(x)) for x in sights}
     found, first = joined.observed(outcome, looks)
     if len(looks) > 1:

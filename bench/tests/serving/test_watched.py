@@ -14,9 +14,10 @@ from bench.records.outcome import Measured
 from bench.running.sampler import Order
 from bench.serving import watched
 from bench.serving.session import Ask
-from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, first_of, with_seen
+from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, with_seen
 from bench.telemetry.joined import Sight
 from bench.tests.served_runs import measured, served
+from bench.tests.values import failed
 
 LOAD = measured(served(step_ms=300))
 """A steady window of 84 steps: 25.2 s, which begins 1.8 s after the load."""
@@ -43,7 +44,9 @@ def sight(
 
 
 def seen_of(*sights: Sight) -> Measured:
-    return with_seen(LOAD, sights)[0]
+    found, _ = with_seen(LOAD, sights)
+    assert isinstance(found, Measured)
+    return found
 
 
 def test_energy_is_that_of_the_steady_window_of_every_device() -> None:
@@ -110,17 +113,17 @@ def test_a_counter_that_is_not_believed_says_why() -> None:
 
 def test_a_short_window_asks_for_more_requests() -> None:
     found, _ = with_seen(measured(served(step_ms=30)), [sight()])
-    assert found.energy_absent == (
+    assert isinstance(found, Measured) and found.energy_absent == (
         "too short: a steady window of 2.5 s, 20 s are needed; more requests give them"
     )
 
 
 def test_what_is_true_of_a_worker_alone_is_not_said_of_a_server() -> None:
     """Nobody knows which processes are the server's; and the device is never without it."""
-    seen = first_of([sight()])
+    _, seen = with_seen(failed(), [sight()])
     assert isinstance(seen, Telemetry)
     assert (seen.idle_watts, seen.others) == (None, None) and "processes" in seen.absent
-    assert first_of([]) == NOBODY_LOOKED
+    assert with_seen(failed(), []) == (failed(), NOBODY_LOOKED)
 
 
 def test_all_devices_that_are_said_to_be_the_server_s_are_looked_at(
