@@ -18,7 +18,7 @@ from bench.judging.scaling import with_efficiency
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words
 from bench.records.case import Case
-from bench.records.outcome import DOES_NOT_FIT, Cold, Failed, Measured, Skipped, Void
+from bench.records.outcome import DOES_NOT_FIT, Cold, Failed, Measured, Outcome, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import by_case
 
@@ -122,7 +122,9 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     if voids:  # one wrong result is enough: no number of this case is used
         return Row(case=case, status="void", reason=voids[0].reason)
     measured = [x for x in launches if isinstance(x.outcome, Measured)]
-    others = [x.outcome for x in launches if isinstance(x.outcome, Skipped | Failed)]
+    longest = max((x.seconds for x in measured), default=0.0)
+    counted = [x for x in launches if x.seconds >= longest or not _cut_off(x.outcome)]
+    others = [x.outcome for x in counted if isinstance(x.outcome, Skipped | Failed)]
     if measured:
         row = measured_row(case, measured, len(others), settings)
         return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")
@@ -132,3 +134,12 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
         )
         return Row(case=case, status=status, reason=others[0].reason)
     return Row(case=case, status="skipped", reason=unreached, reached=False)
+
+
+def _cut_off(outcome: Outcome) -> bool:
+    """Whether it ended amid its steps: by a small budget, where others took longer."""
+    return (
+        isinstance(outcome, Failed)
+        and outcome.kind == "timeout"
+        and outcome.phase in ("warm-up", "measure")
+    )

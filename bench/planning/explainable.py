@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 
-import msgspec
-
 from bench.catalogue import suites
 from bench.errors import AccelmarkError, UnknownName
 from bench.planning.plan import plan
 from bench.planning.spread import FEWEST
 from bench.planning.suite_file import Suite, find_suite, read_suite
-from bench.records.run import Settings
 
 FIRST = ("quick", "standard")
 """Suites in which a case is looked for before the others."""
@@ -40,10 +37,3 @@ def suite_of(name: str, only: str | None) -> tuple[Suite, str | None]:
         f"{name}: no shipped suite and no case of one. See `accelmark list suites`, give a .toml "
         "file, or the name of a case, as `resnet50-train`."
     )
-
-
-def with_time_to_explain(settings: Settings) -> Settings:
-    """The suite's, with a limit that tape, profiler and remedies keep within: those of a quick
-    suite are meant for the measuring alone."""
-    limit = max(settings.launch_limit_seconds, Settings().launch_limit_seconds)
-    return msgspec.structs.replace(settings, launch_limit_seconds=limit)

@@ -73,13 +73,14 @@ class CaseState:
     def keep(self, launch: Launch, now: Settings | None = None) -> None:
         """Takes note of a launch that is on disk.
 
-        now: of an earlier session's, what one made now would have: a trial that a small budget
-        ended sooner is made again.
+        now: of an earlier session's, what one made now would have: what a small budget ended
+        sooner is made again.
         """
         self.seconds.append(launch.seconds)
         self._of_choice[key_of(launch.choice or {})] = launch.seconds
-        if now is None or not _ended_sooner(launch, now.launch_limit_seconds):
-            self.search.note(launch)
+        if now is not None and _ended_sooner(launch, now.launch_limit_seconds):
+            return
+        self.search.note(launch)
         if not launch.search:
             self._finals.append(Kept.of(launch))
 
@@ -194,9 +195,9 @@ class CaseState:
 
 
 def _ended_sooner(launch: Launch, limit_seconds: float) -> bool:
-    """Whether it is a trial that ended at a limit, and not at one of a launch that has so many."""
+    """Whether it ended at a limit, and not at one of a launch that has so many."""
     outcome = launch.outcome
-    if not launch.search or not isinstance(outcome, Failed) or outcome.kind != "timeout":
+    if not isinstance(outcome, Failed) or outcome.kind != "timeout":
         return False
     return launch.seconds < phase_limit(outcome.phase, limit_seconds)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from bench.measuring.messages import Report
-from bench.planning.explainable import with_time_to_explain
 from bench.records.case import Case
 from bench.records.explained import Account, Explanation, Unexplained
 from bench.records.outcome import Cold, Measured, Skipped
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from bench.running.case_state import CaseState
     from bench.running.session import EndReason, Session
 
+LIMIT_SECONDS = 1800.0
+"""That tape, profiler and remedies keep within: a quick suite's limit is for measuring alone."""
 NO_SECONDS = 1e-3
 """Of what is refused without a worker: a record's times are above zero."""
 
@@ -89,7 +90,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     else:
         request = msgspec.structs.replace(
             session.request(state),
-            settings=within(with_time_to_explain(session.settings), session.budget_seconds),
+            settings=within(session.settings, session.budget_seconds, LIMIT_SECONDS),
             explain=True,
             try_remedies=session.explaining.trying and number == 0,
             seed=seed,

@@ -351,11 +351,11 @@ class NoWorker:
         return iter(())
 
 
-def within(settings: Settings, budget_seconds: float | None) -> Settings:
-    """A launch that hangs ends with the budget, if not with its own limit."""
-    if budget_seconds is None:
-        return settings
-    limit = min(max(budget_seconds, SHORTEST_LIMIT_SECONDS), settings.launch_limit_seconds)
+def within(settings: Settings, budget_seconds: float | None, least: float = 0.0) -> Settings:
+    """A launch that hangs ends with the budget, if not with its own limit, of so much at least."""
+    limit = max(settings.launch_limit_seconds, least)
+    if budget_seconds is not None:
+        limit = min(limit, max(budget_seconds, SHORTEST_LIMIT_SECONDS))
     return msgspec.structs.replace(settings, launch_limit_seconds=limit)
 
 

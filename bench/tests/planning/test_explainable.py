@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import SuiteError, UnknownName
-from bench.planning.explainable import suite_of, with_time_to_explain
-from bench.records.run import Settings
+from bench.planning.explainable import suite_of
 
 
 @pytest.mark.parametrize(
@@ -30,9 +29,3 @@ def test_what_is_neither_is_refused() -> None:
         suite_of("resnet51", None)
     with pytest.raises(SuiteError, match="no such file"):
         suite_of("mine.toml", None)
-
-
-def test_a_quick_suite_has_time_to_explain() -> None:
-    assert with_time_to_explain(Settings(launch_limit_seconds=300.0)) == Settings()
-    longer = Settings(launch_limit_seconds=7200.0)
-    assert with_time_to_explain(longer) == longer

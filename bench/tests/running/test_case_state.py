@@ -9,6 +9,7 @@ import pytest
 
 from bench.judging.summary import summarize
 from bench.records.observed import Reading, Watched
+from bench.records.outcome import Failed, Outcome, Phase
 from bench.records.run import Launch, Settings
 from bench.running.case_state import CaseState
 from bench.tests.telemetry.launches import seen, steady
@@ -74,6 +75,43 @@ def test_a_clock_that_rose_leaves_out_the_launches_before_it() -> None:
     assert state_of(rose).finished
     (row,) = summarize(make_file([CASE], rose, settings=AUTO))
     assert row.verdict == "THROTTLED"
+
+
+LATE = Failed(kind="timeout", phase="measure", message="no report within 120 s")
+
+
+@pytest.mark.parametrize(
+    ("limit", "hopeless"), [(1800.0, False), (120.0, True)], ids=["more time", "no more"]
+)
+def test_what_a_small_budget_ended_twice_is_tried_again_by_a_run_that_has_more_time(
+    limit: float, hopeless: bool
+) -> None:
+    """And their seconds still count: what is made now has a number of its own."""
+    now = Settings(launches=3, launch_limit_seconds=limit)
+    state = CaseState(CASE, now)
+    for k in range(2):
+        state.keep(make_launch(LATE, CASE, launch=k, seconds=121.0), now)
+    assert state.hopeless == state.finished == hopeless and len(state.seconds) == 2
+    assert state.launches_left() == (0 if hopeless else 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "phase", "excluded"),
+    [(400.0, "measure", 0), (400.0, "import", 2), (20.0, "measure", 2)],
+)
+def test_what_a_small_budget_ended_is_no_failure_of_a_case_that_takes_longer(
+    seconds: float, phase: Phase, excluded: int
+) -> None:
+    """One that hangs is: it takes longer than others do, or ends before its steps."""
+    late = Failed(kind="timeout", phase=phase, message="x")
+    outcomes: list[Outcome] = [late, late, *[make_measured(0.01)] * 3]
+    launches = [
+        make_launch(one, CASE, launch=k, order=k, seconds=121.0 if k < 2 else seconds)
+        for k, one in enumerate(outcomes)
+    ]
+    (row,) = summarize(make_file([CASE], launches, settings=Settings(launches=3)))
+    assert row.excluded == excluded and bool(row.exclusion) == bool(excluded)
+    assert (row.verdict == "INVALID") == bool(excluded)
 
 
 def test_a_fixed_number_is_that_number_whatever_the_clock() -> None:
