@@ -104,7 +104,7 @@ class Head(NamedTuple):
         found = terms = weights.new_zeros(())
         squares = weights.square() if squares is None else squares
         for start, stop in self._pieces():
-            if squares[:, start:stop].any():
+            if start == 0 or squares[:, start:stop].any():
                 part = of(start, stop)
                 found = found + weights[:, start:stop] @ part
                 terms = terms + squares[:, start:stop] @ part.square()

@@ -206,18 +206,18 @@ def _normalized(given: Given, output: Tensor) -> Call | None:
         one = torch.tensor(absent) if values is None else values[channel].detach().cpu()
         return one.double()
 
+    def statistics(channel: int, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, and root of the variance."""
+        if given.get("training"):
+            mean, variance = row.mean(), row.var(correction=0)
+        else:
+            mean = scalar(given["running_mean"], channel, 0.0)
+            variance = scalar(given["running_var"], channel, 1.0)
+        return mean, (variance + least).sqrt()
+
     def definition(channel: int) -> Definition:
         by, beside = scalar(weight, channel, 1.0), scalar(bias, channel, 0.0)
-
-        def of(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            if given.get("training"):
-                mean, variance = row.mean(), row.var(correction=0)
-            else:
-                mean = scalar(given["running_mean"], channel, 0.0)
-                variance = scalar(given["running_var"], channel, 1.0)
-            return normalized(row, mean, (variance + least).sqrt(), by, beside)
-
-        return of
+        return lambda row: normalized(row, *statistics(channel, row), by, beside)
 
     def channel_of(values: Tensor, channel: int) -> Tensor:
         return host(values[:, channel], dtype).flatten()
@@ -237,17 +237,17 @@ def _normalized(given: Given, output: Tensor) -> Call | None:
     def gradient(name: str) -> Gradient:
         def made(upstream: Tensor, found: Tensor) -> Call:
             def spot(channel: int, row: Tensor) -> Spot:
-                of, given = definition(channel), channel_of(upstream, channel)
+                upon, had = channel_of(upstream, channel), found.detach()
                 if name == "input":
-                    values = channel_of(found, channel), *pulled_back(of, row, given)
-                else:
-                    by, beside = scalar(weight, channel, 1.0), scalar(bias, channel, 0.0)
-                    terms = given if name == "bias" else given * (of(row)[0] - beside) / by
-                    values = (
-                        *(host(found[channel], found.dtype)[None], terms.sum()[None]),
-                        terms.norm()[None],
-                    )
-                return Spot(f"channel {channel}", *values)
+                    values = pulled_back(definition(channel), row, upon)
+                    return Spot(f"channel {channel}", channel_of(had, channel), *values)
+                mean, size = statistics(channel, row)
+                terms = upon if name == "bias" else upon * (row - mean) / size
+                # The mean that was kept of the forward may be as narrow as its output.
+                off = 0.0 if name == "bias" else float(mean / size * upon.sum())
+                roots = torch.tensor([math.hypot(float(terms.norm()), off)])
+                sums = host(had[channel], had.dtype)[None], terms.sum()[None]
+                return Spot(f"channel {channel}", *sums, roots)
 
             return Call("norm", (), functools.partial(looks, spot))
 

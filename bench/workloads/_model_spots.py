@@ -1,9 +1,10 @@
-"""Values of a model's products, gathers, attention, rows and loss, held to float64; see `_spots`.
+"""Values of what a model's step computes, and of its gradients, held to float64; see `_spots`.
 
 The gate's twin of a model has few tokens, a short cache and a small vocabulary. So after the timing
 a step is taken twice more, as it is written: neither compiled nor recorded. The first time calls
 are counted; the second time the first, the last and the largest of each kind are looked at when
-they come, for later layers write over what they read. Nothing stays on the device.
+they come, for later layers write over what they read. Of training the second time has a backward,
+and the gradients that those calls give are looked at when they come. Nothing stays on the device.
 """
 
 from __future__ import annotations
@@ -39,23 +40,33 @@ OF_FUNCTIONAL = ("embedding", "batch_norm")
 """What torch has in another order under the same name."""
 
 
-def looks(job: Job, site: Site, step: Callable[[], object]) -> list[Look]:
+def looks(
+    job: Job,
+    site: Site,
+    step: Callable[[], object],
+    forward: Callable[[], object] | None = None,
+) -> list[Look]:
     """At what a step computes; of one launch of a case. What fails here is no fault of the work:
-    it is not observable, and a fact of the job."""
+    it is not observable, and a fact of the job.
+
+    forward: the step up to its loss, where it has a backward too.
+    """
     if not job.thorough:
         return []
     found: list[Look] = []
     try:
-        _see(site, step, found)
+        _see(site, forward or step, step, found)
     except Exception as error:  # noqa: BLE001 - whatever it is, the figure stands
         job.facts = {**job.facts, ABSENT: f"not observable: {reason(of_error(error))}"}
     return found
 
 
-def _see(site: Site, step: Callable[[], object], found: list[Look]) -> None:
+def _see(
+    site: Site, forward: Callable[[], object], step: Callable[[], object], found: list[Look]
+) -> None:
     """Adds what was seen to what was found so far: that stands, if a later look fails."""
     sizes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    _take(step, site, lambda call, *_: sizes[call.kind].append(call.sizes))
+    _take(forward, site, lambda call, *_: sizes[call.kind].append(call.sizes))
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
 
