@@ -77,6 +77,8 @@ class Head(NamedTuple):
     mask: Tensor | None = None
     """[n, keys], on the host: what each query sees, or what is added to its scores; in place of
     `tokens` and `window`."""
+    whole: bool = False
+    """Whether there are no queries but these."""
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """The softmax of the scores of what each query sees, and how much a rounding of each score
@@ -102,11 +104,21 @@ class Head(NamedTuple):
         found = terms = weights.new_zeros(())
         squares = weights.square() if squares is None else squares
         for start, stop in self._pieces():
-            if squares[:, start:stop].any():
+            if start == 0 or squares[:, start:stop].any():
                 part = of(start, stop)
                 found = found + weights[:, start:stop] @ part
                 terms = terms + squares[:, start:stop] @ part.square()
         return found, terms.sqrt()
+
+    @property
+    def alone(self) -> list[int]:
+        """Keys that no query sees but these; of queries as many as keys, in their order."""
+        if self.whole:
+            return [*range(self.length)]
+        if len({*self.tokens}) < len(self.tokens):
+            return []  # each sees all
+        asked = [self.length - token for token in self.tokens][::-1]
+        return [self.length - back for place, back in enumerate(asked) if back == place + 1]
 
     def output(self) -> Sum:
         """What the attention gives."""
@@ -124,15 +136,17 @@ class Head(NamedTuple):
         weights, _ = self.weights()
         output, _ = self.summed(weights, self.value)
         along = (upstream * output).sum(1, keepdim=True)
+        # What a kernel rounds is the output: one error for all keys of a query.
+        rounded = (upstream * output).square().sum(1, keepdim=True)
         parts = [upstream @ self.value(*piece).t() for piece in self._pieces()]
         slopes = torch.cat(parts, 1)
         moved = weights * (slopes - along)
-        squares = weights.square() * (slopes.square() + along.square())
+        squares = weights.square() * (slopes.square() + torch.maximum(along.square(), rounded))
         found, terms = self.summed(moved, self.key, squares)
+        shared, _ = self.summed(weights, self.key)
+        terms = (terms.square() + rounded * shared.square()).sqrt()
         yield "query", [*self.tokens], (found * self.scale, terms * self.scale)
-        # Keys that no query sees but these.
-        asked = [self.length - token for token in self.tokens][::-1]
-        last = [self.length - back for place, back in enumerate(asked) if back == place + 1]
+        last = self.alone
         query, columns = self.query * self.scale, moved[:, last].t()
         terms = (squares[:, last].t() @ query.square()).sqrt()
         yield "key", last, (columns @ query, terms)

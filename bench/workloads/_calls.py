@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.precision import PRECISIONS
@@ -14,6 +15,9 @@ from bench.workloads._spots import Spot
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    Gradient = Callable[[Tensor, Tensor], "Call | None"]
+    """Of an output's gradient and an operand's: the call that makes one of the other."""
 
 Given = Mapping[str, Any]
 """What a function is given, by name."""
@@ -27,6 +31,8 @@ class Call(NamedTuple):
     """By each of which it may be the largest of its kind."""
     looks: Callable[[str, Site], list[Look]]
     """By what it is called."""
+    gradients: Mapping[str, Gradient] = MappingProxyType({})
+    """How that of each thing that it is given is computed again."""
 
 
 def plain(*tensors: Tensor | None) -> bool:
@@ -51,6 +57,14 @@ def host(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.detach().cpu().to(dtype).double()
 
 
+def rows_of(x: Tensor, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """As `_spots.rows_of`; what comes more than once is copied once."""
+    import torch
+
+    each = {row: host(x[row], dtype) for row in set(rows)}
+    return torch.stack([each[row] for row in rows])
+
+
 def most_of(site: Site, quantity: str, length: int, twin: int) -> float:
     """No less than the gate allows the whole model's output. Of a model with narrow layers, whose
     other operators are bfloat16's, as of bfloat16."""
@@ -59,9 +73,9 @@ def most_of(site: Site, quantity: str, length: int, twin: int) -> float:
     return max(_spots.allowed(judged, quantity, length, twin), TOLERANCES[judged.name]["logits"])
 
 
-def floored(spot: Spot, output: Tensor) -> Spot:
+def floored(spot: Spot, dtype: torch.dtype) -> Spot:
     """Below its smallest normal number a format has fewer digits."""
     import torch
 
-    least = torch.finfo(output.dtype).smallest_normal
+    least = torch.finfo(dtype).smallest_normal
     return spot._replace(terms=spot.terms.clamp(min=least))

@@ -207,7 +207,9 @@ class TrainingJob(Job):
         yield from _expert_spots.looks(self, self._model, self._read, self._site)
         yield from _looks.attention(self._model, self.facts)
         if self._site.ranks is None:
-            seen = _model_spots.looks(self, self._site, lambda: self._evaluate(batches[-1]))
+            of = (lambda: self._update(batches[-1:])), (lambda: self._evaluate(batches[-1]))
+            with gradients_kept_in_place(self._model, self._site):
+                seen = _model_spots.looks(self, self._site, *of)
             yield from seen
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)

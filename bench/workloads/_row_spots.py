@@ -6,6 +6,7 @@ whole rows are looked at; and of a loss the mean of all rows, computed anew in p
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -19,11 +20,17 @@ from bench.workloads._spots import FEW, Spot, look
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Definition = Callable[[Tensor], tuple[Tensor, Tensor]]
-    """Of a row [D] in float64: what is made of it, and the size of the terms of each value."""
+    from bench.workloads._calls import Gradient
+
+    Values = tuple[Tensor, Tensor]
+    """What is expected, and its terms; see `Spot`."""
+    Definition = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    """Of a row [D] in float64: what is made of it, the size of the terms of each value, and how
+    much a gradient of each weighs in the row's own."""
 
 LOSSES = ("cross_entropy", "mse_loss", "binary_cross_entropy_with_logits")
 NAMES = {
+    "relu": ("input", "inplace"),
     "silu": ("input", "inplace"),
     "gelu": ("input", "approximate"),
     "softmax": ("input", "dim"),
@@ -53,7 +60,7 @@ def call(name: str, given: Given, output: Tensor) -> Call | None:
     if name == "softmax":
         whole = given.get("dim") in (-1, x.dim() - 1)
         return _rows("softmax", x, output, 1, _softmax) if whole else None
-    if name in ("silu", "gelu"):
+    if name in ("relu", "silu", "gelu"):
         return _rows("activation", x, output, 1, _activation(name, given))
     dims = len(given["normalized_shape"])
     return _rows("norm", x, output, dims, _norm(name, given, output))
@@ -73,37 +80,61 @@ def _rows(kind: str, x: Tensor, output: Tensor, dims: int, definition: Definitio
         return None
     shape = (-1, math.prod(x.shape[x.dim() - dims :]))
 
-    def seen(what: str, site: Site) -> list[Look]:
-        asked, found = (value.detach().reshape(shape) for value in (x, output))
-        dtype, spots = output.dtype, []
-        for row in _places(len(asked), site.seed):
-            expected, terms = definition(host(asked[row], dtype))
-            spot = Spot(f"row {row}", host(found[row], dtype), expected, terms)
-            spots.append(floored(spot, output))
+    def seen(
+        found: Tensor, made: Callable[[Tensor, int], Values], what: str, site: Site
+    ) -> list[Look]:
+        asked, each = (value.detach().reshape(shape) for value in (x, found))
+        spots = [
+            floored(Spot(f"row {row}", host(each[row], dtype), *values), dtype)
+            for row in places(len(asked), site.seed)
+            for values in [made(host(asked[row], dtype), row)]
+        ]
         most = max(most_of(site, "output", 1, 1), ROUGH)
         return [look(f"{what} ({len(asked)} x {shape[1]})", spots, most)]
 
-    return Call(kind, (output.numel(),), seen)
+    def of_rows(upstream: Tensor, found: Tensor) -> Call | None:
+        given = upstream.detach().reshape(shape)
+
+        def made(row: Tensor, number: int) -> Values:
+            return pulled_back(definition, row, host(given[number], dtype))
+
+        return Call(kind, (), functools.partial(seen, found, made))
+
+    dtype = output.dtype
+    of_output = functools.partial(seen, output, lambda row, _: definition(row)[:2])
+    return Call(kind, (output.numel(),), of_output, {"input": of_rows})
 
 
-def _places(count: int, seed: int) -> list[int]:
+def pulled_back(definition: Definition, row: Tensor, upstream: Tensor) -> Values:
+    """The gradient of a row [D], where that is what it makes of it has; and its terms."""
+    import torch
+
+    with torch.enable_grad():
+        row = row.requires_grad_()
+        found, _, weighs = definition(row)
+        (gradient,) = torch.autograd.grad(found, row, upstream)
+    return gradient, (weighs * upstream).detach().abs()
+
+
+def places(count: int, seed: int, most: int = ROWS) -> list[int]:
+    """Which of so many rows are looked at."""
     drawn = random.Random(seed)
-    places = {0, count - 1, min(TWIN_ROWS, count - 1)}
-    return sorted(places | {drawn.randrange(count) for _ in range(ROWS - len(places))})
+    found = {0, count - 1, min(TWIN_ROWS, count - 1)}
+    return sorted(found | {drawn.randrange(count) for _ in range(most - len(found))})
 
 
-def _softmax(row: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     found = row.softmax(0)
-    return found, found
+    return found, found, found
 
 
 def _activation(name: str, given: Given) -> Definition:
     from torch.nn import functional
 
-    def of(row: Tensor) -> tuple[Tensor, Tensor]:
-        if name == "silu":
-            return functional.silu(row), row / 2
-        return functional.gelu(row, approximate=given.get("approximate", "none")), row / 2
+    how = {"approximate": given.get("approximate", "none")} if name == "gelu" else {}
+
+    def of(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return getattr(functional, name)(row, **how), row / 2, row.new_ones(())
 
     return of
 
@@ -116,17 +147,24 @@ def _norm(name: str, given: Given, output: Tensor) -> Definition:
         wide = torch.promote_types(output.dtype, torch.float32)  # in which sums are made
         least = 1e-5 if name == "layer_norm" else torch.finfo(wide).eps
 
-    def of(row: Tensor) -> tuple[Tensor, Tensor]:
+    def of(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = row.mean() if name == "layer_norm" else row.new_zeros(())
         size = ((row - mean).square().mean() + least).sqrt()
         by, beside = (
             row.new_full((), absent) if x is None else host(x, x.dtype).flatten()
             for x, absent in ((weight, 1.0), (bias, 0.0))
         )
-        terms = ((row.square() + mean.square()) * (by / size).square() + beside.square()).sqrt()
-        return (row - mean) / size * by + beside, terms
+        return normalized(row, mean, size, by, beside)
 
     return of
+
+
+def normalized(
+    row: Tensor, mean: Tensor, size: Tensor, by: Tensor, beside: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a `Definition` gives of a norm."""
+    terms = ((row.square() + mean.square()) * (by / size).square() + beside.square()).sqrt()
+    return (row - mean) / size * by + beside, terms, by / size
 
 
 def _loss(name: str, given: Given, output: Tensor) -> Call | None:
@@ -157,8 +195,8 @@ def _loss(name: str, given: Given, output: Tensor) -> Call | None:
             return []
         step = max(1, PIECE * count // x.numel())
         mean = each((slice(i, i + step) for i in range(0, count, step)), lambda part: part).mean()
-        places = [slice(row, row + 1) for row in _places(count, site.seed)]
-        rows = each(places, lambda part: part), each(places, _wide)
+        some = [slice(row, row + 1) for row in places(count, site.seed)]
+        rows = each(some, lambda part: part), each(some, _wide)
         most = max(FEW * TOLERANCES["fp32"]["loss"] * math.sqrt(count / TWIN_ROWS), ROUGH_LOSS)
         found = host(output, output.dtype)[None], mean[None]
         # A loss that is learned is a small difference of what is not small.
@@ -166,9 +204,38 @@ def _loss(name: str, given: Given, output: Tensor) -> Call | None:
             Spot(place, *of, of[1].abs().clamp(min=1.0))
             for place, of in (("the mean", found), ("single rows", rows))
         ]
-        return [look(f"{what} ({name} of {' x '.join(map(str, x.shape))})", spots, most)]
+        return [look(f"{what} ({name} of {size})", spots, most)]
 
-    return Call("loss", (x.numel(),), seen)
+    size = " x ".join(map(str, x.shape))
+    return Call("loss", (x.numel(),), seen, {"input": _loss_gradient(name, x, target)})
+
+
+def _loss_gradient(name: str, x: Tensor, target: Tensor) -> Gradient:
+    import torch
+    from torch.nn import functional
+
+    loss: Callable[..., Tensor] = getattr(functional, name)
+    # Of a class it is a difference, as of what is likely and what is so: of up to 1.
+    values = math.sqrt(x[0].numel()) if name == "cross_entropy" else x[0].numel()
+
+    def gradient(upstream: Tensor, found: Tensor) -> Call | None:
+        def seen(what: str, site: Site) -> list[Look]:
+            spots = []
+            for row in places(len(x), site.seed):
+                one = slice(row, row + 1)
+                with torch.enable_grad():
+                    asked = _wide(x[one]).requires_grad_()
+                    share = loss(asked, _wide(target[one])) / len(x)
+                    (expected,) = torch.autograd.grad(share, asked, _wide(upstream))
+                least = float(upstream.abs()) / len(x) / values
+                spots.append(
+                    Spot(f"row {row}", _wide(found[one]), expected, expected.abs().clamp(min=least))
+                )
+            return [look(what, spots, max(most_of(site, "output", 1, 1), ROUGH))]
+
+        return Call("loss", (), seen)
+
+    return gradient
 
 
 def _wide(part: Tensor) -> Tensor:

@@ -97,10 +97,15 @@ class Elements(NamedTuple):
         """What `of` gave beside what rows and columns give, [elements, K] in float64."""
         terms = a * b
         expected, roots = terms.sum(1), terms.square().sum(1).sqrt()
-        # What is not a number counts as the furthest off.
-        worst = int((found - expected).abs().nan_to_num(math.inf).argmax())
-        place = f"row {self.rows[worst]}, column {self.columns[worst]}"
-        return Spot(place, found, expected, roots)
+        each = zip(self.rows, self.columns, strict=True)
+        names = [f"row {row}, column {column}" for row, column in each]
+        return of_all(names, found, expected, roots)
+
+
+def of_all(names: Sequence[str], found: Tensor, expected: Tensor, terms: Tensor) -> Spot:
+    """All of these values [n], called by the one that is furthest off: what is no number is."""
+    furthest = int((found - expected).abs().nan_to_num(math.inf).argmax())
+    return Spot(names[furthest], found, expected, terms)
 
 
 def elements(m: int, n: int, seed: int) -> Elements:

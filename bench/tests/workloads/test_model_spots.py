@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -77,6 +77,9 @@ def test_a_right_model_is_never_void(name: str, mode: str, precision: str) -> No
     assert not any(found.values())
     assert "product" in found
     assert ("attention" in found) == (name not in ("dlrm", "resnet50"))
+    assert ("convolution" in found) == (name in ("diffusion", "resnet50", "vit-b16", "whisper"))
+    assert ("batch" in found) == (name == "resnet50")
+    assert ("gradient" in found) == (mode in ("lora", "train", "train-pipeline"))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ def test_a_product_without_its_last_columns_behind_the_twins_rows_is_void(precis
     given = small("llama", "train", batch_size=16, sequence_length=256)
     with kernel("mm", product):
         found = void("llama", "train", given, site(PRECISIONS[precision]))
-    assert found.keys() == {"product"}
+    assert found.keys() == {"product", "gradient"}
     assert "got an error of" in found["product"] and "at row " in found["product"]
 
 
@@ -269,13 +272,22 @@ def test_nor_is_one_that_is_recorded_void(name: str, mode: str) -> None:
     assert recorder.replays == replays
 
 
-def test_training_keeps_its_gradients() -> None:
-    job: Any = build("llama", "train", site())
-    job.step()
-    before = [p.grad.clone() for p in job._model.parameters()]
-    assert seen(job)
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+def test_training_goes_on_with_the_gradients_of_the_step_that_was_looked_at(
+    execution: str,
+) -> None:
+    at = msgspec.structs.replace(site(), execution=execution, recorder=FakeRecorder())
+    job, other = (cast(Any, build("llama", "train", at)) for _ in range(2))
+    for each in (job, other):
+        each.step()
+    before = [p.grad for p in job._model.parameters()]
+    assert "gradient" in seen(job)
     after = [p.grad for p in job._model.parameters()]
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    if execution == "graph":  # where a recording writes them
+        assert all(one is other for one, other in zip(before, after, strict=True))
+    other._update(other._next_batches())
+    expected = [p.grad for p in other._model.parameters()]
+    assert all(map(torch.equal, after, expected))
 
 
 @pytest.mark.parametrize("kind", ["train", "infer"])

@@ -14,7 +14,7 @@ from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import build, one_thread, site, small
 from bench.tests.workloads.test_model_spots import kernel, void
-from bench.workloads import _model_spots
+from bench.workloads import _attention_calls, _model_spots, _product_spots
 from bench.workloads._model_spots import ABSENT
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -156,7 +156,7 @@ def test_a_loss_of_the_first_rows_is_void(precision: str) -> None:
     given = small("llama", "train", batch_size=2, sequence_length=128)
     with kernel("nll_loss_forward", first_rows):
         found = void("llama", "train", given, site(PRECISIONS[precision]))
-    assert found.keys() == {"loss"}
+    assert found.keys() == {"loss", "gradient"}
     assert "1 of 1 (cross_entropy of 256 x " in found["loss"] and "at the mean" in found["loss"]
 
 
@@ -177,16 +177,16 @@ def test_what_was_found_wrong_stands_if_a_later_look_fails(
 ) -> None:
     job: Any = build("llama", "prefill", site())
     job.step()
-    right = _model_spots._gather
+    right = _product_spots._gather
 
-    def wrong(x: Tensor, table: Tensor, output: Tensor) -> Any:
-        return right(x, table, output + 1)
+    def wrong(x: Tensor, given: Any, output: Tensor) -> Any:
+        return right(x, given, output + 1)
 
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(_model_spots, "_gather", wrong)
-    monkeypatch.setattr(_model_spots, "places", fail)  # of attention
+    monkeypatch.setattr(_product_spots, "_gather", wrong)
+    monkeypatch.setattr(_attention_calls, "places", fail)  # of attention
 
     said = complaint(job.looks())
     assert "rows of its table, as they are" in said

@@ -1,0 +1,216 @@
+"""Gradients of a model's training are held to float64, at the size that is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.measuring.asked import complaint
+from bench.precision import PRECISIONS
+from bench.tests.small_workloads import one_thread, site, small
+from bench.tests.workloads.test_model_spots import kernel, void
+from bench.workloads import _model_spots
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+NAMED = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def ints(*shape: int, below: int) -> Tensor:
+    return torch.randint(0, below, shape)
+
+
+CALLS: dict[str, tuple[str, Callable[[], dict[str, Any]], tuple[str, ...]]] = {
+    "linear": (
+        "linear",
+        lambda: {"input": normal(3, 50, 40), "weight": normal(30, 40), "bias": normal(30)},
+        ("input", "weight", "bias"),
+    ),
+    "matmul": ("matmul", lambda: {"input": normal(50, 40), "mat2": normal(40, 30)}, ()),
+    "batched": ("matmul", lambda: {"input": normal(9, 5, 7), "mat2": normal(9, 7, 6)}, ()),
+    "relu": ("relu", lambda: {"input": normal(3, 50, 40)}, ()),
+    "silu": ("silu", lambda: {"input": normal(3, 50, 40)}, ()),
+    "gelu": ("gelu", lambda: {"input": normal(3, 50, 40), "approximate": "tanh"}, ()),
+    "softmax": ("softmax", lambda: {"input": normal(3, 50, 40), "dim": -1}, ()),
+    "layer_norm": (
+        "layer_norm",
+        lambda: {
+            "input": normal(3, 50, 40),
+            "normalized_shape": (40,),
+            "weight": normal(40),
+            "bias": normal(40),
+        },
+        ("input",),
+    ),
+    "rms_norm": (
+        "rms_norm",
+        lambda: {"input": normal(3, 50, 40), "normalized_shape": (40,), "weight": normal(40)},
+        ("input",),
+    ),
+    "attention": (
+        "scaled_dot_product_attention",
+        lambda: {name: normal(2, 4, 30, 16) for name in ("query", "key", "value")},
+        (),
+    ),
+    "causal attention": (
+        "scaled_dot_product_attention",
+        lambda: {
+            "query": normal(2, 4, 30, 16),
+            "key": normal(2, 2, 30, 16),
+            "value": normal(2, 2, 30, 16),
+            "is_causal": True,
+            "enable_gqa": True,
+        },
+        (),
+    ),
+    "cross attention": (
+        "scaled_dot_product_attention",
+        lambda: {
+            "query": normal(2, 4, 7, 16),
+            "key": normal(2, 4, 30, 16),
+            "value": normal(2, 4, 30, 16),
+            "attn_mask": torch.rand(7, 30) < 0.7,
+        },
+        (),
+    ),
+}
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape)
+
+
+def gradients(
+    name: str, given: dict[str, Any], dtype: torch.dtype
+) -> tuple[Any, Tensor, dict[str, Tensor]]:
+    """The call, the gradient that its output is given, and those of what it was given."""
+    given = {
+        word: x.to(dtype).requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
+        for word, x in given.items()
+    }
+    leaves = {
+        word: x for word, x in given.items() if isinstance(x, Tensor) and x.is_floating_point()
+    }
+    output = getattr(torch if name in ("matmul",) else functional, name)(
+        *(given.values() if name == "matmul" else ()),
+        **({} if name == "matmul" else given),
+    )
+    upstream = torch.randn_like(output)
+    found = torch.autograd.grad(output, list(leaves.values()), upstream)
+    with torch.no_grad():
+        call = _model_spots._call(name, given, output)
+    return call, upstream, dict(zip(leaves, (x.clone() for x in found), strict=True))
+
+
+def told(call: Any, name: str, upstream: Tensor, found: Tensor, dtype: torch.dtype) -> str:
+    made = call.gradients[name](upstream, found)
+    assert made is not None
+    looks = made.looks(name, site(PRECISIONS[NAMED[dtype]]))
+    assert looks
+    return complaint(looks)
+
+
+@pytest.mark.parametrize("dtype", NAMED)
+@pytest.mark.parametrize("of", CALLS)
+def test_each_gradient_is_held_to_its_definition(of: str, dtype: torch.dtype) -> None:
+    name, make, only = CALLS[of]
+    call, upstream, found = gradients(name, make(), dtype)
+    assert {*call.gradients} >= {*(only or found)}
+    for word in only or found:
+        assert told(call, word, upstream, found[word], dtype) == ""
+        spoiled = found[word].contiguous().clone()
+        spoiled.view(-1, spoiled.shape[-1] if spoiled.dim() > 1 else 1)[-1] *= 1.5
+        assert "an error of" in told(call, word, upstream, spoiled, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_attention_whose_queries_see_all_alike_is_sound(dtype: torch.dtype, uniform: bool) -> None:
+    """Then the rounding of the output moves all slopes of a query together."""
+    name, make, _ = CALLS["attention"]
+    given = make()
+    given = {word: x[:, :, :, :].repeat(1, 1, 9, 1) for word, x in given.items()}
+    given["key"] = given["key"] + 3.0
+    if uniform:
+        given["query"] = given["query"] * 1e-3
+    call, upstream, found = gradients(name, given, dtype)
+    assert [told(call, word, upstream, found[word], dtype) for word in found] == ["", "", ""]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_a_table_has_the_sums_of_its_rows(dtype: torch.dtype, padding: int | None) -> None:
+    table = torch.randn(50, 40).to(dtype).requires_grad_()
+    indices = ints(3, 60, below=20)
+    output = functional.embedding(indices, table, padding)
+    upstream = torch.randn_like(output)
+    (found,) = torch.autograd.grad(output, table, upstream)
+    given = {"input": indices, "weight": table, "padding_idx": padding}
+    call = _model_spots._call("embedding", given, output)
+    assert told(call, "weight", upstream, found, dtype) == ""
+    none = found.clone()
+    none[20:] = 0.5  # of rows that nobody asked for
+    assert "at row" in told(call, "weight", upstream, none, dtype)
+    lost = found.clone()
+    lost[indices.flatten().bincount().argmax()] = 0
+    assert "at row" in told(call, "weight", upstream, lost, dtype)
+
+
+@pytest.mark.parametrize("far", [0.0, 16.0])
+@pytest.mark.parametrize("name", ["cross_entropy", "mse_loss", "binary_cross_entropy_with_logits"])
+def test_a_loss_gives_each_row_its_share(name: str, far: float) -> None:
+    x, target = torch.randn(200, 30), torch.randint(0, 30, (200,))
+    if name != "cross_entropy":
+        target = torch.rand(200, 30)
+    else:
+        x[torch.arange(200), target] += far
+    x.requires_grad_()
+    output = getattr(functional, name)(x, target)
+    (found,) = torch.autograd.grad(output, x, torch.tensor(0.5))
+    call = _model_spots._call(name, {"input": x, "target": target}, output)
+    assert told(call, "input", torch.tensor(0.5), found, torch.float32) == ""
+    assert "at row" in told(call, "input", torch.tensor(0.5), found * 2, torch.float32) or far
+    assert "at row" in told(call, "input", torch.tensor(0.5), found.abs() + 1e-3, torch.float32)
+
+
+# In a model
+
+
+def few_rows(a: Tensor, b: Tensor) -> Tensor:
+    """A product whose sums have 512 terms at the most, as of a weight's gradient."""
+    return torch.addmm(a.new_zeros(b.shape[1]), a[:, :512], b[:512])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-amp"])
+def test_a_weight_that_learns_from_the_first_rows_alone_is_void(precision: str) -> None:
+    given = small("llama", "train", batch_size=4, sequence_length=256)
+    with kernel("mm", few_rows):
+        found = void("llama", "train", given, site(PRECISIONS[precision]))
+    assert found.keys() == {"gradient"}
+    assert found["gradient"].startswith("gradient of weight in product ")
+
+
+def without_targets(upstream: Tensor, x: Tensor, target: Tensor, *more: Any) -> Tensor:
+    """The gradient of a loss that forgets its targets behind 64 rows."""
+    found = torch.zeros_like(x)
+    rows = slice(64) if len(x) > 64 else slice(None)
+    found[rows].scatter_(1, target[rows, None], -1.0 / len(x))
+    return found * upstream
+
+
+def test_a_loss_that_forgets_targets_in_its_backward_is_void() -> None:
+    given = small("llama", "train", batch_size=2, sequence_length=128)
+    with kernel("nll_loss_backward", without_targets):
+        found = void("llama", "train", given, site())
+    assert found.keys() == {"gradient"}
+    assert found["gradient"].startswith("gradient of input in loss 1 of 1 ")
+
+
+def test_layers_that_are_computed_again_are_looked_at_once() -> None:
+    found = void("llama", "train", small("llama", "train", gradient_checkpointing=True), site())
+    assert found == {}

@@ -1,0 +1,154 @@
+"""Convolutions and batch norms are held to float64, with their gradients, at the timed size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.measuring.asked import complaint
+from bench.precision import PRECISIONS
+from bench.tests.small_workloads import one_thread, site, small
+from bench.tests.workloads.test_gradient_spots import NAMED, told
+from bench.tests.workloads.test_model_spots import kernel, void
+from bench.workloads import _model_spots
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+pytestmark = pytest.mark.usefixtures("small_vision")
+
+CONVOLUTIONS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "plain": ("conv2d", (3, 5, 9, 8), (7, 5, 3, 3), {}),
+    "of one": ("conv2d", (3, 5, 9, 8), (7, 5, 1, 1), {}),
+    "strided": ("conv2d", (3, 5, 9, 8), (7, 5, 3, 2), {"stride": 2, "padding": (1, 0)}),
+    "apart": ("conv2d", (3, 5, 9, 8), (7, 5, 3, 3), {"dilation": 2, "padding": 2}),
+    "groups": ("conv2d", (3, 6, 9, 8), (8, 3, 3, 3), {"groups": 2, "padding": 1}),
+    "patches": ("conv2d", (3, 3, 16, 16), (7, 3, 8, 8), {"stride": (8, 8)}),
+    "a line": ("conv1d", (3, 5, 20), (7, 5, 3), {"stride": 2, "padding": 1}),
+}
+
+
+def made(name: str, given: dict[str, Any]) -> tuple[Any, Tensor, Tensor, dict[str, Tensor]]:
+    """The call, its output, the gradient that is given, and those of what it was given."""
+    leaves = {word: x for word, x in given.items() if isinstance(x, Tensor) and x.requires_grad}
+    output = getattr(functional, name)(**given)
+    upstream = torch.randn_like(output)
+    found = torch.autograd.grad(output, list(leaves.values()), upstream)
+    call = _model_spots._call(name, given, output.detach())
+    return call, output.detach(), upstream, dict(zip(leaves, found, strict=True))
+
+
+def of_output(name: str, given: dict[str, Any], output: Tensor, dtype: torch.dtype) -> str:
+    call = _model_spots._call(name, given, output)
+    assert call is not None
+    return complaint(call.looks(name, site(PRECISIONS[NAMED[dtype]])))
+
+
+def spoiled(x: Tensor) -> Tensor:
+    """What lies at the end is wrong: its last value, or its last channel."""
+    wrong = x.contiguous().clone()
+    wrong.view(-1)[-1] += 3 * wrong.abs().max()
+    return wrong
+
+
+@pytest.mark.parametrize("dtype", NAMED)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("of", CONVOLUTIONS)
+def test_a_convolution_is_held_to_its_definition(
+    of: str, bias: bool, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    name, shape, kernel_shape, how = CONVOLUTIONS[of]
+    if name == "conv1d":
+        layout = torch.contiguous_format
+    x, weight = (
+        torch.randn(each).to(dtype).to(memory_format=layout).requires_grad_()
+        for each in (shape, kernel_shape)
+    )
+    beside = torch.randn(len(weight)).to(dtype) if bias else None
+    given = {"input": x, "weight": weight, "bias": beside, **how}
+    _, output, upstream, found = made(name, given)
+    call = _model_spots._call(name, given, output)
+    assert call is not None and {*call.gradients} == {"input", "weight"}
+    assert of_output(name, given, output, dtype) == ""
+    assert "an error of" in of_output(name, given, spoiled(output), dtype)
+    for word, gradient in found.items():
+        assert told(call, word, upstream, gradient, dtype) == ""
+        assert "an error of" in told(call, word, upstream, spoiled(gradient), dtype)
+
+
+def test_a_convolution_whose_padding_has_a_name_is_not_looked_at() -> None:
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    given = {"input": x, "weight": weight, "padding": "same"}
+    output = functional.conv2d(x, weight, padding="same")
+    assert _model_spots._call("conv2d", given, output) is None
+
+
+@pytest.mark.parametrize("dtype", NAMED)
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_is_held_to_its_definition(
+    affine: bool, training: bool, shift: float, dtype: torch.dtype
+) -> None:
+    x = (torch.randn(4, 6, 5, 7) + shift).to(dtype).requires_grad_()
+    given: dict[str, Any] = {
+        "input": x,
+        "running_mean": torch.randn(6).to(dtype) + shift,
+        "running_var": torch.rand(6).to(dtype) + 0.5,
+        "weight": torch.randn(6).to(dtype).requires_grad_() if affine else None,
+        "bias": torch.randn(6).to(dtype).requires_grad_() if affine else None,
+        "training": training,
+    }
+    call, output, upstream, found = made("batch_norm", given)
+    assert found.keys() == ({"input", "weight", "bias"} if affine else {"input"})
+    assert of_output("batch_norm", given, output, dtype) == ""
+    for word, gradient in found.items():
+        assert told(call, word, upstream, gradient, dtype) == ""
+        if shift == 0.0:
+            assert "at channel 5" in told(call, word, upstream, spoiled(gradient), dtype)
+    if shift == 0.0:
+        assert "at channel 5" in of_output("batch_norm", given, spoiled(output), dtype)
+
+
+# In a model
+
+
+def first_images(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, *_: Any) -> Any:
+    """A convolution of the first four images, over and over."""
+    sizes = weight.shape[2:]
+    found = torch.ops.aten._slow_conv2d_forward(x[:4], weight, sizes, bias, stride, padding)
+    return found.repeat(-(-len(x) // 4), 1, 1, 1)[: len(x)]
+
+
+def test_a_convolution_of_the_first_images_is_void() -> None:
+    given = small("resnet50", "infer", batch_size=6)
+    with kernel("convolution", first_images):
+        found = void("resnet50", "infer", given, site())
+    assert found.keys() == {"convolution"}
+    assert found["convolution"].startswith("convolution 1 of 16 (6 x 3 x ")
+
+
+def of_first(x: Tensor, *more: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch norm with the statistics of the first four images."""
+    weight, bias, mean, variance, training, momentum, eps = more
+    found = x[:4].mean((0, 2, 3)), x[:4].var((0, 2, 3), correction=0)
+    if not training:
+        found = mean, variance
+    else:
+        mean.lerp_(found[0], momentum)
+        variance.lerp_(x[:4].var((0, 2, 3)), momentum)
+    size = (found[1] + eps).rsqrt()
+    of = (None, slice(None), None, None)
+    return (x - found[0][of]) * (size * weight)[of] + bias[of], found[0], size
+
+
+def test_a_batch_norm_by_the_first_images_is_void() -> None:
+    given = small("resnet50", "train", batch_size=6)
+    with kernel("native_batch_norm", of_first):
+        found = void("resnet50", "train", given, site())
+    assert "batch" in found
+    assert found["batch"].startswith("batch norm 1 of 16 (6 x 64 x ")
