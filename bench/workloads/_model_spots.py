@@ -88,9 +88,12 @@ def _follow(
     import torch
 
     upstream: list[Tensor] = []
+    read = {x: x._version for x in given.values() if isinstance(x, torch.Tensor)}
 
     def hook(name: str) -> Callable[[Tensor], None]:
         def arrived(gradient: Tensor) -> None:
+            if any(x._version != version for x, version in read.items()):
+                return  # what it read is overwritten
             with torch._C.DisableTorchFunction(), torch.autocast("cpu", enabled=False):
                 made = call.gradients[name](upstream[0], gradient)
                 if made is not None:

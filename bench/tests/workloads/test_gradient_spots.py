@@ -211,6 +211,23 @@ def test_a_loss_that_forgets_targets_in_its_backward_is_void() -> None:
     assert found["gradient"].startswith("gradient of input in loss 1 of 1 ")
 
 
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_what_was_overwritten_since_is_not_looked_at(overwritten: bool) -> None:
+    x = torch.randn(100, 30, requires_grad=True)
+
+    def step() -> None:
+        between = x * 2
+        found = functional.relu(between).sum()  # which keeps what it gave
+        if overwritten:
+            between.detach().mul_(-1.0)
+        found.backward()
+
+    looks: list[Any] = []
+    _model_spots._see(site(), step, step, looks)
+    assert complaint(looks) == ""
+    assert len(looks) == (1 if overwritten else 2)
+
+
 def test_layers_that_are_computed_again_are_looked_at_once() -> None:
     found = void("llama", "train", small("llama", "train", gradient_checkpointing=True), site())
     assert found == {}
