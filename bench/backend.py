@@ -214,7 +214,7 @@ class Backend(ABC):
     def harmful_variables(self) -> Mapping[str, str]:
         """Environment variables that void a measurement when they are switched on, and why.
 
-        On: set, and to something else than nothing or 0.
+        On: set, and to something else than nothing, 0, false, none or off.
         """
         return {}
 

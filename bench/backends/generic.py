@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -27,13 +28,51 @@ KNOWN_PLUG_INS = ("torch_musa", "torch_mlu", "torch_gcu", "torch_br", "habana_fr
 FAMILIES = (
     *("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "GPU_*"),
     *("HABANA_*", "HCL_*", "PT_HPU_*", "GAUDI_*"),
-    *("CNCL_*", "CNNL_*", "CNRT_*", "MLU_*", "NEUWARE_*"),
+    *("CNCL_*", "CNNL_*", "CNRT_*", "MLU_*", "NEUWARE_*", "ENABLE_FALLBACK_*", "ENABLE_MLU_*"),
     *("MCCL_*", "MUBLAS_*", "MUDNN_*", "MUSA_*"),
-    *("MACA_*", "MCBLAS_*", "MCDNN_*", "IXCCL_*", "IX_*", "PPU_*", "XPU_*", "HSA_*", "HIP_*"),
-    *("ECCL_*", "GCU_*", "TOPS_*", "BR_*", "SUPA_*", "SUCCL_*", "MTIA_*"),
+    *("MACA_*", "MCBLAS_*", "MCDNN_*", "MHA_*", "PPU_*", "HSA_*", "HIP_*"),
+    *("IXCCL_*", "IX_*", "UMD_*", "ENABLE_FLASH_ATTENTION_*"),
+    *("XPU*", "XMLIR_*", "BKCL_*", "XBLAS_*", "XDNN_*", "XFT_*", "XFA_*", "USE_FAST_BF16_FC"),
+    *("ECCL_*", "GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
+    *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
+TF32 = ("mudnn", "cnnl", "mlu.matmul", "mlu.custom")
+"""Below torch.backends, what has a switch `allow_tf32` for a vendor's own type: some are on by
+themselves, whatever torch's own says. Source: torch_musa, torch_mlu."""
+NO_FALLBACK = {
+    "ENABLE_FALLBACK_TO_CPU": "0",
+    "PT_HPU_PLACE_ON_CPU": "none",
+    "XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False",
+    "XMLIR_XDNN_PYTORCH_CHECK_ENABLE_FALLBACK_BOOL": "0",
+}
+"""Vendors' variables without which operators may run on the host, some of them without a word.
+Source: torch_mlu, MLUFallback.cpp; Gaudi's fallback_helper.cpp; Kunlunxin's scripts."""
 GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 """`graph_type` of a device type."""
+
+
+class GenericDevice(TorchDevice):
+    """One device, current in this process."""
+
+    def float32_reduced(self) -> bool:
+        """By a vendor's own switch, or by torch's."""
+        return any(tf32().values()) or super().float32_reduced()
+
+    def facts(self) -> dict[str, str]:
+        """The switches as they stand."""
+        own = {f"tf32_{name.replace('.', '_')}": str(on) for name, on in tf32().items()}
+        return {**super().facts(), **own}
+
+
+def tf32() -> dict[str, bool]:
+    """How those of `TF32` stand that are here, by their names."""
+    import torch
+
+    found = {}
+    for name in TF32:
+        with suppress(AttributeError):
+            found[name] = attrgetter(f"{name}.allow_tf32")(torch.backends)
+    return found
 
 
 class GenericBackend(TorchBackend):
@@ -49,16 +88,27 @@ class GenericBackend(TorchBackend):
         here = [n for n in KNOWN_PLUG_INS if importlib.util.find_spec(n.partition(".")[0])]
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
+    def worker_environment(self) -> Mapping[str, str]:
+        """No fallback to the host: an operator that would fall back raises, and is named."""
+        return {**super().worker_environment(), **NO_FALLBACK}
+
     def recorded_variables(self) -> tuple[str, ...]:
         """The families of every vendor that may be behind it, and of the type that many borrow."""
         return FAMILIES
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel: vendors', and of the type that many borrow."""
-        return dict.fromkeys(
-            ("CUDA_LAUNCH_BLOCKING", "MACA_LAUNCH_BLOCKING", "MUSA_LAUNCH_BLOCKING"),
-            "the host waits for every kernel",
-        )
+        """What makes the host wait for every kernel, or do its work, and what shortens sums."""
+        waits = (f"{of}_LAUNCH_BLOCKING" for of in ("CUDA", "MACA", "MUSA", "SUPA", "TOPS"))
+        falls = (*NO_FALLBACK, "ENABLE_MLU_FAIL_FALLBACK", "BRTB_ENABLE_SUPA_FALLBACK")
+        return {
+            **dict.fromkeys(waits, "the host waits for every kernel"),
+            **dict.fromkeys(falls, "operators may run on the host"),
+            "BRTB_ENABLE_MMA_BF16_ACC": "products are summed in bfloat16",
+        }
+
+    def silencing_variables(self) -> tuple[str, ...]:
+        """Fallback is announced as a Python warning."""
+        return ("PYTHONWARNINGS",)
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""
@@ -140,18 +190,20 @@ class GenericBackend(TorchBackend):
         device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, device_type, GRAPHS.get(device_type, ""))
+        return GenericDevice(info, device_type, GRAPHS.get(device_type, ""))
 
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""
         return info.facts["torch_device"]
 
     def shorten_float32(self, shortened: bool) -> None:
-        """CUDA's switch for convolutions too: it comes with that type, heeded or not."""
+        """CUDA's for convolutions too, which come with that type, heeded or not, and vendors'."""
         import torch
 
         super().shorten_float32(shortened)
         torch.backends.cudnn.allow_tf32 = shortened
+        for name in tf32():
+            attrgetter(name)(torch.backends).allow_tf32 = shortened
 
 
 BACKEND = GenericBackend()
