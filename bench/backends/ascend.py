@@ -163,7 +163,8 @@ class AscendBackend(TorchBackend):
         return (
             *("ASCEND_*", "ACL*", "HCCL_*", "NPU_*", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"),
             *("INF_NAN_MODE_*", "MULTI_STREAM_*", "COMBINED_ENABLE", "OPS_*", "TE_*", "ATB_*"),
-            "MS_*",
+            *("MS_*", "LCCL_*", "P2P_HCCL_*", "CLOSE_MATMUL_*", "PER_STREAM_QUEUE"),
+            *("STREAMS_PER_DEVICE", "OOM_SNAPSHOT_*"),
         )
 
     def harmful_variables(self) -> Mapping[str, str]:

@@ -21,6 +21,11 @@ from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.telemetry.source import Source
 
+HYGONS = re.compile("gfx9(26|28|2a|36|38|46)")
+"""Architectures of Hygon's alone: the parts' names, as BW1000, say nothing. Its Z100 has AMD's
+gfx906. Source: its Composable Kernel and Triton."""
+MI300S = re.compile("gfx94[0-2]")
+
 
 class RocmProducts(Products):
     """Scales of blocks lie row by row, as torch wants them from hipBLASLt before 7.13.
@@ -108,9 +113,8 @@ class RocmBackend(TorchBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices and kernels."""
         return (
-            *("HSA_*", "HIP_*", "ROCR_*", "ROCM_*", "ROCBLAS_*", "ROCSOLVER_*", "ROCSPARSE_*"),
+            *("HSA_*", "HIP_*", "ROC*", "DEBUG_CLR_*", "DEBUG_HIP_*", "PAL_*"),
             *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
-            *("ROCPROFILER_*", "ROCP_*"),
             "CUDA_*",  # HIP heeds some of them
         )
 
@@ -124,6 +128,8 @@ class RocmBackend(TorchBackend):
         tools = ("HSA_TOOLS_LIB", "ROCP_TOOL_LIBRARIES")
         return {
             **dict.fromkeys(waits, "the host waits for every kernel"),
+            "AMD_SERIALIZE_COPY": "the host waits for every copy",
+            "GPU_FORCE_QUEUE_PROFILING": "every kernel is profiled",
             **dict.fromkeys(tools, "a tool, as a profiler, is put into the process"),
         }
 
@@ -137,20 +143,22 @@ class RocmBackend(TorchBackend):
 
         info = super().describe(module, index)
         properties = module.get_device_properties(index)
+        architecture = getattr(properties, "gcnArchName", "not available")
         facts = {
             **info.facts,
             "hip": str(torch.version.hip),
             "driver": _sysfs.version("amdgpu"),
-            "architecture": getattr(properties, "gcnArchName", "not available"),
+            "architecture": architecture,
             "multiprocessors": str(properties.multi_processor_count),
             **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
-        vendor = compatible_vendor(info.name, os.environ) or self.vendor
+        hygons = HYGONS.match(architecture) or info.name.startswith("Z100")
+        vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
         return msgspec.structs.replace(info, facts=facts, vendor=vendor)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """The MI300s have an fp8 of their own, with half the range of the one meant here."""
-        if precision.arithmetic == "fp8" and info.facts["architecture"].startswith("gfx94"):
+        if precision.arithmetic == "fp8" and MI300S.match(info.facts["architecture"]):
             return "gfx94x multiplies e4m3fnuz, not e4m3fn"
         return super().unsupported(info, precision)
 

@@ -52,6 +52,8 @@ def test_what_is_not_installed_is_told_without_importing_torch(name: str) -> Non
         ("cuda", "CUDA_LAUNCH_BLOCKING"),
         ("cuda", "CUDA_INJECTION64_PATH"),
         ("rocm", "HIP_LAUNCH_BLOCKING"),
+        ("rocm", "AMD_SERIALIZE_COPY"),
+        ("rocm", "GPU_FORCE_QUEUE_PROFILING"),
         ("rocm", "HSA_TOOLS_LIB"),
         ("rocm", "ROCP_TOOL_LIBRARIES"),
         ("ascend", "ASCEND_LAUNCH_BLOCKING"),
