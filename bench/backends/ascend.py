@@ -27,7 +27,7 @@ from bench.backends._npu_smi import (
     parse_info,
     power_of_card,
 )
-from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
+from bench.backends._torch_device import LOST, NotAvailable, TorchBackend, TorchDevice, ask
 from bench.formats import Operand
 from bench.precision import Precision
 from bench.quantized_product import Products, Ready
@@ -189,7 +189,7 @@ class AscendBackend(TorchBackend):
         return [_placed(info, chips) for info in found]
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With the versions of torch_npu, CANN and the driver."""
+        """With its Cubes, and the versions of torch_npu, CANN and the driver."""
         info = super().describe(module, index)
         version = str(importlib.import_module("torch_npu").__version__)
         facts = {
@@ -198,6 +198,9 @@ class AscendBackend(TorchBackend):
             "cann": _version_of(module, "CANN"),
             "driver": _version_of(module, "DRIVER"),
         }
+        with suppress(NotAvailable, AttributeError):  # an older torch_npu
+            properties = ask(module, "get_device_properties", index)
+            facts["multiprocessors"] = str(properties.cube_core_num)
         return msgspec.structs.replace(info, facts=facts, simulated=version.endswith("+sim"))
 
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
