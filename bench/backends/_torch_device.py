@@ -234,6 +234,10 @@ class TorchBackend(Backend):
         """No plug-in but its own, which it imports itself."""
         return {AUTOLOAD: "0"}
 
+    def silencing_variables(self) -> tuple[str, ...]:
+        """Fallback to the host is mostly announced as a Python warning."""
+        return ("PYTHONWARNINGS",)
+
     def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:
         """As torch and the plug-ins known here announce them."""
         return host_fallbacks(lines)
@@ -273,15 +277,12 @@ class TorchBackend(Backend):
         return torch.get_device_module(self.device_type)
 
     def _broken(self, name: str, error: BaseException) -> str:
-        library = missing_library(error)
-        if library:
+        cause = f"does not load ({first_line(error)})"
+        if library := missing_library(error):
             cause = f"{self.runtime} is not ({library} missing)"
-        else:
-            cause = f"does not load ({first_line(error)})"
-        installed = ", ".join(self.plug_ins) or name
         return (
-            f"{self.name}: {installed} is installed but {cause}. {self.repair}, "
-            "or pass --device cpu."
+            f"{self.name}: {', '.join(self.plug_ins) or name} is installed but {cause}. "
+            f"{self.repair}, or pass --device cpu."
         )
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
@@ -396,5 +397,4 @@ def missing_library(error: BaseException | None) -> str | None:
 
 def first_line(error: BaseException) -> str:
     """An error in one line."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

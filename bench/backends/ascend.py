@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.backend import Device, DeviceInfo
+from bench.backend import DeviceInfo
 from bench.backends import _links
 from bench.backends._npu_smi import (
     Chip,
@@ -126,6 +126,7 @@ class AscendBackend(TorchBackend):
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"
     products = AscendProducts()
+    opened = AscendDevice
     repair = "Source CANN's set_env.sh"
     # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
     # the words are those that torch_npu 2.13 and MindSpore 2.10 have for their own.
@@ -216,10 +217,6 @@ class AscendBackend(TorchBackend):
     def state(self, info: DeviceInfo) -> Mapping[str, str]:
         """What npu-smi says of this die."""
         return smi_facts(info)
-
-    def open(self, index: int, precision: Precision) -> Device:
-        """Makes the die current."""
-        return AscendDevice(super().open(index, precision).info, self.device_type)
 
     def shorten_float32(self, shortened: bool) -> None:
         """HF32, for matrix products and for convolutions alike."""

@@ -37,16 +37,14 @@ FAMILIES = (
     *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
 TF32 = ("mudnn", "cnnl", "mlu.matmul", "mlu.custom")
-"""Below torch.backends, what has a switch `allow_tf32` for a vendor's own type: some are on by
-themselves, whatever torch's own says. Source: torch_musa, torch_mlu."""
+"""What of torch.backends has an `allow_tf32` of a vendor's own: some are on by themselves."""
 NO_FALLBACK = {
     "ENABLE_FALLBACK_TO_CPU": "0",
     "PT_HPU_PLACE_ON_CPU": "none",
     "XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False",
-    "XMLIR_XDNN_PYTORCH_CHECK_ENABLE_FALLBACK_BOOL": "0",
 }
-"""Vendors' variables without which operators may run on the host, some of them without a word.
-Source: torch_mlu, MLUFallback.cpp; Gaudi's fallback_helper.cpp; Kunlunxin's scripts."""
+"""Without which operators may run on the host, some without a word. Source: torch_mlu's
+MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts."""
 GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 """`graph_type` of a device type."""
 
@@ -55,17 +53,16 @@ class GenericDevice(TorchDevice):
     """One device, current in this process."""
 
     def float32_reduced(self) -> bool:
-        """By a vendor's own switch, or by torch's."""
+        """By a vendor's own switch too."""
         return any(tf32().values()) or super().float32_reduced()
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand."""
-        own = {f"tf32_{name.replace('.', '_')}": str(on) for name, on in tf32().items()}
-        return {**super().facts(), **own}
+        return {**super().facts(), **{f"tf32_{name}": str(on) for name, on in tf32().items()}}
 
 
 def tf32() -> dict[str, bool]:
-    """How those of `TF32` stand that are here, by their names."""
+    """How those that are here stand."""
     import torch
 
     found = {}
@@ -89,7 +86,7 @@ class GenericBackend(TorchBackend):
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
     def worker_environment(self) -> Mapping[str, str]:
-        """No fallback to the host: an operator that would fall back raises, and is named."""
+        """No fallback to the host: an operator raises instead."""
         return {**super().worker_environment(), **NO_FALLBACK}
 
     def recorded_variables(self) -> tuple[str, ...]:
@@ -97,7 +94,7 @@ class GenericBackend(TorchBackend):
         return FAMILIES
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel, or do its work, and what shortens sums."""
+        """What makes the host wait for every kernel or do its work, and shortens sums."""
         waits = (f"{of}_LAUNCH_BLOCKING" for of in ("CUDA", "MACA", "MUSA", "SUPA", "TOPS"))
         falls = (*NO_FALLBACK, "ENABLE_MLU_FAIL_FALLBACK", "BRTB_ENABLE_SUPA_FALLBACK")
         return {
@@ -105,10 +102,6 @@ class GenericBackend(TorchBackend):
             **dict.fromkeys(falls, "operators may run on the host"),
             "BRTB_ENABLE_MMA_BF16_ACC": "products are summed in bfloat16",
         }
-
-    def silencing_variables(self) -> tuple[str, ...]:
-        """Fallback is announced as a Python warning."""
-        return ("PYTHONWARNINGS",)
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""
@@ -197,7 +190,7 @@ class GenericBackend(TorchBackend):
         return info.facts["torch_device"]
 
     def shorten_float32(self, shortened: bool) -> None:
-        """CUDA's for convolutions too, which come with that type, heeded or not, and vendors'."""
+        """CUDA's for convolutions, which comes with that type, heeded or not, and vendors'."""
         import torch
 
         super().shorten_float32(shortened)

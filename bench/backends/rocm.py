@@ -21,10 +21,8 @@ from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.telemetry.source import Source
 
-HYGONS = re.compile("gfx9(26|28|2a|36|38|46)")
-"""Architectures of Hygon's alone: the parts' names, as BW1000, say nothing. Its Z100 has AMD's
-gfx906. Source: its Composable Kernel and Triton."""
-MI300S = re.compile("gfx94[0-2]")
+HYGONS = re.compile("gfx9(26|28|2a|36|38)")
+"""Of Hygon's alone, whose names (BW1000) say nothing; its Z100 has AMD's gfx906."""
 
 
 class RocmProducts(Products):
@@ -143,22 +141,21 @@ class RocmBackend(TorchBackend):
 
         info = super().describe(module, index)
         properties = module.get_device_properties(index)
-        architecture = getattr(properties, "gcnArchName", "not available")
         facts = {
             **info.facts,
             "hip": str(torch.version.hip),
             "driver": _sysfs.version("amdgpu"),
-            "architecture": architecture,
+            "architecture": getattr(properties, "gcnArchName", "not available"),
             "multiprocessors": str(properties.multi_processor_count),
             **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
-        hygons = HYGONS.match(architecture) or info.name.startswith("Z100")
+        hygons = HYGONS.match(facts["architecture"]) or info.name.startswith("Z100")
         vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
         return msgspec.structs.replace(info, facts=facts, vendor=vendor)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """The MI300s have an fp8 of their own, with half the range of the one meant here."""
-        if precision.arithmetic == "fp8" and MI300S.match(info.facts["architecture"]):
+        if precision.arithmetic == "fp8" and info.facts["architecture"].startswith("gfx94"):
             return "gfx94x multiplies e4m3fnuz, not e4m3fn"
         return super().unsupported(info, precision)
 

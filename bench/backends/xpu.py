@@ -120,9 +120,5 @@ class XpuBackend(TorchBackend):
             **dict.fromkeys(("UR_L0_SERIALIZE", "ZE_SERIALIZE"), waits),
         }
 
-    def silencing_variables(self) -> tuple[str, ...]:
-        """Fallback is announced as a Python warning."""
-        return ("PYTHONWARNINGS",)
-
 
 BACKEND = XpuBackend()

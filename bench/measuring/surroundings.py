@@ -13,9 +13,6 @@ from bench.framework import Framework
 from bench.records.paths import without_paths
 from bench.workload import Mode, Workload
 
-OFF = ("", "0", "false", "none", "off")
-"""Values by which a variable switches nothing on, in any case of letters."""
-
 
 def harmful(*sources: Backend | Framework) -> str:
     """Why this process's environment voids what it would measure; empty if it does not."""
@@ -23,7 +20,7 @@ def harmful(*sources: Backend | Framework) -> str:
         f"{name}={without_paths(os.environ[name])}: {reason}. Unset it and run again"
         for source in sources
         for name, reason in source.harmful_variables().items()
-        if os.environ.get(name, "0").lower() not in OFF
+        if os.environ.get(name, "").lower() not in ("", "0", "none", "false", "off")
     )
 
 

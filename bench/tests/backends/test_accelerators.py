@@ -79,6 +79,11 @@ def test_what_voids_a_measurement(
     assert surroundings.harmful(backend).startswith(f"{variable}=1: ")
 
 
+@pytest.mark.parametrize("name", ["generic", "mps", "rocm", "xpu"])
+def test_no_warning_of_a_fallback_is_silenced(name: str) -> None:
+    assert catalogue.backend(name).silencing_variables() == ("PYTHONWARNINGS",)
+
+
 def test_a_tool_in_the_process_is_named_without_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_INJECTION64_PATH", "/planted/folder/libtool.so")
     assert surroundings.harmful(catalogue.backend("cuda")).startswith(

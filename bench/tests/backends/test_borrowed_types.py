@@ -184,7 +184,7 @@ def test_a_rocm_build_is_claimed_by_rocm_alone(
         ("K100_AI", "gfx928:sramecc+:xnack-", "Hygon"),
         ("BW200, UBB BW1000", "gfx936", "Hygon"),
         ("BW1101", "gfx938", "Hygon"),
-        ("", "gfx946", "Hygon"),
+        ("", "gfx92a", "Hygon"),
         ("Z100L", "gfx906", "Hygon"),
         ("AMD Instinct MI60 / MI50", "gfx906", "AMD"),
         ("AMD Instinct MI300X", "gfx942", "AMD"),
