@@ -15,6 +15,7 @@ import runpy
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, Queued, Recorder, is_out_of_memory
@@ -55,6 +56,8 @@ class TorchDevice(Device):
 
     graph_type = ""
     """What its module calls a graph; empty if it has none of its own."""
+    switches: Mapping[str, str] = MappingProxyType({})
+    """By which float32 is shortened here, besides torch's own: of each fact its place in torch."""
     _recorded = False
     """Whether something was recorded here."""
 
@@ -90,8 +93,7 @@ class TorchDevice(Device):
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
         """Events count milliseconds, as floating-point numbers."""
-        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
-        return nanoseconds
+        return round(float(start.elapsed_time(end)) * 1e6)
 
     def release_memory(self) -> None:
         """Empties the caching allocator, where there is one."""
@@ -171,10 +173,15 @@ class TorchDevice(Device):
         return record(work, prepare)
 
     def facts(self) -> dict[str, str]:
-        """The precision switch that all devices share."""
+        """The precision switch that all devices share, and its own."""
         import torch
 
-        return {"float32_matmul_precision": torch.get_float32_matmul_precision()}
+        own = _trial.switches(self.switches)
+        return {"float32_matmul_precision": torch.get_float32_matmul_precision(), **own}
+
+    def float32_reduced(self) -> bool:
+        """By a switch of its own too."""
+        return "True" in _trial.switches(self.switches).values() or super().float32_reduced()
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """What torch says of this device under that name; `NotAvailable` if it cannot."""
@@ -314,16 +321,10 @@ class TorchBackend(Backend):
         self.shorten_float32(precision.shortened)
         return self.opened(info, self.device_type, self.graph_type)
 
-    def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
-        """The device of that index; `DeviceUnavailable` with those that there are."""
-        here = list(devices)
-        for info in here:
-            if info.index == index:
-                return info
-        raise DeviceUnavailable(
-            f"{self.name}:{index}: there is no such device. "
-            f"Here: {', '.join(info.address for info in here)}."
-        )
+    def shorten_float32(self, shortened: bool) -> None:
+        """By every switch of `opened` too."""
+        super().shorten_float32(shortened)
+        _trial.switches(self.opened.switches, shortened)
 
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
         """Peer access, and the library's version, where torch has them."""
@@ -388,8 +389,7 @@ def torch_build() -> Mapping[str, Any]:
 def missing_library(error: BaseException | None) -> str | None:
     """The shared library for want of which an import failed, by the error or one that caused it."""
     while error is not None:
-        found = MISSING_LIBRARY.search(str(error))
-        if found:
+        if found := MISSING_LIBRARY.search(str(error)):
             return found[1]
         error = error.__cause__ or error.__context__
     return None

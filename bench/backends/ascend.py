@@ -47,20 +47,13 @@ class AscendDevice(TorchDevice):
     """One die, current in this process."""
 
     graph_type = "NPUGraph"
-
-    def float32_reduced(self) -> bool:
-        """HF32 in matrix products or convolutions, or torch's own switch."""
-        return any(s == "True" for s in self._hf32().values()) or super().float32_reduced()
+    switches = MappingProxyType(
+        {"hf32_matmul": "npu.matmul.allow_hf32", "hf32_conv": "npu.conv.allow_hf32"}
+    )
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what npu-smi says of this die."""
-        return {**super().facts(), **self._hf32(), **smi_facts(self.info)}
-
-    def _hf32(self) -> dict[str, str]:
-        return {
-            f"hf32_{name}": str(getattr(getattr(self._module, name, None), "allow_hf32", None))
-            for name in ("matmul", "conv")
-        }
+        return {**super().facts(), **smi_facts(self.info)}
 
 
 class AscendProducts(Products):
@@ -217,15 +210,6 @@ class AscendBackend(TorchBackend):
     def state(self, info: DeviceInfo) -> Mapping[str, str]:
         """What npu-smi says of this die."""
         return smi_facts(info)
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """HF32, for matrix products and for convolutions alike."""
-        import torch
-
-        super().shorten_float32(shortened)
-        for switch in ("matmul", "conv"):
-            with suppress(AttributeError):  # an older torch_npu; the record says None
-                getattr(torch.get_device_module("npu"), switch).allow_hf32 = shortened
 
 
 def smi_facts(info: DeviceInfo) -> dict[str, str]:

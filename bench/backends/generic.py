@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
-from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -36,8 +36,6 @@ FAMILIES = (
     *("ECCL_*", "GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
     *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
-TF32 = ("mudnn", "cnnl", "mlu.matmul", "mlu.custom")
-"""What of torch.backends has an `allow_tf32` of a vendor's own: some are on by themselves."""
 NO_FALLBACK = {
     "ENABLE_FALLBACK_TO_CPU": "0",
     "PT_HPU_PLACE_ON_CPU": "none",
@@ -52,24 +50,13 @@ GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 class GenericDevice(TorchDevice):
     """One device, current in this process."""
 
-    def float32_reduced(self) -> bool:
-        """By a vendor's own switch too."""
-        return any(tf32().values()) or super().float32_reduced()
-
-    def facts(self) -> dict[str, str]:
-        """The switches as they stand."""
-        return {**super().facts(), **{f"tf32_{name}": str(on) for name, on in tf32().items()}}
-
-
-def tf32() -> dict[str, bool]:
-    """How those that are here stand."""
-    import torch
-
-    found = {}
-    for name in TF32:
-        with suppress(AttributeError):
-            found[name] = attrgetter(f"{name}.allow_tf32")(torch.backends)
-    return found
+    switches = MappingProxyType(
+        {
+            f"tf32_{name}": f"backends.{name}.allow_tf32"
+            for name in ("cudnn", "mudnn", "cnnl", "mlu.matmul", "mlu.custom")
+        }
+    )
+    """CUDA's for convolutions, heeded or not, and vendors' own: some are on by themselves."""
 
 
 class GenericBackend(TorchBackend):
@@ -77,6 +64,7 @@ class GenericBackend(TorchBackend):
 
     name = "generic"
     vendor = "named by torch"
+    opened = GenericDevice
 
     @property
     def plug_ins(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
@@ -188,15 +176,6 @@ class GenericBackend(TorchBackend):
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""
         return info.facts["torch_device"]
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """CUDA's for convolutions, which comes with that type, heeded or not, and vendors'."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
-        for name in tf32():
-            attrgetter(name)(torch.backends).allow_tf32 = shortened
 
 
 BACKEND = GenericBackend()

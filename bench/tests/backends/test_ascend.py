@@ -58,15 +58,15 @@ def test_a_missing_library_is_found_under_what_it_caused() -> None:
     )
 
 
-def test_hf32_is_read_from_both_switches() -> None:
+def test_hf32_is_read_from_both_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     def device(matmul: Any, conv: Any) -> ascend.AscendDevice:
-        made = ascend.AscendDevice.__new__(ascend.AscendDevice)
-        made._module = SimpleNamespace(
+        module = SimpleNamespace(
             matmul=SimpleNamespace(allow_hf32=matmul), conv=SimpleNamespace(allow_hf32=conv)
         )
-        return made
+        monkeypatch.setattr(torch, "npu", module, raising=False)
+        return ascend.AscendDevice.__new__(ascend.AscendDevice)
 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -44,7 +44,7 @@ def test_a_vendors_own_switch_for_tf32_is_set_read_and_recorded(
         assert {switch.allow_tf32 for switch in switches.values()} == {shortened}
         assert device.float32_reduced() is shortened
         facts = {name: value for name, value in device.facts().items() if name.startswith("tf32")}
-        named = {f"tf32_{name}" for name in switches}
+        named = {"tf32_cudnn", *(f"tf32_{name}" for name in switches)}
         assert facts == dict.fromkeys(named, str(shortened))
 
 
@@ -56,8 +56,9 @@ def test_one_switch_that_was_left_on_is_seen(switches: dict[str, SimpleNamespace
         assert device.float32_reduced()
 
 
-def test_without_a_plug_in_no_switch_is_made_up() -> None:
-    assert generic.tf32() == {}
+def test_without_a_plug_in_no_other_switch_is_made_up() -> None:
+    device = object.__new__(generic.GenericDevice)
+    assert set(device.facts()) == {"float32_matmul_precision", "tf32_cudnn"}
 
 
 def test_operators_of_a_worker_do_not_run_on_the_host(
