@@ -214,7 +214,7 @@ class Backend(ABC):
     def harmful_variables(self) -> Mapping[str, str]:
         """Environment variables that void a measurement when they are switched on, and why.
 
-        On: set, and to something else than nothing or 0.
+        On: set, and to something else than nothing, 0, false, none or off.
         """
         return {}
 
@@ -256,6 +256,17 @@ class Backend(ABC):
     @abstractmethod
     def open(self, index: int, precision: Precision) -> Device:
         """Makes device `index` current and sets its precision switches for `precision`."""
+
+    def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
+        """The device of that index; `DeviceUnavailable` with those that there are."""
+        here = list(devices)
+        for info in here:
+            if info.index == index:
+                return info
+        raise DeviceUnavailable(
+            f"{self.name}:{index}: there is no such device. "
+            f"Here: {', '.join(info.address for info in here)}."
+        )
 
     def shorten_float32(self, shortened: bool) -> None:
         """Sets every switch by which float32 products get a short mantissa (TF32 and its like).

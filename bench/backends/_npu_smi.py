@@ -43,16 +43,14 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True):
     power_watts: float | None
     """Of the whole card; None on its second die, which has no figure of its own."""
     temperature_celsius: float | None
-    memory_used_mb: int | None
     memory_total_mb: int | None
-    hbm_used_mb: int | None
     hbm_total_mb: int | None
     """None where the part has no HBM (310P)."""
 
 
 UNREADABLE = Chip(
     **dict.fromkeys(("npu", "chip", "physical", "power_watts", "temperature_celsius")),
-    **dict.fromkeys(("memory_used_mb", "memory_total_mb", "hbm_used_mb", "hbm_total_mb")),
+    **dict.fromkeys(("memory_total_mb", "hbm_total_mb")),
     name="",
     health="",
 )
@@ -157,9 +155,7 @@ def _chip(upper: list[str], lower: list[str], names: list[list[str]], labelled: 
         health=upper[1],
         power_watts=figures.get("Power"),
         temperature_celsius=figures.get("Temp"),
-        memory_used_mb=_whole(figures.get("Memory-Usage used")),
         memory_total_mb=_whole(figures.get("Memory-Usage")),
-        hbm_used_mb=_whole(figures.get("HBM-Usage used")),
         hbm_total_mb=_whole(figures.get("HBM-Usage")),
     )
 
@@ -167,7 +163,7 @@ def _chip(upper: list[str], lower: list[str], names: list[list[str]], labelled: 
 def _figures(names: list[str], cell: str) -> dict[str, float]:
     """A cell's figures by the names of its columns; empty if they are not as many.
 
-    `Memory-Usage(MB)` over `3416 / 65536` is `Memory-Usage used` and `Memory-Usage`, in MB.
+    `Memory-Usage(MB)` over `3416 / 65536` is all that there is, in MB.
     """
     words = re.sub(r"(\S+)[ \t]*/[ \t]*(\S+)", r"\1/\2", cell).split()
     if len(words) != len(names) or any(w.startswith("/") or w.endswith("/") for w in words):
@@ -179,10 +175,9 @@ def _figures(names: list[str], cell: str) -> dict[str, float]:
         used, slash, total = word.partition("/")
         if quantity is None or bool(slash) != (quantity == "memory"):
             continue
-        for key, text in ((f"{name} used", used), (name, total)) if slash else ((name, used),):
-            value = figure(quantity, text, unit)
-            if not isinstance(value, str):
-                found[key] = value / 2**20 if quantity == "memory" else value
+        value = figure(quantity, total or used, unit)
+        if not isinstance(value, str):
+            found[name] = value / 2**20 if slash else value
     return found
 
 

@@ -15,6 +15,7 @@ import runpy
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, Queued, Recorder, is_out_of_memory
@@ -55,6 +56,8 @@ class TorchDevice(Device):
 
     graph_type = ""
     """What its module calls a graph; empty if it has none of its own."""
+    switches: Mapping[str, str] = MappingProxyType({})
+    """By which float32 is shortened here, besides torch's own: of each fact its place in torch."""
     _recorded = False
     """Whether something was recorded here."""
 
@@ -90,8 +93,7 @@ class TorchDevice(Device):
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
         """Events count milliseconds, as floating-point numbers."""
-        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
-        return nanoseconds
+        return round(float(start.elapsed_time(end)) * 1e6)
 
     def release_memory(self) -> None:
         """Empties the caching allocator, where there is one."""
@@ -171,10 +173,15 @@ class TorchDevice(Device):
         return record(work, prepare)
 
     def facts(self) -> dict[str, str]:
-        """The precision switch that all devices share."""
+        """The precision switch that all devices share, and its own."""
         import torch
 
-        return {"float32_matmul_precision": torch.get_float32_matmul_precision()}
+        own = _trial.switches(self.switches)
+        return {"float32_matmul_precision": torch.get_float32_matmul_precision(), **own}
+
+    def float32_reduced(self) -> bool:
+        """By a switch of its own too."""
+        return "True" in _trial.switches(self.switches).values() or super().float32_reduced()
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """What torch says of this device under that name; `NotAvailable` if it cannot."""
@@ -234,6 +241,10 @@ class TorchBackend(Backend):
         """No plug-in but its own, which it imports itself."""
         return {AUTOLOAD: "0"}
 
+    def silencing_variables(self) -> tuple[str, ...]:
+        """Fallback to the host is mostly announced as a Python warning."""
+        return ("PYTHONWARNINGS",)
+
     def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:
         """As torch and the plug-ins known here announce them."""
         return host_fallbacks(lines)
@@ -273,15 +284,12 @@ class TorchBackend(Backend):
         return torch.get_device_module(self.device_type)
 
     def _broken(self, name: str, error: BaseException) -> str:
-        library = missing_library(error)
-        if library:
+        cause = f"does not load ({first_line(error)})"
+        if library := missing_library(error):
             cause = f"{self.runtime} is not ({library} missing)"
-        else:
-            cause = f"does not load ({first_line(error)})"
-        installed = ", ".join(self.plug_ins) or name
         return (
-            f"{self.name}: {installed} is installed but {cause}. {self.repair}, "
-            "or pass --device cpu."
+            f"{self.name}: {', '.join(self.plug_ins) or name} is installed but {cause}. "
+            f"{self.repair}, or pass --device cpu."
         )
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
@@ -313,16 +321,10 @@ class TorchBackend(Backend):
         self.shorten_float32(precision.shortened)
         return self.opened(info, self.device_type, self.graph_type)
 
-    def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
-        """The device of that index; `DeviceUnavailable` with those that there are."""
-        here = list(devices)
-        for info in here:
-            if info.index == index:
-                return info
-        raise DeviceUnavailable(
-            f"{self.name}:{index}: there is no such device. "
-            f"Here: {', '.join(info.address for info in here)}."
-        )
+    def shorten_float32(self, shortened: bool) -> None:
+        """By every switch of `opened` too."""
+        super().shorten_float32(shortened)
+        _trial.switches(self.opened.switches, shortened)
 
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
         """Peer access, and the library's version, where torch has them."""
@@ -387,8 +389,7 @@ def torch_build() -> Mapping[str, Any]:
 def missing_library(error: BaseException | None) -> str | None:
     """The shared library for want of which an import failed, by the error or one that caused it."""
     while error is not None:
-        found = MISSING_LIBRARY.search(str(error))
-        if found:
+        if found := MISSING_LIBRARY.search(str(error)):
             return found[1]
         error = error.__cause__ or error.__context__
     return None
@@ -396,5 +397,4 @@ def missing_library(error: BaseException | None) -> str | None:
 
 def first_line(error: BaseException) -> str:
     """An error in one line."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,9 @@ A product of numbers whose result is known, so small that it takes no time.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from bench import formats, quantized_product
@@ -89,6 +92,21 @@ def _core_seconds(operand: torch.Tensor) -> float:
     start = time.thread_time()
     operand @ operand
     return time.thread_time() - start
+
+
+def switches(places: Mapping[str, str], to: bool | None = None) -> dict[str, str]:
+    """How those of `TorchDevice.switches` stood that are here; then sets them, if told."""
+    import torch
+
+    found = {}
+    for name, place in places.items():
+        holder, _, switch = place.rpartition(".")
+        with suppress(AttributeError):  # another plug-in's
+            held = attrgetter(holder)(torch)
+            found[name] = str(getattr(held, switch))
+            if to is not None:
+                setattr(held, switch, to)
+    return found
 
 
 def shortens(device: torch.device) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.backend import Device, DeviceInfo
+from bench.backend import DeviceInfo
 from bench.backends import _links
 from bench.backends._npu_smi import (
     Chip,
@@ -27,7 +27,7 @@ from bench.backends._npu_smi import (
     parse_info,
     power_of_card,
 )
-from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
+from bench.backends._torch_device import LOST, NotAvailable, TorchBackend, TorchDevice, ask
 from bench.formats import Operand
 from bench.precision import Precision
 from bench.quantized_product import Products, Ready
@@ -47,20 +47,13 @@ class AscendDevice(TorchDevice):
     """One die, current in this process."""
 
     graph_type = "NPUGraph"
-
-    def float32_reduced(self) -> bool:
-        """HF32 in matrix products or convolutions, or torch's own switch."""
-        return any(s == "True" for s in self._hf32().values()) or super().float32_reduced()
+    switches = MappingProxyType(
+        {"hf32_matmul": "npu.matmul.allow_hf32", "hf32_conv": "npu.conv.allow_hf32"}
+    )
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what npu-smi says of this die."""
-        return {**super().facts(), **self._hf32(), **smi_facts(self.info)}
-
-    def _hf32(self) -> dict[str, str]:
-        return {
-            f"hf32_{name}": str(getattr(getattr(self._module, name, None), "allow_hf32", None))
-            for name in ("matmul", "conv")
-        }
+        return {**super().facts(), **smi_facts(self.info)}
 
 
 class AscendProducts(Products):
@@ -126,6 +119,7 @@ class AscendBackend(TorchBackend):
     install = "Install the torch_npu of your torch's version"
     runtime = "CANN"
     products = AscendProducts()
+    opened = AscendDevice
     repair = "Source CANN's set_env.sh"
     # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
     # the words are those that torch_npu 2.13 and MindSpore 2.10 have for their own.
@@ -163,7 +157,8 @@ class AscendBackend(TorchBackend):
         return (
             *("ASCEND_*", "ACL*", "HCCL_*", "NPU_*", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"),
             *("INF_NAN_MODE_*", "MULTI_STREAM_*", "COMBINED_ENABLE", "OPS_*", "TE_*", "ATB_*"),
-            "MS_*",
+            *("MS_*", "LCCL_*", "P2P_HCCL_*", "CLOSE_MATMUL_*", "PER_STREAM_QUEUE"),
+            *("STREAMS_PER_DEVICE", "OOM_SNAPSHOT_*"),
         )
 
     def harmful_variables(self) -> Mapping[str, str]:
@@ -188,7 +183,7 @@ class AscendBackend(TorchBackend):
         return [_placed(info, chips) for info in found]
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With the versions of torch_npu, CANN and the driver."""
+        """With its Cubes, and the versions of torch_npu, CANN and the driver."""
         info = super().describe(module, index)
         version = str(importlib.import_module("torch_npu").__version__)
         facts = {
@@ -197,6 +192,9 @@ class AscendBackend(TorchBackend):
             "cann": _version_of(module, "CANN"),
             "driver": _version_of(module, "DRIVER"),
         }
+        with suppress(NotAvailable, AttributeError):  # an older torch_npu
+            properties = ask(module, "get_device_properties", index)
+            facts["multiprocessors"] = str(properties.cube_core_num)
         return msgspec.structs.replace(info, facts=facts, simulated=version.endswith("+sim"))
 
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
@@ -212,19 +210,6 @@ class AscendBackend(TorchBackend):
     def state(self, info: DeviceInfo) -> Mapping[str, str]:
         """What npu-smi says of this die."""
         return smi_facts(info)
-
-    def open(self, index: int, precision: Precision) -> Device:
-        """Makes the die current."""
-        return AscendDevice(super().open(index, precision).info, self.device_type)
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """HF32, for matrix products and for convolutions alike."""
-        import torch
-
-        super().shorten_float32(shortened)
-        for switch in ("matmul", "conv"):
-            with suppress(AttributeError):  # an older torch_npu; the record says None
-                getattr(torch.get_device_module("npu"), switch).allow_hf32 = shortened
 
 
 def smi_facts(info: DeviceInfo) -> dict[str, str]:

@@ -195,16 +195,11 @@ class CudaBackend(Backend):
         """
         import torch
 
-        devices = {info.index: info for info in self.devices()}
-        if index not in devices:
-            raise DeviceUnavailable(
-                f"cuda:{index}: there is no such device. "
-                f"Here: {', '.join(info.address for info in devices.values())}."
-            )
+        info = self.pick(index, self.devices())
         torch.cuda.set_device(index)
         self.shorten_float32(precision.shortened)
         torch.backends.cudnn.benchmark = True
-        return CudaDevice(devices[index])
+        return CudaDevice(info)
 
     def shorten_float32(self, shortened: bool) -> None:
         """TF32, for matrix products and for convolutions alike."""

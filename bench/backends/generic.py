@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -27,13 +28,35 @@ KNOWN_PLUG_INS = ("torch_musa", "torch_mlu", "torch_gcu", "torch_br", "habana_fr
 FAMILIES = (
     *("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "GPU_*"),
     *("HABANA_*", "HCL_*", "PT_HPU_*", "GAUDI_*"),
-    *("CNCL_*", "CNNL_*", "CNRT_*", "MLU_*", "NEUWARE_*"),
+    *("CNCL_*", "CNNL_*", "CNRT_*", "MLU_*", "NEUWARE_*", "ENABLE_FALLBACK_*", "ENABLE_MLU_*"),
     *("MCCL_*", "MUBLAS_*", "MUDNN_*", "MUSA_*"),
-    *("MACA_*", "MCBLAS_*", "MCDNN_*", "IXCCL_*", "IX_*", "PPU_*", "XPU_*", "HSA_*", "HIP_*"),
-    *("ECCL_*", "GCU_*", "TOPS_*", "BR_*", "SUPA_*", "SUCCL_*", "MTIA_*"),
+    *("MACA_*", "MCBLAS_*", "MCDNN_*", "MHA_*", "PPU_*", "HSA_*", "HIP_*"),
+    *("IXCCL_*", "IX_*", "UMD_*", "ENABLE_FLASH_ATTENTION_*"),
+    *("XPU*", "XMLIR_*", "BKCL_*", "XBLAS_*", "XDNN_*", "XFT_*", "XFA_*", "USE_FAST_BF16_FC"),
+    *("ECCL_*", "GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
+    *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
+NO_FALLBACK = {
+    "ENABLE_FALLBACK_TO_CPU": "0",
+    "PT_HPU_PLACE_ON_CPU": "none",
+    "XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False",
+}
+"""Without which operators may run on the host, some without a word. Source: torch_mlu's
+MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts."""
 GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 """`graph_type` of a device type."""
+
+
+class GenericDevice(TorchDevice):
+    """One device, current in this process."""
+
+    switches = MappingProxyType(
+        {
+            f"tf32_{name}": f"backends.{name}.allow_tf32"
+            for name in ("cudnn", "mudnn", "cnnl", "mlu.matmul", "mlu.custom")
+        }
+    )
+    """CUDA's for convolutions, heeded or not, and vendors' own: some are on by themselves."""
 
 
 class GenericBackend(TorchBackend):
@@ -41,6 +64,7 @@ class GenericBackend(TorchBackend):
 
     name = "generic"
     vendor = "named by torch"
+    opened = GenericDevice
 
     @property
     def plug_ins(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
@@ -49,16 +73,23 @@ class GenericBackend(TorchBackend):
         here = [n for n in KNOWN_PLUG_INS if importlib.util.find_spec(n.partition(".")[0])]
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
+    def worker_environment(self) -> Mapping[str, str]:
+        """No fallback to the host: an operator raises instead."""
+        return {**super().worker_environment(), **NO_FALLBACK}
+
     def recorded_variables(self) -> tuple[str, ...]:
         """The families of every vendor that may be behind it, and of the type that many borrow."""
         return FAMILIES
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel: vendors', and of the type that many borrow."""
-        return dict.fromkeys(
-            ("CUDA_LAUNCH_BLOCKING", "MACA_LAUNCH_BLOCKING", "MUSA_LAUNCH_BLOCKING"),
-            "the host waits for every kernel",
-        )
+        """What makes the host wait for every kernel or do its work, and shortens sums."""
+        waits = (f"{of}_LAUNCH_BLOCKING" for of in ("CUDA", "MACA", "MUSA", "SUPA", "TOPS"))
+        falls = (*NO_FALLBACK, "ENABLE_MLU_FAIL_FALLBACK", "BRTB_ENABLE_SUPA_FALLBACK")
+        return {
+            **dict.fromkeys(waits, "the host waits for every kernel"),
+            **dict.fromkeys(falls, "operators may run on the host"),
+            "BRTB_ENABLE_MMA_BF16_ACC": "products are summed in bfloat16",
+        }
 
     def devices(self) -> list[DeviceInfo]:
         """The devices of the first type that torch names and nothing else here serves."""
@@ -140,18 +171,11 @@ class GenericBackend(TorchBackend):
         device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, device_type, GRAPHS.get(device_type, ""))
+        return GenericDevice(info, device_type, GRAPHS.get(device_type, ""))
 
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""
         return info.facts["torch_device"]
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """CUDA's switch for convolutions too: it comes with that type, heeded or not."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
 
 
 BACKEND = GenericBackend()

@@ -70,10 +70,6 @@ class MpsBackend(TorchBackend):
             "PYTORCH_MPS_FAST_MATH": "arithmetic is less exact than it is said to be",
         }
 
-    def silencing_variables(self) -> tuple[str, ...]:
-        """Fallback is announced as a Python warning."""
-        return ("PYTHONWARNINGS",)
-
     def telemetry(self, index: int) -> Source:
         """None: what there is answers to root only, and nothing here asks for root."""
         raise NotObservable("powermetrics, the one source of power and clocks, needs root")

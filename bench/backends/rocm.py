@@ -21,6 +21,9 @@ from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.telemetry.source import Source
 
+HYGONS = re.compile("gfx9(26|28|2a|36|38)")
+"""Of Hygon's alone, whose names (BW1000) say nothing; its Z100 has AMD's gfx906."""
+
 
 class RocmProducts(Products):
     """Scales of blocks lie row by row, as torch wants them from hipBLASLt before 7.13.
@@ -108,9 +111,8 @@ class RocmBackend(TorchBackend):
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices and kernels."""
         return (
-            *("HSA_*", "HIP_*", "ROCR_*", "ROCM_*", "ROCBLAS_*", "ROCSOLVER_*", "ROCSPARSE_*"),
+            *("HSA_*", "HIP_*", "ROC*", "DEBUG_CLR_*", "DEBUG_HIP_*", "PAL_*"),
             *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
-            *("ROCPROFILER_*", "ROCP_*"),
             "CUDA_*",  # HIP heeds some of them
         )
 
@@ -124,6 +126,8 @@ class RocmBackend(TorchBackend):
         tools = ("HSA_TOOLS_LIB", "ROCP_TOOL_LIBRARIES")
         return {
             **dict.fromkeys(waits, "the host waits for every kernel"),
+            "AMD_SERIALIZE_COPY": "the host waits for every copy",
+            "GPU_FORCE_QUEUE_PROFILING": "every kernel is profiled",
             **dict.fromkeys(tools, "a tool, as a profiler, is put into the process"),
         }
 
@@ -145,7 +149,8 @@ class RocmBackend(TorchBackend):
             "multiprocessors": str(properties.multi_processor_count),
             **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
-        vendor = compatible_vendor(info.name, os.environ) or self.vendor
+        hygons = HYGONS.match(facts["architecture"]) or info.name.startswith("Z100")
+        vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
         return msgspec.structs.replace(info, facts=facts, vendor=vendor)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:

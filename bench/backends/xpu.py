@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,18 +48,12 @@ class XpuProducts(Products):
 class XpuDevice(TorchDevice):
     """One GPU, current in this process."""
 
-    def float32_reduced(self) -> bool:
-        """TF32 by oneDNN's switch, which its kernels read, or by torch's own."""
-        import torch
-
-        return bool(torch.backends.mkldnn.allow_tf32) or super().float32_reduced()
+    switches = MappingProxyType({"tf32_onednn": "backends.mkldnn.allow_tf32"})
+    """oneDNN's: its products and convolutions read no other (pytorch/pytorch 137570 and 144240)."""
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what the driver says of limits."""
-        import torch
-
-        switch = {"tf32_onednn": str(torch.backends.mkldnn.allow_tf32)}
-        return {**super().facts(), **switch, **_sysfs.settings(self, "xe", "i915")}
+        return {**super().facts(), **_sysfs.settings(self, "xe", "i915")}
 
 
 class XpuBackend(TorchBackend):
@@ -74,17 +69,6 @@ class XpuBackend(TorchBackend):
     graph_type = "XPUGraph"
     products = XpuProducts()
     opened = XpuDevice
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """oneDNN's switch too: its products and convolutions read no other.
-
-        Source: pytorch/pytorch 137570 and 144240.
-        """
-        import torch
-
-        super().shorten_float32(shortened)
-        switches: Any = torch.backends.mkldnn
-        switches.allow_tf32 = shortened
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
         """With the driver's version. torch.xpu has bfloat16 on every GPU, unless it is asked for it
@@ -119,10 +103,6 @@ class XpuBackend(TorchBackend):
             "PYTORCH_ENABLE_XPU_FALLBACK": "operators may run on the host",
             **dict.fromkeys(("UR_L0_SERIALIZE", "ZE_SERIALIZE"), waits),
         }
-
-    def silencing_variables(self) -> tuple[str, ...]:
-        """Fallback is announced as a Python warning."""
-        return ("PYTHONWARNINGS",)
 
 
 BACKEND = XpuBackend()

@@ -20,7 +20,7 @@ def harmful(*sources: Backend | Framework) -> str:
         f"{name}={without_paths(os.environ[name])}: {reason}. Unset it and run again"
         for source in sources
         for name, reason in source.harmful_variables().items()
-        if os.environ.get(name, "0") not in ("", "0", "none")
+        if os.environ.get(name, "").lower() not in ("", "0", "none", "false", "off")
     )
 
 

@@ -50,12 +50,13 @@ VARIABLES = (
 A backend adds its own (`Backend.recorded_variables`). A list of names alone is never whole: one
 that nobody thought of has made a chip three hundred times slower."""
 FURNITURE = re.compile(
-    r"^(?!.*(INJECTION|OVERRIDE|PTXAS|CUSTOM_OPP|DISABLE)).*"
+    r"^(?!.*(INJECTION|OVERRIDE|PTXAS|CUSTOM_OPP|DISABLE|CONFIG_PATH|XBLAS)).*"
     r"((_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_)"
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
-with their families, and no cause of another speed; but those that put other code in its place."""
-BETWEEN_DEVICES = re.compile(r"[A-Z_]*CCL_|(FI|OFI|UCX|SHARP|NVSHMEM)_")
+with their families, and no cause of another speed; but those that put other code in its place, or
+choose kernels."""
+BETWEEN_DEVICES = re.compile(r"[A-Z\d_]*(BK|C|H)CL_|(FI|OFI|UCX|SHARP|NVSHMEM)_")
 """How the names of variables begin that matter to work over several devices alone."""
 SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$")
 """Variables that choose which device it is; its name says what came of that."""

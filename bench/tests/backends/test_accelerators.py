@@ -52,6 +52,8 @@ def test_what_is_not_installed_is_told_without_importing_torch(name: str) -> Non
         ("cuda", "CUDA_LAUNCH_BLOCKING"),
         ("cuda", "CUDA_INJECTION64_PATH"),
         ("rocm", "HIP_LAUNCH_BLOCKING"),
+        ("rocm", "AMD_SERIALIZE_COPY"),
+        ("rocm", "GPU_FORCE_QUEUE_PROFILING"),
         ("rocm", "HSA_TOOLS_LIB"),
         ("rocm", "ROCP_TOOL_LIBRARIES"),
         ("ascend", "ASCEND_LAUNCH_BLOCKING"),
@@ -59,6 +61,8 @@ def test_what_is_not_installed_is_told_without_importing_torch(name: str) -> Non
         ("generic", "CUDA_LAUNCH_BLOCKING"),
         ("generic", "MACA_LAUNCH_BLOCKING"),
         ("generic", "MUSA_LAUNCH_BLOCKING"),
+        ("generic", "SUPA_LAUNCH_BLOCKING"),
+        ("generic", "TOPS_LAUNCH_BLOCKING"),
         ("xpu", "UR_L0_SERIALIZE"),
         ("xpu", "ZE_SERIALIZE"),
         ("xpu", "PYTORCH_ENABLE_XPU_FALLBACK"),
@@ -73,6 +77,11 @@ def test_what_voids_a_measurement(
     assert surroundings.harmful(backend) == ""
     monkeypatch.setenv(variable, "1")
     assert surroundings.harmful(backend).startswith(f"{variable}=1: ")
+
+
+@pytest.mark.parametrize("name", ["generic", "mps", "rocm", "xpu"])
+def test_no_warning_of_a_fallback_is_silenced(name: str) -> None:
+    assert catalogue.backend(name).silencing_variables() == ("PYTHONWARNINGS",)
 
 
 def test_a_tool_in_the_process_is_named_without_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.backend import DeviceInfo
 from bench.backends import ascend
 from bench.backends._torch_device import missing_library
 from bench.backends.ascend import AscendBackend
+from bench.judging import chips
 from bench.measuring import surroundings
 from bench.measuring.launch import ALLOW_SIMULATED, simulated
 from bench.precision import PRECISIONS
@@ -56,15 +58,15 @@ def test_a_missing_library_is_found_under_what_it_caused() -> None:
     )
 
 
-def test_hf32_is_read_from_both_switches() -> None:
+def test_hf32_is_read_from_both_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     def device(matmul: Any, conv: Any) -> ascend.AscendDevice:
-        made = ascend.AscendDevice.__new__(ascend.AscendDevice)
-        made._module = SimpleNamespace(
+        module = SimpleNamespace(
             matmul=SimpleNamespace(allow_hf32=matmul), conv=SimpleNamespace(allow_hf32=conv)
         )
-        return made
+        monkeypatch.setattr(torch, "npu", module, raising=False)
+        return ascend.AscendDevice.__new__(ascend.AscendDevice)
 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -102,6 +104,17 @@ def test_a_variable_that_makes_the_host_wait_is_harm(
     assert bool(said) is harm
     if harm:
         assert said == (f"{name}=1: the host waits for every operator. Unset it and run again")
+
+
+@pytest.mark.parametrize(("said", "units"), [({"cube_core_num": 20}, 20), ({}, None)])
+def test_its_cubes_are_its_units_where_its_plug_in_counts_them(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, int], units: int | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace(__version__="2.13"))
+    properties = SimpleNamespace(name="Ascend910_9362", total_memory=2**36, **said)
+    module: Any = SimpleNamespace(__name__="torch.npu", get_device_properties=lambda _: properties)
+    info = AscendBackend().describe(module, 0)
+    assert info.name == "Ascend910_9362" and chips.units_of(info.facts) == units
 
 
 def test_bfloat16_is_what_its_runtime_says() -> None:

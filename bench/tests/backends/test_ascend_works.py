@@ -112,6 +112,7 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     facts = described["facts"]
     assert facts["torch_npu"].endswith("+sim") and facts["cann"] and facts["driver"]
     assert (facts["card"], facts["die"], facts["dies_per_package"]) == ("0", "1", "2")
+    assert facts["multiprocessors"] == "24", "its Cubes"
     state = run.launches[0].environment["device_state"]
     assert state["hf32_matmul"] == state["hf32_conv"] == "False"
     assert state["card_power_watts"] == "178.5" and state["aicore_mhz"] == "900"

@@ -44,6 +44,7 @@ class BorrowedCuda:
     def __init__(self, *names: str) -> None:
         self.names = names
         self.current: int | None = None
+        self.architecture = "gfx942"
 
     def __getattr__(self, name: str) -> Any:
         if name == "__name__":
@@ -69,7 +70,7 @@ class BorrowedCuda:
             minor=0,
             multi_processor_count=64,
             total_memory=2**36,
-            gcnArchName="gfx942",
+            gcnArchName=self.architecture,
         )
 
 
@@ -175,6 +176,38 @@ def test_a_rocm_build_is_claimed_by_rocm_alone(
     }
     for text, kind in kinds.items():
         assert rocm.BACKEND.failure_kind(RuntimeError(text)) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "vendor"),
+    [
+        ("K100_AI", "gfx928:sramecc+:xnack-", "Hygon"),
+        ("BW200, UBB BW1000", "gfx936", "Hygon"),
+        ("BW1101", "gfx938", "Hygon"),
+        ("", "gfx92a", "Hygon"),
+        ("Z100L", "gfx906", "Hygon"),
+        ("AMD Instinct MI60 / MI50", "gfx906", "AMD"),
+        ("AMD Instinct MI300X", "gfx942", "AMD"),
+        ("AMD Instinct MI355X", "gfx950", "AMD"),
+        ("AMD Instinct MI250X", "gfx90a", "AMD"),
+    ],
+)
+def test_hygons_are_known_by_their_architecture(
+    borrowed: BorrowedCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    architecture: str,
+    vendor: str,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "hip", "6.3")
+    borrowed.names, borrowed.architecture = (name,), architecture
+    info = rocm.BACKEND.describe(borrowed, 0)
+    assert info.vendor == vendor
+    monkeypatch.setattr(_trial, "refusal", lambda *_: None)
+    refused = rocm.BACKEND.unsupported(info, PRECISIONS["fp8"])
+    assert (refused is None) == (architecture != "gfx942"), "only those have an fp8 of their own"
 
 
 def test_generic_goes_on_past_a_plug_in_that_does_not_load(

@@ -59,6 +59,24 @@ def test_a_die_is_found_by_both(units: int | None, name: str) -> None:
     assert chips.find(BOTH, 52) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "cubes", "absent"),
+    [
+        ("Ascend910_9391", 12, "no published peak of a part of Ascend 910C"),
+        ("Ascend910_9362", 20, "no published bf16 peak of Ascend 910C, other dies"),
+        ("Ascend910_9362", None, "no published bf16 peak of Ascend 910C, other dies"),
+        ("Ascend950DT_9582", 32, "no published bf16 peak of Ascend 950, others"),
+    ],
+)
+def test_an_npu_with_other_cubes_has_no_peak_of_its_namesake(
+    name: str, cubes: int | None, absent: str
+) -> None:
+    found = chips.shares(name, cubes, "bf16", 200e12, None, None, False)
+    assert found.mfu is None and found.mfu_absent.startswith(absent)
+    whole = chips.shares("Ascend910_9391", 24, "bf16", 353.9e12 / 2, None, None, False)
+    assert whole.mfu == pytest.approx(0.5)
+
+
 def test_where_a_process_may_use_some_units_only() -> None:
     """As CUDA says it under a share of MPS."""
     assert chips.find("NVIDIA H200", 132) is chips.find("NVIDIA H200")

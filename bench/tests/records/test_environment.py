@@ -129,6 +129,7 @@ def test_of_a_path_its_last_name_is_left(text: str, kept: str) -> None:
     [
         *("CUDA_INJECTION64_PATH", "HSA_OVERRIDE_GFX_VERSION", "TRITON_PTXAS_PATH"),
         *("ASCEND_CUSTOM_OPP_PATH", "MIOPEN_DISABLE_CACHE", "MIOPEN_USER_DB_PATH"),
+        *("MCBLAS_CUSTOMIZED_CONFIG_PATH", "TORCH_ACL_INIT_CONFIG_PATH", "XBLAS_FC_HBM_VERSION"),
     ],
 )
 def test_what_puts_other_code_in_a_librarys_place_is_no_furniture(name: str) -> None:
@@ -142,15 +143,30 @@ def test_where_software_lies_changes_no_speed(name: str) -> None:
     assert not environment.may_change_speed(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        *((name, True) for name in ("BKCL_X", "HCL_X", "LCCL_X", "ONECCL_X", "P2P_HCCL_BUFFSIZE")),
+        *((name, False) for name in ("ACL_X", "OCL_X", "SYCL_X", "P2P_X")),
+    ],
+)
+def test_libraries_of_links_are_known_by_their_names(name: str, idle: bool) -> None:
+    assert environment.is_idle(name, {}) is idle
+    assert not environment.is_idle(name, {"world": {"devices": 2}})
+
+
 def test_every_backend_declares_its_vendors_families() -> None:
     """Those of the issue, for each vendor; and no family that would take everything."""
     wanted = {
         "cuda": "CUDA_X NVIDIA_X NCCL_X CUBLAS_X CUBLASLT_X CUDNN_X",
-        "rocm": "HSA_X HIP_X ROCR_X ROCBLAS_X MIOPEN_X AMD_X HIPBLASLT_X ROCPROFILER_X ROCP_X",
-        "ascend": "ASCEND_X ACL_X ACLNN_X HCCL_X NPU_X",
+        "rocm": "HSA_X HIP_X ROCR_X ROCBLAS_X MIOPEN_X AMD_X HIPBLASLT_X ROCPROFILER_X ROCP_X"
+        " ROC_GLOBAL_CU_MASK DEBUG_CLR_X DEBUG_HIP_X PAL_X",
+        "ascend": "ASCEND_X ACL_X ACLNN_X HCCL_X NPU_X LCCL_X P2P_HCCL_BUFFSIZE PER_STREAM_QUEUE"
+        " CLOSE_MATMUL_K_SHIFT STREAMS_PER_DEVICE OOM_SNAPSHOT_ENABLE",
         "xpu": "ZE_X UR_X SYCL_X ONEAPI_X IGC_X",
         "mps": "METAL_X",
-        "generic": "MUSA_X MLU_X PT_HPU_X GCU_X MACA_X",
+        "generic": "MUSA_X MLU_X PT_HPU_X GCU_X MACA_X BRTB_X SUDNN_X SUBLAS_X XMLIR_X BKCL_X"
+        " XBLAS_X XDNN_X XFT_X XFA_X XPUAPI_X XPURT_X UMD_X ENABLE_FLASH_ATTENTION_X MHA_X",
     }
     for name, variables in wanted.items():
         given = dict.fromkeys(variables.split(), "1")

@@ -1,0 +1,92 @@
+"""What generic does for vendors' plug-ins: switches of their own, and no work on the host."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.backends import generic
+from bench.measuring import surroundings
+
+OWN = {"musa": ("mudnn",), "mlu": ("cnnl", "mlu.matmul", "mlu.custom")}
+"""By type, what of torch.backends its plug-in adds."""
+
+
+@pytest.fixture(params=OWN)
+def switches(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, SimpleNamespace]:
+    """Those of one plug-in, on, as some are by themselves."""
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    before = torch.get_float32_matmul_precision()
+    request.addfinalizer(lambda: torch.set_float32_matmul_precision(before))
+    found = {name: SimpleNamespace(allow_tf32=True) for name in OWN[request.param]}
+    for name, switch in found.items():
+        module, _, last = name.partition(".")
+        if last:
+            held = getattr(torch.backends, module, None) or SimpleNamespace()
+            monkeypatch.setattr(torch.backends, module, held, raising=False)
+            setattr(held, last, switch)
+        else:
+            monkeypatch.setattr(torch.backends, module, switch, raising=False)
+    return found
+
+
+def test_a_vendors_own_switch_for_tf32_is_set_read_and_recorded(
+    switches: dict[str, SimpleNamespace],
+) -> None:
+    device = object.__new__(generic.GenericDevice)
+    for shortened in (False, True, False):
+        generic.BACKEND.shorten_float32(shortened)
+        assert {switch.allow_tf32 for switch in switches.values()} == {shortened}
+        assert device.float32_reduced() is shortened
+        facts = {name: value for name, value in device.facts().items() if name.startswith("tf32")}
+        named = {"tf32_cudnn", *(f"tf32_{name}" for name in switches)}
+        assert facts == dict.fromkeys(named, str(shortened))
+
+
+def test_one_switch_that_was_left_on_is_seen(switches: dict[str, SimpleNamespace]) -> None:
+    device = object.__new__(generic.GenericDevice)
+    for switch in switches.values():
+        generic.BACKEND.shorten_float32(False)
+        switch.allow_tf32 = True
+        assert device.float32_reduced()
+
+
+def test_without_a_plug_in_no_other_switch_is_made_up() -> None:
+    device = object.__new__(generic.GenericDevice)
+    assert set(device.facts()) == {"float32_matmul_precision", "tf32_cudnn"}
+
+
+def test_operators_of_a_worker_do_not_run_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = generic.BACKEND.worker_environment()
+    for name, value in generic.NO_FALLBACK.items():
+        assert given[name] == value
+        monkeypatch.setenv(name, value)
+    assert surroundings.harmful(generic.BACKEND) == "", "what it sets itself is no harm"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("ENABLE_FALLBACK_TO_CPU", "1", "operators may run on the host"),
+        ("ENABLE_MLU_FAIL_FALLBACK", "on", "operators may run on the host"),
+        ("PT_HPU_PLACE_ON_CPU", "add,mul", "operators may run on the host"),
+        ("XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL", "true", "operators may run on the host"),
+        ("BRTB_ENABLE_SUPA_FALLBACK", "1", "operators may run on the host"),
+        ("BRTB_ENABLE_MMA_BF16_ACC", "1", "products are summed in bfloat16"),
+    ],
+)
+def test_what_lets_operators_run_elsewhere_or_shorter_voids(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert surroundings.harmful(generic.BACKEND).startswith(f"{name}={value}: {reason}")
+    for off in ("False", "OFF", "0"):
+        monkeypatch.setenv(name, off)
+        assert surroundings.harmful(generic.BACKEND) == ""
