@@ -89,6 +89,10 @@ class Stand:
         self.device = self.framework.open(self.backend, self.index, precision)
         return self.device
 
+    def unsupported(self, precision: Precision) -> str | None:
+        """Why the device has no such precision; None where it has."""
+        return self.framework.unsupported(self.backend, self.device.info, precision)
+
     @property
     def place(self) -> torch.device:
         """Where tensors go."""
@@ -144,6 +148,11 @@ def note(title: str, observed: str, next: str = "") -> Finding:
 def judged(title: str, good: bool, observed: str, reason: str, next: str) -> Finding:
     """A pass, or else a failure for that reason."""
     return passed(title, observed) if good else failed(title, observed, reason, next)
+
+
+def first_line(error: BaseException) -> str:
+    """Of its words; its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def after(title: str, backend: Backend, error: BaseException) -> Finding:
