@@ -178,16 +178,11 @@ class _Running:
                 return
             yield finding
         next = "Run the check by hand in a debugger; what it did is in `bench/conformance/checks/`"
-        yield failed(f"{self._check.name}: to its end", "", self._said(), next)
-
-    def _said(self) -> str:
-        return reason(self._end, self._given)
+        said = reason(self._end, self._given)
+        yield failed(f"{self._check.name}: to its end", "", said, next)
 
     def _tell(self, line: bytes) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its end is told
-            self._process.stdin.write(line + b"\n")
-            self._process.stdin.flush()
+        child.tell(self._process, line)
 
     def _line(self, deadline: float, late: str) -> bytes | None:
         """The next line that it says; None at its end, which `_end` then describes.

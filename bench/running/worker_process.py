@@ -22,7 +22,7 @@ import msgspec
 from bench.lifeline import Lifeline
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.encoding import encoded
-from bench.records.outcome import Cold, Failed, Phase, Skipped
+from bench.records.outcome import Cold, Failed, FailureKind, Phase, Skipped
 from bench.records.reason import reason
 from bench.records.runfile import UNREADABLE
 from bench.running import child
@@ -133,7 +133,7 @@ class WorkerProcess(Worker):
                 )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
-        self._send(encoded(request) + b"\n")
+        child.tell(self.process, encoded(request))
 
     @property
     def pid(self) -> int:
@@ -148,9 +148,7 @@ class WorkerProcess(Worker):
 
     def hang_up(self) -> None:
         """Closes its stdin, at which it leaves."""
-        with contextlib.suppress(BrokenPipeError):
-            if self.process.stdin is not None:
-                self.process.stdin.close()
+        child.hang_up(self.process)
 
     def leave(self) -> None:
         """Ends it, and lets go of what belongs to it."""
@@ -173,7 +171,7 @@ class WorkerProcess(Worker):
 
     def let_go(self) -> None:
         """Lets it open the device, when it has imported its libraries."""
-        self._send(b"\n")
+        child.tell(self.process, b"")
 
     def end(self) -> None:
         """Ends its whole process group."""
@@ -215,12 +213,6 @@ class WorkerProcess(Worker):
 
     def _stderr_size(self) -> int:
         return os.fstat(self._stderr.fileno()).st_size
-
-    def _send(self, line: bytes) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: said when its report is missing
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
 
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what it says until that is enough or there is a report; makes one if it ends."""
@@ -356,9 +348,7 @@ def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
     return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
 
 
-def failed(kind: str, phase: Phase, message: str) -> Report:
+def failed(kind: FailureKind, phase: Phase, message: str) -> Report:
     """The report of a worker that makes none."""
-    outcome = msgspec.convert(
-        {"status": "failed", "kind": kind, "phase": phase, "message": message}, Failed
-    )
+    outcome = Failed(kind=kind, phase=phase, message=message)
     return Report(outcome=outcome, cold=Cold(), environment={})
