@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
@@ -90,19 +90,6 @@ def signal_for_stacks(process: Process) -> bool:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(STACKS_SIGNAL)
     return True
-
-
-@contextlib.contextmanager
-def end_of(process: Process) -> Iterator[int | None]:
-    """A file descriptor that becomes readable when the process ends (Linux), else None."""
-    if not hasattr(os, "pidfd_open"):
-        yield None
-        return
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def epitaph(process: Process, stderr: BinaryIO, given: Mapping[str, str] = os.environ) -> str:

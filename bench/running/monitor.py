@@ -7,8 +7,7 @@ clock; what it saw (`bench.telemetry.joined.Sight`) are plain values, which can 
 
 from __future__ import annotations
 
-import os
-import selectors
+import contextlib
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from bench.measuring.joining import machine
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
 from bench.running import child
+from bench.running.ears import Lines
 from bench.running.sampler import Answer, Order
 from bench.telemetry import energy
 from bench.telemetry.joined import Sight
@@ -59,8 +59,9 @@ class Monitor:
         self._environment = environment
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._lines: Lines | None = None
+        """What it says."""
         self._lifeline = Lifeline()
-        self._rest = b""
         self._given_up: Sequence[Answer] | None = None
         """What is said of each device once nobody will look at any of them."""
         self._deaths = 0
@@ -85,6 +86,7 @@ class Monitor:
         except OSError as error:
             self._given_up = self._of_each(f"the side process does not start ({error.strerror})")
             return
+        self._lines = Lines(self._process)
         child.tell(self._process, msgspec.json.encode(self._order))
 
     def lets_go(self) -> None:
@@ -168,7 +170,6 @@ class Monitor:
     def close(self) -> None:
         """Ends the side process and whatever it has started."""
         process, self._process = self._process, None
-        self._rest = b""
         if process is not None:
             child.end(process)
             self._lifeline.cut()
@@ -210,23 +211,11 @@ class Monitor:
         return [Answer(problem=problem)] * len(self._devices)
 
     def _hear(self) -> tuple[Answer, ...] | None:
-        assert self._process is not None and self._process.stdout is not None
-        stdout = self._process.stdout
-        end = time.monotonic() + ANSWER_SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                if not selector.select(max(end - time.monotonic(), 0.0)):
-                    return None
-                chunk = os.read(stdout.fileno(), 1 << 20)
-                if not chunk:
-                    return None
-                self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
-        try:
-            return DECODER.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        assert self._lines is not None
+        line = self._lines.next(time.monotonic() + ANSWER_SECONDS)
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return DECODER.decode(line or b"")
+        return None
 
 
 def _tells(answer: Answer) -> bool:

@@ -96,7 +96,7 @@ def counted(requests: Sequence[Request], given: Mapping[str, str], stems: Stems)
                 if worker is not None:
                     stack.callback(worker.leave)
                     worker.let_go()
-                    ears.attend(len(left), worker)
+                    ears.attend(len(left), worker.process)
                     at_work[len(left)] = worker
             ready = ears.ready(max(0.0, end - time.monotonic())) if at_work else {}
             if not ready:

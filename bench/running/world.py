@@ -249,7 +249,7 @@ class World:
             for rank in self._waiting():
                 worker = self.workers[rank]
                 if isinstance(worker, WorkerProcess):
-                    ears.attend(rank, worker)
+                    ears.attend(rank, worker.process)
             for host in self._hosts:
                 if not host.lost:
                     ears.attend_to(host, host)
