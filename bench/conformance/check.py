@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -97,13 +97,6 @@ class Stand:
     def place(self) -> torch.device:
         """Where tensors go."""
         return self.device.torch_device
-
-    @property
-    def module(self) -> Any:
-        """torch's module for the device: streams and what else is not in the protocol."""
-        import torch
-
-        return torch.get_device_module(self.place.type)
 
     @property
     def on_host(self) -> bool:

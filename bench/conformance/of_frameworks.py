@@ -282,7 +282,7 @@ CHECKS = (
         parts=(shortened,),
         precision=SHORT,
     ),
-    Check(name="telemetry", summary="its readings can be", parts=(telemetry.readings,)),
+    *telemetry.CHECKS,
 )
 
 

@@ -88,11 +88,8 @@ class Model:
     def looks(self, caches: Sequence[Any]) -> Iterator[Look]:
         """Whether weights and caches are as wide as the site says; and whether every cache was
         written, of which a prefill reads nothing, so that no gate would tell."""
-        asked = self.site.precision.weights
-        for what, tensors in (("weights", self.weights), ("cache", caches)):
-            seen = [str(tensor.dtype).lower() for tensor in tensors]
-            other = next((kind for kind in seen if kind != asked), asked)
-            yield Look(what=f"dtype of the {what}", asked=asked, seen=other)
+        yield models.width_look("weights", self.weights, self.site)
+        yield models.width_look("cache", caches, self.site)
         kept = all(cache.asnumpy().any() for cache in caches)
         yield Look(what="cache", asked="written", seen="written" if kept else "left empty")
 

@@ -165,7 +165,8 @@ def out_of_memory(stand: Stand) -> Iterator[Finding]:
         if error is None:
             next = "Look at info.memory_bytes, and at whether the device swaps to the host"
             observed = f"{units.prefixed(size, 'B')} were allocated"
-            reason = f"the device says that it has {_memory(stand)}"
+            has = units.memory(stand.device.info.memory_bytes or 0)
+            reason = f"the device says that it has {has}"
             yield failed("out of memory is said to be that", observed, reason, next)
             return
         if attempt == "first":
@@ -179,10 +180,6 @@ def _beyond(stand: Stand) -> int | None:
         return BEYOND_HOST_BYTES
     whole = stand.device.info.memory_bytes
     return None if whole is None else whole * BEYOND
-
-
-def _memory(stand: Stand) -> str:
-    return units.memory(stand.device.info.memory_bytes or 0)
 
 
 def _refusal(stand: Stand, size: int) -> BaseException | None:
