@@ -263,9 +263,9 @@ class Pool:
             else:
                 self._drop(connection)
 
-    async def get(self, path: str, seconds: float = CONNECT_SECONDS) -> tuple[Head, bytes]:
+    async def get(self, path: str) -> tuple[Head, bytes]:
         """The whole answer to a GET; raises `Broken`, also where it takes too long."""
-        return await self.ask("GET", path, None, seconds)
+        return await self.ask("GET", path, None, CONNECT_SECONDS)
 
     async def ask(
         self, method: str, path: str, body: bytes | None, seconds: float
