@@ -335,10 +335,9 @@ def open_session(
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; left_out: cases not to be tried; leader: of
-    several hosts; python: the workers' interpreter; forced: what their environment must say, which
-    is recorded; framework: what computes. Raises `OutputError` where one that is not torch has no
-    place for what it is handed.
+    python: the workers' interpreter; forced: what their environment must say, which is recorded;
+    leader: of several hosts; the others: as of `Session`. Raises `OutputError` where a framework
+    that is not torch has no place for what it is handed.
     """
     backend = catalogue.backend(device.backend)
     folder = scratch.made()
