@@ -45,12 +45,12 @@ REFUSALS = (AccelmarkError, Unsupported, RuntimeError, TypeError, ValueError)
 kit's."""
 
 
-def normals(count: int = 2, size: int = SIZE, seed: int = 0) -> list[Array]:
-    """Square matrices of normals."""
+def normals() -> list[Array]:
+    """Two square matrices of normals."""
     import numpy as np
 
-    generator = np.random.default_rng(seed)
-    return [generator.standard_normal((size, size), np.float32) for _ in range(count)]
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal((SIZE, SIZE), np.float32) for _ in range(2)]
 
 
 def error(stand: Stand, precision: str, execution: str = "eager") -> float:
