@@ -99,7 +99,11 @@ class Monitor:
             time.sleep(AGAIN_SECONDS)
             more = self._ask()
             told = [before or _tells(answer) for before, answer in zip(told, more, strict=True)]
-            answers = [_joined(*pair) for pair in zip(answers, more, strict=True)]
+            # As far as a launch that has not begun asks of them.
+            answers = [
+                msgspec.structs.replace(now, seen=before.seen + now.seen)
+                for before, now in zip(answers, more, strict=True)
+            ]
         self._let_go_ns = time.perf_counter_ns()
         for device, answer in zip(self._devices, answers, strict=True):
             if self._fresh and answer.scope != "shared":  # a host, which imports, is not idle
@@ -221,11 +225,6 @@ class Monitor:
 def _tells(answer: Answer) -> bool:
     """Whether somebody has looked at the device, or will not."""
     return bool(answer.seen or answer.trouble or answer.problem)
-
-
-def _joined(before: Answer, after: Answer) -> Answer:
-    """Two answers, one after the other, as far as a launch that has not begun asks of them."""
-    return msgspec.structs.replace(after, seen=before.seen + after.seen)
 
 
 def strangers(
