@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -89,17 +89,14 @@ class Stand:
         self.device = self.framework.open(self.backend, self.index, precision)
         return self.device
 
+    def unsupported(self, precision: Precision) -> str | None:
+        """Why the device has no such precision; None where it has."""
+        return self.framework.unsupported(self.backend, self.device.info, precision)
+
     @property
     def place(self) -> torch.device:
         """Where tensors go."""
         return self.device.torch_device
-
-    @property
-    def module(self) -> Any:
-        """torch's module for the device: streams and what else is not in the protocol."""
-        import torch
-
-        return torch.get_device_module(self.place.type)
 
     @property
     def on_host(self) -> bool:
@@ -144,6 +141,11 @@ def note(title: str, observed: str, next: str = "") -> Finding:
 def judged(title: str, good: bool, observed: str, reason: str, next: str) -> Finding:
     """A pass, or else a failure for that reason."""
     return passed(title, observed) if good else failed(title, observed, reason, next)
+
+
+def first_line(error: BaseException) -> str:
+    """Of its words; its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def after(title: str, backend: Backend, error: BaseException) -> Finding:

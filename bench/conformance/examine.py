@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from bench.lifeline import Lifeline
 from bench.records import environment
 from bench.records.reason import reason
 from bench.running import child, scratch
+from bench.running.ears import Lines
 from bench.running.elsewhere import HERE, TORCH, Elsewhere
 
 TOGETHER = 4
@@ -123,7 +123,6 @@ class _Running:
     ) -> None:
         self._check = check
         self._given = given
-        self._rest = b""
         self._end = ""
         with contextlib.ExitStack() as undo:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
@@ -133,6 +132,7 @@ class _Running:
             )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
+        self._lines = Lines(self._process)
         task = Task(
             check=check.name, backend=device.backend, index=device.index, framework=framework
         )
@@ -178,42 +178,23 @@ class _Running:
                 return
             yield finding
         next = "Run the check by hand in a debugger; what it did is in `bench/conformance/checks/`"
-        yield failed(f"{self._check.name}: to its end", "", self._said(), next)
-
-    def _said(self) -> str:
-        return reason(self._end, self._given)
+        said = reason(self._end, self._given)
+        yield failed(f"{self._check.name}: to its end", "", said, next)
 
     def _tell(self, line: bytes) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its end is told
-            self._process.stdin.write(line + b"\n")
-            self._process.stdin.flush()
+        child.tell(self._process, line)
 
     def _line(self, deadline: float, late: str) -> bytes | None:
         """The next line that it says; None at its end, which `_end` then describes.
 
         late: how, where nothing came by the deadline.
         """
-        stdout = self._process.stdout
-        assert stdout is not None
-        with selectors.DefaultSelector() as selector, child.end_of(self._process) as ended:
-            selector.register(stdout, selectors.EVENT_READ)
-            if ended is not None:
-                selector.register(ended, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                ready = selector.select(max(deadline - time.monotonic(), 0.0))
-                chunk = b""
-                if stdout in (key.fileobj for key, _ in ready):
-                    chunk = os.read(stdout.fileno(), 1 << 16)
-                elif not ready:
-                    child.ask_for_stacks(self._process)
-                    self._end = late
-                    return None
-                if not chunk:
-                    self._end = child.epitaph(self._process, self._stderr)
-                    return None
-                self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
+        line = self._lines.next(deadline)
+        if line is None and self._lines.late:
+            child.ask_for_stacks(self._process)
+            self._end = late
+        elif line is None:
+            self._end = child.epitaph(self._process, self._stderr)
         return line
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench.conformance.check import Check, Finding, Stand, after, judged, note, passed, unseen
-from bench.conformance.checks import declared, memory, telemetry, timing
+from bench.conformance.checks import declared, failures, memory, telemetry, timing
 from bench.conformance.checks._jobs import Given, held, output, product
-from bench.conformance.checks.arithmetic import FORMATS, KNOWN, SIZE, Format
+from bench.conformance.checks.arithmetic import FORMATS, KNOWN, SIZE, Format, passing_bits
 from bench.errors import AccelmarkError
 from bench.measuring import asked
 from bench.measuring.numerics import relative_error
@@ -45,12 +45,12 @@ REFUSALS = (AccelmarkError, Unsupported, RuntimeError, TypeError, ValueError)
 kit's."""
 
 
-def normals(count: int = 2, size: int = SIZE, seed: int = 0) -> list[Array]:
-    """Square matrices of normals."""
+def normals() -> list[Array]:
+    """Two square matrices of normals."""
     import numpy as np
 
-    generator = np.random.default_rng(seed)
-    return [generator.standard_normal((size, size), np.float32) for _ in range(count)]
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal((SIZE, SIZE), np.float32) for _ in range(2)]
 
 
 def error(stand: Stand, precision: str, execution: str = "eager") -> float:
@@ -73,7 +73,7 @@ def shortened(stand: Stand) -> Iterator[Finding]:
     may be one that a process sets once."""
     yield _as_declared(stand, SHORT)
     title = f"{SHORT} shortens what it multiplies"
-    denied = stand.framework.unsupported(stand.backend, stand.device.info, PRECISIONS[SHORT])
+    denied = stand.unsupported(PRECISIONS[SHORT])
     if denied is not None:
         yield unseen(title, denied)
         return
@@ -86,7 +86,7 @@ def shortened(stand: Stand) -> Iterator[Finding]:
 
 def _as_declared(stand: Stand, name: str) -> Finding:
     precision, title = PRECISIONS[name], f"{name} is as declared"
-    denied = stand.framework.unsupported(stand.backend, stand.device.info, precision)
+    denied = stand.unsupported(precision)
     if denied is not None:
         return _refused(stand, title, name, denied)
     try:
@@ -127,7 +127,7 @@ def formats(stand: Stand) -> Iterator[Finding]:
     for name, form in FORMATS.items():
         title = f"{name} matmul keeps {form.bits} bits"
         precision = PRECISIONS[name]
-        denied = stand.framework.unsupported(stand.backend, stand.device.info, precision)
+        denied = stand.unsupported(precision)
         if denied is not None:
             yield unseen(title, denied)
             continue
@@ -142,18 +142,12 @@ def formats(stand: Stand) -> Iterator[Finding]:
 
 
 def _kept_bits(stand: Stand, name: str, form: Format) -> int:
-    """As `bench.conformance.checks.arithmetic.kept_bits`: its values must pass unchanged."""
-    import numpy as np
 
-    powers = np.arange(SIZE) % form.bits + 1
-    values = 1 + 2.0 ** -(powers // 2) + 2.0**-powers
-    diagonal, one = np.diag(values).astype(np.float32), np.eye(SIZE, dtype=np.float32)
-    least = form.bits
-    for pair in ((diagonal, one), (one, diagonal)):
-        found = output(stand, product(stand, SIZE, Given(pair), name)).diagonal()
-        wrong = powers[found != values]
-        least = min(least, int(wrong.min()) - 1 if len(wrong) else form.bits)
-    return least
+    def multiplied(*pair: Array) -> Array:
+        given = Given(x.astype("float32") for x in pair)
+        return output(stand, product(stand, SIZE, given, name))
+
+    return passing_bits(form.bits, multiplied)
 
 
 def transfers(stand: Stand) -> Iterator[Finding]:
@@ -173,27 +167,11 @@ def transfers(stand: Stand) -> Iterator[Finding]:
 
 def peak(stand: Stand) -> Iterator[Finding]:
     """Holds known numbers of bytes and looks at the counters, as of torch's tensors."""
-    device = stand.device
     stays, _ = held(stand, SIZE)
     _, size = held(stand, PIECE)
-    memory.release(stand)
-    before = device.memory()
-    if memory.NO_COUNTER in before.scope:
-        yield unseen("the peak grows with what is allocated", f"its scope is {before.scope}")
-        return
-    jobs = [held(stand, PIECE) for _ in range(2)]
-    memory.release(stand)  # what it took to make them is no part of them
-    full = device.memory()
-    yield memory.grows(before, full, 2 * size)
-    jobs.pop()
-    device.synchronize()
-    yield memory.keeps(full, device.memory(), size)
-    jobs.clear()
-    memory.release(stand)
-    free = device.memory()
+    # What it took to make them is no part of them.
+    yield from memory.moves(stand, size, lambda: held(stand, PIECE), lambda: memory.release(stand))
     stays.close()
-    yield memory.forgets(full, free, 2 * size)
-    yield memory.returns(full, free, 2 * size, stand.on_host)
 
 
 def draws(stand: Stand) -> Iterator[Finding]:
@@ -256,21 +234,11 @@ def fallback(stand: Stand) -> Iterator[Finding]:
 
 def refused(stand: Stand) -> Iterator[Finding]:
     """A step that cannot be done is an error, and hurts nothing."""
-    title = "a step that is refused is an error"
     a, b = normals()
-    try:
-        output(stand, product(stand, SIZE, Given([a, b[: SIZE // 2]])))
-        stand.device.synchronize()
-    except Exception as wrong:  # noqa: BLE001 - the very thing
-        kind = stand.backend.failure_kind(wrong)
-        _settle(stand)
-        broken = _broken(stand)
-        observed = f"shapes that do not fit: {kind}; the device {broken or 'works'} afterwards"
-        reason = f"it was sorted as {kind}, or broke the device"
-        next = "Let Backend.failure_kind say `error` for what is neither oom nor a loss"
-        yield judged(title, kind == "error" and not broken, observed, reason, next)
-    else:
-        yield unseen(title, "a product of shapes that do not fit was not refused")
+    given = Given([a, b[: SIZE // 2]])
+    yield failures.refusal(
+        stand, "step", lambda: output(stand, product(stand, SIZE, given)), lambda: _state(stand)
+    )
     reason = "not applicable: no job provokes it"
     yield unseen("a lost device is said to be lost", reason)
 
@@ -281,10 +249,12 @@ def _settle(stand: Stand) -> None:
         stand.device.synchronize()
 
 
-def _broken(stand: Stand) -> str:
-    """How a small product goes wrong now; empty if the device works."""
+def _state(stand: Stand) -> str:
+    """How a small product goes now."""
+    _settle(stand)
     try:
-        return "" if error(stand, "fp32") < TOLERANCES["fp32"]["output"] else "computes wrongly"
+        right = error(stand, "fp32") < TOLERANCES["fp32"]["output"]
+        return failures.WORKS if right else "computes wrongly"
     except Exception as wrong:  # noqa: BLE001 - whatever a broken context raises
         return f"fails ({type(wrong).__name__})"
 
@@ -312,7 +282,7 @@ CHECKS = (
         parts=(shortened,),
         precision=SHORT,
     ),
-    Check(name="telemetry", summary="its readings can be", parts=(telemetry.readings,)),
+    *telemetry.CHECKS,
 )
 
 

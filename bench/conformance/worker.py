@@ -91,7 +91,8 @@ def main() -> None:
     for name in backend.silencing_variables():
         os.environ.pop(name, None)
     hide_plug_ins(backend)
-    _import(task.framework)
+    work = catalogue.workload("gemm")
+    catalogue.framework(task.framework).imported(work, work.modes[work.usual_mode])
     gc.enable()
     _say(private, True)
     lifeline.wait_for_turn()
@@ -101,12 +102,6 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # no exit handler of a plug-in's may turn what was found into a crash
-
-
-def _import(framework: str) -> None:
-    """What computes. Raises what it raises where it is not there."""
-    work = catalogue.workload("gemm")
-    catalogue.framework(framework).imported(work, work.modes[work.usual_mode])
 
 
 def _say(stream: BinaryIO, message: Finding | bool | None) -> None:

@@ -109,45 +109,44 @@ def _turn(core: int) -> tuple[int, int]:
     return (sum(one < core for one in siblings), core)
 
 
-def random_state() -> bytes:
-    """Of MindSpore's one generator: its seed and its offset."""
-    import mindspore as ms
-
-    return bytes(ms.get_rng_state().asnumpy())
-
-
-class Host(CpuDevice):
-    """The host, as MindSpore computes on it: its operators are queued, and it has no events."""
-
-    synchronous = False
-    queues_on_host = True
+class Reached(Device):
+    """What MindSpore's devices have in common."""
 
     @property
     def torch_device(self) -> Any:
         """None of torch's."""
         raise TypeError("MindSpore's device is none of torch's")
 
+    def synchronize(self) -> None:
+        """Waits for every stream of the device: runtime/mindspore.runtime.synchronize."""
+        import mindspore as ms
+
+        ms.runtime.synchronize()
+
+    def random_state(self) -> bytes | None:
+        """Of MindSpore's one generator: its seed and its offset."""
+        import mindspore as ms
+
+        return bytes(ms.get_rng_state().asnumpy())
+
+
+class Host(Reached, CpuDevice):
+    """The host, as MindSpore computes on it: its operators are queued, and it has no events."""
+
+    synchronous = False
+    queues_on_host = True
+
     @property
     def place(self) -> Any:
         """MindSpore's name for it."""
         return HOST
 
-    def synchronize(self) -> None:
-        """Waits for all that is queued."""
-        import mindspore as ms
-
-        ms.runtime.synchronize()
-
     def float32_reduced(self) -> bool:
         """Its products of float32 have a full mantissa: it has no other on a host."""
         return False
 
-    def random_state(self) -> bytes | None:
-        """Of MindSpore's one generator."""
-        return random_state()
 
-
-class Accelerator(Device):
+class Accelerator(Reached):
     """A device with streams, events and an allocator of its own."""
 
     def __init__(self, info: DeviceInfo, target: str, backend: Backend) -> None:
@@ -155,20 +154,9 @@ class Accelerator(Device):
         self.info, self._target, self._backend = info, target, backend
 
     @property
-    def torch_device(self) -> Any:
-        """None of torch's."""
-        raise TypeError("MindSpore's device is none of torch's")
-
-    @property
     def place(self) -> Any:
         """MindSpore's name for its kind: a process has one."""
         return self._target
-
-    def synchronize(self) -> None:
-        """Every stream of the device: runtime/mindspore.runtime.synchronize."""
-        import mindspore as ms
-
-        ms.runtime.synchronize()
 
     def event(self) -> Any:
         """On the current stream: runtime/mindspore.runtime.Event, with `enable_timing`."""
@@ -210,10 +198,6 @@ class Accelerator(Device):
     def float32_reduced(self) -> bool:
         """Whether either switch is on."""
         return is_short(self._target)
-
-    def random_state(self) -> bytes | None:
-        """Of MindSpore's one generator."""
-        return random_state()
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what the vendor's tools say."""

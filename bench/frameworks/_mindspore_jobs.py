@@ -75,6 +75,7 @@ class MindSporeJob(Job):
         self._execution = site.execution
         self._run = run_as(site.execution, function)
         self._arguments = Rotation(arguments)
+        self._weights: Sequence[Any] = [one for operands in arguments for one in operands]
         self.facts: Mapping[str, str] = {
             "operand buffers": str(len(arguments)),
             "output": OWN_OUTPUT,
@@ -100,8 +101,8 @@ class MindSporeJob(Job):
         return {OUTPUT: [self._output]}
 
     def weights(self) -> Sequence[Any]:
-        """All operands."""
-        return [operand for operands in self._arguments.items for operand in operands]
+        """All operands; or what a job says."""
+        return self._weights
 
     def inputs(self) -> Sequence[Any]:
         """The first operand of the last step."""
@@ -162,12 +163,8 @@ class AttentionJob(MindSporeJob):
         to the scores, or for the fused one what it leaves out."""
         name = "fused" if fused else "attended"
         super().__init__(name, [(*each[:3], mask) for each in operands], site)
-        self._operands = operands
+        self._weights = [one for each in operands for one in each]
         self.facts = {**self.facts, "attention": FUSED_ATTENTION if fused else OWN_ATTENTION}
-
-    def weights(self) -> Sequence[Any]:
-        """All operands, as of torch's."""
-        return [operand for operands in self._operands for operand in operands]
 
 
 def attention(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
@@ -210,7 +207,7 @@ class MemoryJob(MindSporeJob):
         """target: what is written, of a copy."""
         into = (target,) if mode == "copy" else ()
         super().__init__(KERNELS[mode], [(*into, *sources)], site)
-        self._sources = sources
+        self._weights = sources
         self.facts = {} if into else {"output": OWN_OUTPUT}
 
     def probe(self) -> dict[str, Any]:
@@ -219,13 +216,9 @@ class MemoryJob(MindSporeJob):
         size_bytes = math.prod(self._output.shape) * self._output.itemsize
         return {OUTPUT: self._output[: size_bytes // WIDEST_BYTES]}
 
-    def weights(self) -> Sequence[Any]:
-        """The arrays that are read."""
-        return self._sources
-
     def inputs(self) -> Sequence[Any]:
-        """The same."""
-        return self._sources
+        """The arrays that are read, which are its weights too."""
+        return self._weights
 
 
 def memory(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
@@ -242,11 +235,8 @@ class TransferJob(MindSporeJob):
     def __init__(self, pairs: list[tuple[Any, Any]], site: Site):
         """pairs: target and source."""
         super().__init__("copied", pairs, site)
+        self._weights = [source for _, source in pairs]
         self.facts = {"host memory": "pageable"}
-
-    def weights(self) -> Sequence[Any]:
-        """All that is copied."""
-        return [source for _, source in self._arguments.items]
 
     def inputs(self) -> Sequence[Any]:
         """What was copied."""
@@ -273,12 +263,8 @@ class LaunchJob(MindSporeJob):
     def __init__(self, total: Any, addend: Any, kernels: int, site: Site):
         """total grows by addend, kernels times a step."""
         super().__init__("grown", [(total, addend, kernels)], site)
-        self._addend = addend
+        self._weights = [addend]
         self.facts = {"kernel": "in-place addition of one element"}
-
-    def weights(self) -> Sequence[Any]:
-        """What is added."""
-        return [self._addend]
 
     def inputs(self) -> Sequence[Any]:
         """None: its steps build on one another."""

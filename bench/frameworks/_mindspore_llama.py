@@ -88,16 +88,29 @@ class Model:
     def looks(self, caches: Sequence[Any]) -> Iterator[Look]:
         """Whether weights and caches are as wide as the site says; and whether every cache was
         written, of which a prefill reads nothing, so that no gate would tell."""
-        asked = self.site.precision.weights
-        for what, tensors in (("weights", self.weights), ("cache", caches)):
-            seen = [str(tensor.dtype).lower() for tensor in tensors]
-            other = next((kind for kind in seen if kind != asked), asked)
-            yield Look(what=f"dtype of the {what}", asked=asked, seen=other)
+        yield models.width_look("weights", self.weights, self.site)
+        yield models.width_look("cache", caches, self.site)
         kept = all(cache.asnumpy().any() for cache in caches)
         yield Look(what="cache", asked="written", seen="written" if kept else "left empty")
 
 
-class PrefillJob(MindSporeJob):
+class GeneratingJob(MindSporeJob):
+    """Steps of a model that fill its caches."""
+
+    model: Model
+    _caches: Sequence[Any]
+
+    def weights(self) -> Sequence[Any]:
+        """Its parameters."""
+        return self.model.weights
+
+    def looks(self) -> Iterator[Look]:
+        """Besides, at weights and cache."""
+        yield from super().looks()
+        yield from self.model.looks(self._caches)
+
+
+class PrefillJob(GeneratingJob):
     """One prompt to its first token; prompts rotate."""
 
     quantity = "logits"
@@ -116,17 +129,8 @@ class PrefillJob(MindSporeJob):
         """Queues one prefill and the choice of its token."""
         self._output, self.token = self._run(*next(self._arguments))
 
-    def weights(self) -> Sequence[Any]:
-        """Its parameters."""
-        return self.model.weights
 
-    def looks(self) -> Iterator[Look]:
-        """Besides, at weights and cache."""
-        yield from super().looks()
-        yield from self.model.looks(self._caches)
-
-
-class DecodeJob(MindSporeJob):
+class DecodeJob(GeneratingJob):
     """One token for each sequence, greedy, fed back on the device.
 
     See `bench.workloads._generation.DecodeJob`, whose steps and readings these are.
@@ -183,10 +187,6 @@ class DecodeJob(MindSporeJob):
         self._rewind()
         return True
 
-    def weights(self) -> Sequence[Any]:
-        """Its parameters."""
-        return self.model.weights
-
     def inputs(self) -> Sequence[Any]:
         """None: its steps build on one another."""
         return ()
@@ -200,11 +200,6 @@ class DecodeJob(MindSporeJob):
         for _ in range(taken if self._forcing else 0):
             self.step()
         return True
-
-    def looks(self) -> Iterator[Look]:
-        """Besides, at weights and cache."""
-        yield from super().looks()
-        yield from self.model.looks(self._caches)
 
     def _read(self) -> tuple[Any, Any]:
         """Logits and token after the prompt, which is no part of a step: never as a graph."""
@@ -290,13 +285,10 @@ def generating(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads._language.generating_job`."""
     p, size = parameters, SIZES[parameters.model]
     models.require_offered(p, site)
-    model = Model(size, site, draws)
+    model, filled = Model(size, site, draws), models.Filled(draws, site)
 
     def drawn(length: int) -> Any:
-        import mindspore as ms
-
-        tokens = draws.integers(0, size.vocabulary, (p.batch_size, length))
-        return ms.Tensor(tokens.astype("int32"))
+        return filled.drawn(0, size.vocabulary, (p.batch_size, length))
 
     if mode == "prefill":
         return PrefillJob(model, [drawn(p.prompt_length) for _ in range(BATCHES)], site)

@@ -94,11 +94,15 @@ def looks_of(model: Any, site: Site, training: bool) -> Iterator[Look]:
     cells = (cell for _, cell in model.cells_and_names())
     wrong = next((other for cell in cells if cell.training is not training), asked)
     yield Look(what="mode of the model", asked=asked, seen=wrong)
+    yield width_look("weights", parameters_of(model), site)
+
+
+def width_look(what: str, tensors: Iterable[Any], site: Site) -> Look:
+    """Whether all of them are as wide as the site says."""
     wide = site.precision.weights
-    seen = (str(weight.dtype).lower() for weight in parameters_of(model))
-    yield Look(
-        what="dtype of the weights", asked=wide, seen=next((x for x in seen if x != wide), wide)
-    )
+    seen = (str(tensor.dtype).lower() for tensor in tensors)
+    other = next((kind for kind in seen if kind != wide), wide)
+    return Look(what=f"dtype of the {what}", asked=wide, seen=other)
 
 
 def require_offered(parameters: Any, site: Site) -> None:

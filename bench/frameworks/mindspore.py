@@ -263,7 +263,10 @@ class MindSpore(Framework):
         """Those of its context, and Python's own."""
         import mindspore as ms
 
-        then = "Find what sets it in this process (sitecustomize, a variable) and remove it"
+        def look(what: str, asked: str, seen: str) -> Look:
+            then = "Find what sets it in this process (sitecustomize, a variable) and remove it"
+            return Look(what=what, asked=asked, seen=seen, then=then)
+
         wanted = {
             "mode": str(PYNATIVE),
             "device_target": str(device.place),
@@ -271,24 +274,19 @@ class MindSpore(Framework):
             "deterministic": "OFF",
         }
         looks = [
-            Look(what=f"MindSpore's {name}", asked=value, seen=str(ms.get_context(name)), then=then)
+            look(f"MindSpore's {name}", value, str(ms.get_context(name)))
             for name, value in wanted.items()
         ]
         if (waits := devices.launch_blocking()) is not None:
-            looks.append(
-                Look(what="MindSpore's launch_blocking", asked="False", seen=str(waits), then=then)
-            )
+            looks.append(look("MindSpore's launch_blocking", "False", str(waits)))
         tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
-        looks.append(Look(what="Python tracing", asked="off", seen=tracing, then=then))
+        looks.append(look("Python tracing", "off", tracing))
         if device.queues_on_host:
             threads = devices.current(devices.THREADS)
-            wanted_threads = str(self._threads)
-            looks.append(Look(what="threads", asked=wanted_threads, seen=threads, then=then))
+            looks.append(look("threads", str(self._threads), threads))
         else:
             mode = devices.standing(str(device.place), devices.MODE)[devices.MODE]
-            looks.append(
-                Look(what=f"MindSpore's {devices.MODE}", asked=devices.KEPT, seen=mode, then=then)
-            )
+            looks.append(look(f"MindSpore's {devices.MODE}", devices.KEPT, mode))
             looks.append(devices.keeps_to_the_device())
         return [*looks, *asked.float32(precision, device.float32_reduced())]
 

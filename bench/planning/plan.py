@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -132,16 +133,10 @@ def _planned(suite: Suite, devices: int, wanted: Wanted) -> list[Planned]:
     found: list[Planned] = []
     seen: dict[str, str] = {}
     otherwise: set[str] = set()
-    for place, entry in _entries(suite):
-        rest = {key: value for key, value in entry.items() if key != TUNED}
-        given = (entry.get(TUNED), devices)
-        points = [
-            _wanted(
-                _point(place, values, *given, sweep=swept(entry)),
-                *(place, values, given, swept(entry), suite, wanted),
-            )
-            for values in sweep(place, rest)
-        ]
+    for place, entry, each in _entries(suite):
+        table = entry.get(TUNED)
+        make = functools.partial(_point, place, table=table, devices=devices, sweep=swept(entry))
+        points = [_wanted(make, values, suite, wanted) for values in each]
         _some_can_be(place, points)
         for point in points:
             case = point.case
@@ -167,19 +162,17 @@ def _planned(suite: Suite, devices: int, wanted: Wanted) -> list[Planned]:
 
 
 def _wanted(
-    written: Planned,
-    place: str,
-    values: dict[str, Any],
-    given: tuple[Any, int],
-    sweep: bool,
-    suite: Suite,
-    wanted: Wanted,
+    make: Callable[[dict[str, Any]], Planned], values: dict[str, Any], suite: Suite, wanted: Wanted
 ) -> Planned:
-    """The point in the precision that is wanted of it, where it has that; else as it is written."""
+    """The point in the precision that is wanted of it, where it has that; else as it is written.
+
+    make: of the values a point.
+    """
+    written = make(values)
     precision = written.case.precision
     for name, why in wanted.others(precision, suite.instead):
         with contextlib.suppress(SuiteError):
-            point = _point(place, {**values, "precision": name}, *given, sweep=sweep)
+            point = make({**values, "precision": name})
             return point._replace(instead=why, written=written.case)
     if wanted.always in ("", precision):
         return written
@@ -195,18 +188,19 @@ def _some_can_be(place: str, points: list[Planned]) -> None:
         raise SuiteError(f"{place}: {many[0].name}: {whys[0]}.")
 
 
-def _entries(suite: Suite) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each case table, with the place that messages name."""
+def _entries(suite: Suite) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+    """Each case table, with the place that messages name before it, and its sweep behind."""
     for number, entry in enumerate(suite.entries, start=1):
-        yield f"{suite.source}, case {number}", entry
+        place = f"{suite.source}, case {number}"
+        yield place, entry, sweep(place, {k: v for k, v in entry.items() if k != TUNED})
 
 
 def leaves_devices_open(suite: Suite) -> bool:
     """Whether any case of a suite leaves to the run how many devices it takes."""
     return any(
         swept(entry) or is_open(values, _mode(place, values)[1])
-        for place, entry in _entries(suite)
-        for values in sweep(place, {key: v for key, v in entry.items() if key != TUNED})
+        for place, entry, each in _entries(suite)
+        for values in each
     )
 
 

@@ -6,9 +6,9 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,25 @@ if TYPE_CHECKING:
 
 DEFAULT_SUITE = "quick"
 SUITE_FOLDER = Path(__file__).parents[1] / "suite"
-OPTIONS = ("suite", "device", "only", "precision", "launches", "out")
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "suite": {"metavar": "SUITE", "help": "A suite's name or a .toml file. [quick]"},
+    "device": {
+        "action": "append",
+        "metavar": "BACKEND[:INDEX]",
+        "help": "Default: the first accelerator, else cpu.",
+    },
+    "only": {"metavar": "GLOB", "help": "Only these cases, e.g. 'llama-*,*-train'."},
+    "precision": {
+        "metavar": "NAME",
+        "help": "Every case that has it, in this precision. Default: as the suite is written.",
+    },
+    "launches": {
+        "metavar": "N",
+        "help": "Of each case; or `auto`: until the interval is narrow.",
+    },
+    "out": {"metavar": "DIR", "help": "Keep the record (.jsonl) in this folder."},
+}
+"""Those of `accelmark run` that there are here, under a prefix."""
 XDIST = (
     "accelmark cannot measure under pytest-xdist: tests that run side by side slow each other, and "
     "pytest-benchmark disables itself. Run without -n, or with -n 0."
@@ -30,28 +48,10 @@ XDIST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of `accelmark run`, under a prefix."""
+    """Adds `OPTIONS`."""
     group = parser.getgroup("accelmark", "accelmark: cases of a suite as benchmarks")
-    add = group.addoption
-    add("--accelmark-suite", metavar="SUITE", help="A suite's name or a .toml file. [quick]")
-    add(
-        "--accelmark-device",
-        action="append",
-        metavar="BACKEND[:INDEX]",
-        help="Default: the first accelerator, else cpu.",
-    )
-    add("--accelmark-only", metavar="GLOB", help="Only these cases, e.g. 'llama-*,*-train'.")
-    add(
-        "--accelmark-precision",
-        metavar="NAME",
-        help="Every case that has it, in this precision. Default: as the suite is written.",
-    )
-    add(
-        "--accelmark-launches",
-        metavar="N",
-        help="Of each case; or `auto`: until the interval is narrow.",
-    )
-    add("--accelmark-out", metavar="DIR", help="Keep the record (.jsonl) in this folder.")
+    for name, how in OPTIONS.items():
+        group.addoption(f"--accelmark-{name}", **how)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -180,7 +180,7 @@ class CaseState:
             return 0
         if self.searching:
             return self.search.left + self._planned(0, to_the_last_look)
-        done = len(self.rates if self._auto else self.measured)
+        done = len(self.rates if self.settings.launches == "auto" else self.measured)
         return self._planned(done, to_the_last_look)
 
     def _planned(self, done: int, to_the_last_look: bool) -> int:
@@ -188,10 +188,6 @@ class CaseState:
             looks = stats.LOOKS[-1:] if to_the_last_look else stats.LOOKS
             return next(look for look in looks if look > done) - done
         return self.settings.launches - done
-
-    @property
-    def _auto(self) -> bool:
-        return self.settings.launches == "auto"
 
 
 def _ended_sooner(launch: Launch, limit_seconds: float) -> bool:

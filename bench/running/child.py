@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
@@ -58,6 +58,21 @@ class Process(Protocol):
         """To it alone, while it runs."""
 
 
+def tell(process: Process, line: bytes) -> None:
+    """Writes a line to its stdin; nothing to one that died, whose end is told elsewhere."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+
+
+def hang_up(process: Process) -> None:
+    """Closes its stdin, at which it leaves."""
+    with contextlib.suppress(BrokenPipeError):
+        if process.stdin is not None:
+            process.stdin.close()
+
+
 def ask_for_stacks(process: Process) -> None:
     """Has a worker that hangs write its threads' stacks to stderr, even from within a C call.
 
@@ -75,19 +90,6 @@ def signal_for_stacks(process: Process) -> bool:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(STACKS_SIGNAL)
     return True
-
-
-@contextlib.contextmanager
-def end_of(process: Process) -> Iterator[int | None]:
-    """A file descriptor that becomes readable when the process ends (Linux), else None."""
-    if not hasattr(os, "pidfd_open"):
-        yield None
-        return
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def epitaph(process: Process, stderr: BinaryIO, given: Mapping[str, str] = os.environ) -> str:
@@ -178,9 +180,7 @@ def end(*processes: Process) -> None:
     take, they take together.
     """
     for process in processes:
-        with contextlib.suppress(BrokenPipeError):
-            if process.stdin is not None:
-                process.stdin.close()
+        hang_up(process)
     _wait_for(processes, LEAVING_SECONDS)
     for sign, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILLED_SECONDS)):
         left = [process for process in processes if process.poll() is None]

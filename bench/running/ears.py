@@ -1,15 +1,16 @@
-"""What wakes a parent that listens to several workers: a word of one, its end, another host."""
+"""What wakes a parent that listens to its children: a word of one, its end, another host."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
+import time
 from collections.abc import Hashable
 from types import TracebackType
 from typing import Protocol
 
-from bench.running import child
-from bench.running.worker_process import WorkerProcess
+from bench.running.child import Process
 
 
 class Wakes(Protocol):
@@ -39,13 +40,15 @@ class Ears:
             self.leave(key)
         self._selector.close()
 
-    def attend(self, key: Hashable, worker: WorkerProcess) -> None:
-        """A worker of this host: its words and its end wake us."""
+    def attend(self, key: Hashable, process: Process) -> None:
+        """A child: its words wake us, and so does its end where the system says it (Linux)."""
+        assert process.stdout is not None
         with contextlib.ExitStack() as undo:
-            ended = undo.enter_context(child.end_of(worker.process))
-            self.attend_to(key, worker.stdout)
-            undo.callback(self._selector.unregister, worker.stdout.fileno())
-            if ended is not None:
+            self.attend_to(key, process.stdout)
+            undo.callback(self._selector.unregister, process.stdout.fileno())
+            if hasattr(os, "pidfd_open"):
+                ended = os.pidfd_open(process.pid)
+                undo.callback(os.close, ended)
                 self._selector.register(ended, selectors.EVENT_READ, (key, False))
                 undo.callback(self._selector.unregister, ended)
             self._ends[key] = undo.pop_all()
@@ -55,7 +58,7 @@ class Ears:
         self._selector.register(source.fileno(), selectors.EVENT_READ, (key, True))
 
     def leave(self, key: Hashable) -> None:
-        """Attends no longer to a worker."""
+        """Attends no longer to a child."""
         if key in self._ends:
             self._ends.pop(key).close()
 
@@ -66,3 +69,31 @@ class Ears:
             key, speaks = entry.data
             found[key] = found.get(key, False) or speaks
         return found
+
+
+class Lines:
+    """What a child says, line by line."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._rest = b""
+        self.late = False
+        """Whether it said nothing in time, the last time, and had not ended."""
+
+    def next(self, deadline: float) -> bytes | None:
+        """A line, by that moment in monotonic seconds; None where none comes.
+
+        Raises OSError where nobody can listen.
+        """
+        assert self._process.stdout is not None
+        with Ears() as ears:
+            ears.attend(0, self._process)
+            while b"\n" not in self._rest:
+                ready = ears.ready(max(deadline - time.monotonic(), 0.0))
+                self.late = not ready
+                chunk = os.read(self._process.stdout.fileno(), 1 << 20) if ready.get(0) else b""
+                if not chunk:
+                    return None
+                self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line

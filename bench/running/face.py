@@ -46,19 +46,23 @@ class Start(NamedTuple):
 
 
 class Face(Protocol):
-    """Who watches a run."""
+    """Who watches a run; does nothing, as it stands."""
 
     def turn(self, side: str) -> None:
         """Whose turn it is, where two sides are measured."""
+        return
 
     def begins(self, plan: Sequence[Case], ahead: Ahead) -> None:
         """The cases that are to be measured, before the first launch; of each side by itself."""
+        return
 
     def starts(self, start: Start, ahead: Ahead) -> None:
         """A worker is being started; ahead: with this launch."""
+        return
 
     def progress(self, progress: Progress) -> None:
         """The worker says where it is."""
+        return
 
     def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
         """A launch is on disk.
@@ -66,34 +70,16 @@ class Face(Protocol):
         rates: throughput of every measured launch of its case so far; finished: whether the case
         needs no other.
         """
+        return
 
     def explains(self, case: Case, number: int, of: int) -> None:
         """A worker is being started that explains a case, for that time of so many."""
+        return
 
     def explained(self, explanation: Explanation) -> None:
         """An explanation is on disk."""
+        return
 
 
-class Nobody:
+class Nobody(Face):
     """Nobody watches."""
-
-    def turn(self, side: str) -> None:
-        """Says nothing."""
-
-    def begins(self, plan: Sequence[Case], ahead: Ahead) -> None:
-        """Says nothing."""
-
-    def starts(self, start: Start, ahead: Ahead) -> None:
-        """Says nothing."""
-
-    def progress(self, progress: Progress) -> None:
-        """Says nothing."""
-
-    def ends(self, launch: Launch, rates: Sequence[float], finished: bool) -> None:
-        """Says nothing."""
-
-    def explains(self, case: Case, number: int, of: int) -> None:
-        """Says nothing."""
-
-    def explained(self, explanation: Explanation) -> None:
-        """Says nothing."""

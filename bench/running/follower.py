@@ -155,7 +155,7 @@ class Follower:
         self._workers[number] = worker
         self._requests[number] = request
         self._eyes.start(request, given)
-        ears.attend(number, worker)
+        ears.attend(number, worker.process)
 
     def _finish(self, ears: Ears, number: int) -> wire.Left:
         """Ends a worker, and with the first of a launch all others, which are ended, too."""

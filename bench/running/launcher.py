@@ -53,17 +53,6 @@ COMMAND = (sys.executable, "-m", "bench.measuring.worker")
 NOTHING: Mapping[str, str] = {}
 
 
-def launch(
-    request: Request,
-    variables: Mapping[str, str],
-    listen: Listener = lambda progress: None,
-    command: tuple[str, ...] = COMMAND,
-) -> Finished:
-    """Runs one worker to its end; see `launch_together`."""
-    with contextlib.closing(launch_together([request], variables, listen, command)) as finished:
-        return next(finished)
-
-
 def launch_together(
     requests: Sequence[Request],
     variables: Mapping[str, str],

@@ -8,9 +8,6 @@ clock; what it saw (`bench.telemetry.joined.Sight`) are plain values, which can 
 from __future__ import annotations
 
 import contextlib
-import os
-import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +20,8 @@ from bench.lifeline import Lifeline
 from bench.measuring.joining import machine
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
+from bench.running import child
+from bench.running.ears import Lines
 from bench.running.sampler import Answer, Order
 from bench.telemetry import energy
 from bench.telemetry.joined import Sight
@@ -30,7 +29,6 @@ from bench.telemetry.source import Process
 
 ANSWER_SECONDS = 10.0
 """A side process that takes longer to answer is ended."""
-GRACE_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 2.0
 """How long the first worker waits for the first look: who came with it is told by who was there."""
 AGAIN_SECONDS = 0.05
@@ -49,12 +47,6 @@ class _Device:
         self.before: frozenset[int] | None = None
         """Process ids that were there before the worker was; None if nobody looked."""
 
-    def note_users(self, answer: Answer) -> None:
-        """Who was there before the next worker."""
-        for look in answer.seen:
-            if look.users is not None:
-                self.before = frozenset(p.pid for p in look.users)
-
 
 class Monitor:
     """Watches devices while workers come and go. Starts its process when it is first asked."""
@@ -67,8 +59,9 @@ class Monitor:
         self._environment = environment
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._lines: Lines | None = None
+        """What it says."""
         self._lifeline = Lifeline()
-        self._rest = b""
         self._given_up: Sequence[Answer] | None = None
         """What is said of each device once nobody will look at any of them."""
         self._deaths = 0
@@ -93,7 +86,8 @@ class Monitor:
         except OSError as error:
             self._given_up = self._of_each(f"the side process does not start ({error.strerror})")
             return
-        self._send(msgspec.json.encode(self._order) + b"\n")
+        self._lines = Lines(self._process)
+        child.tell(self._process, msgspec.json.encode(self._order))
 
     def lets_go(self) -> None:
         """Workers are about to open the devices: what was seen until now was not their doing."""
@@ -105,12 +99,17 @@ class Monitor:
             time.sleep(AGAIN_SECONDS)
             more = self._ask()
             told = [before or _tells(answer) for before, answer in zip(told, more, strict=True)]
-            answers = [_joined(*pair) for pair in zip(answers, more, strict=True)]
+            # As far as a launch that has not begun asks of them.
+            answers = [
+                msgspec.structs.replace(now, seen=before.seen + now.seen)
+                for before, now in zip(answers, more, strict=True)
+            ]
         self._let_go_ns = time.perf_counter_ns()
         for device, answer in zip(self._devices, answers, strict=True):
             if self._fresh and answer.scope != "shared":  # a host, which imports, is not idle
                 device.idle_watts = energy.idle_watts(self._readings(answer))
-            device.note_users(answer)
+            for users in (look.users for look in answer.seen if look.users is not None):
+                device.before = frozenset(p.pid for p in users)
         self._fresh = False
 
     def saw(
@@ -175,23 +174,9 @@ class Monitor:
     def close(self) -> None:
         """Ends the side process and whatever it has started."""
         process, self._process = self._process, None
-        self._rest = b""
-        if process is None:
-            return
-        with contextlib.suppress(OSError):
-            if process.stdin is not None:
-                process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.wait()
-        self._lifeline.cut()
-        if process.stdout is not None:
-            process.stdout.close()
+        if process is not None:
+            child.end(process)
+            self._lifeline.cut()
 
     def _seconds(self, at_ns: int) -> float:
         return round((at_ns - self._let_go_ns) / 1e9, 4)
@@ -208,7 +193,7 @@ class Monitor:
         self.start()
         if self._process is None:
             return self._given_up or ()
-        self._send(b"\n")
+        child.tell(self._process, b"")
         answers: tuple[Answer, ...] | None
         try:
             answers = self._hear()
@@ -229,40 +214,17 @@ class Monitor:
     def _of_each(self, problem: str) -> Sequence[Answer]:
         return [Answer(problem=problem)] * len(self._devices)
 
-    def _send(self, line: bytes) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it died: said when its answer is missing
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
-
     def _hear(self) -> tuple[Answer, ...] | None:
-        assert self._process is not None and self._process.stdout is not None
-        stdout = self._process.stdout
-        end = time.monotonic() + ANSWER_SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                if not selector.select(max(end - time.monotonic(), 0.0)):
-                    return None
-                chunk = os.read(stdout.fileno(), 1 << 20)
-                if not chunk:
-                    return None
-                self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
-        try:
-            return DECODER.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        assert self._lines is not None
+        line = self._lines.next(time.monotonic() + ANSWER_SECONDS)
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return DECODER.decode(line or b"")
+        return None
 
 
 def _tells(answer: Answer) -> bool:
     """Whether somebody has looked at the device, or will not."""
     return bool(answer.seen or answer.trouble or answer.problem)
-
-
-def _joined(before: Answer, after: Answer) -> Answer:
-    """Two answers, one after the other, as far as a launch that has not begun asks of them."""
-    return msgspec.structs.replace(after, seen=before.seen + after.seen)
 
 
 def strangers(

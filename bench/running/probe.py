@@ -161,14 +161,6 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.kill()
 
 
-def choose(
-    address: str | None, python: str = sys.executable, forced: Mapping[str, str] = NOTHING
-) -> tuple[DeviceInfo, list[str]]:
-    """`choose_of`, without how many devices there are."""
-    device, remarks, _ = choose_of(address, python, forced)
-    return device, remarks
-
-
 class Chosen(NamedTuple):
     """A device, what is to be said of the choice, and how many there are of its kind."""
 

@@ -86,7 +86,7 @@ def counted(requests: Sequence[Request], given: Mapping[str, str], stems: Stems)
     """
     found: dict[str, int] = {}
     left = [*reversed(requests)]
-    at_work: dict[int, WorkerProcess] = {}
+    at_work: dict[str, WorkerProcess] = {}
     end = time.monotonic() + LIMIT_SECONDS
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError), Ears() as ears:
         while True:
@@ -96,21 +96,21 @@ def counted(requests: Sequence[Request], given: Mapping[str, str], stems: Stems)
                 if worker is not None:
                     stack.callback(worker.leave)
                     worker.let_go()
-                    ears.attend(len(left), worker)
-                    at_work[len(left)] = worker
+                    ears.attend(request.case.fingerprint, worker.process)
+                    at_work[request.case.fingerprint] = worker
             ready = ears.ready(max(0.0, end - time.monotonic())) if at_work else {}
             if not ready:
                 break
-            for number, speaks in ready.items():
-                assert isinstance(number, int)
-                worker = at_work[number]
+            for name, speaks in ready.items():
+                assert isinstance(name, str)
+                worker = at_work[name]
                 worker.listen(speaks=speaks, listen=lambda progress: None)
                 if worker.report is None:
                     continue
-                ears.leave(number)
-                del at_work[number]
+                ears.leave(name)
+                del at_work[name]
                 if (needed := worker.report.estimated_peak_bytes) is not None:
-                    found[requests[len(requests) - 1 - number].case.fingerprint] = needed
+                    found[name] = needed
     return found
 
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bench.measuring.messages import Progress, Report, Request
-from bench.records.outcome import Phase
+from bench.measuring.messages import Request
 from bench.running import wire
 from bench.running.alike import Host
 from bench.running.wire import Beat, Connection, Finish, Found, Frames, Gone, Left, Said
@@ -98,25 +97,24 @@ class RemoteHost:
         try:
             messages = self._connection.receive()
         except Gone as why:
-            return self.lose(str(why))
+            self.lose(str(why))
+            return []
         self._heard = time.monotonic()
         news = [self._take(message) for message in messages]
         return [worker for worker in news if worker is not None]
 
-    def stands_still(self) -> list[RemoteWorker]:
-        """Whether nothing has been heard for long: then the host is lost, to all its workers."""
-        if self.lost or time.monotonic() - self._heard < SILENT_SECONDS:
-            return []
-        return self.lose(f"nothing heard for {SILENT_SECONDS:.0f} s")
+    def look_whether_it_lives(self) -> None:
+        """A host of which nothing has been heard for long is lost."""
+        if not self.lost and time.monotonic() - self._heard >= SILENT_SECONDS:
+            self.lose(f"nothing heard for {SILENT_SECONDS:.0f} s")
 
-    def lose(self, why: str) -> list[RemoteWorker]:
-        """It is gone, and its workers with it; those that had not reported."""
+    def lose(self, why: str) -> None:
+        """It is gone, and its workers with it that had not reported."""
         self.lost = why
         self._connection.close()
-        left = [worker for worker in self.workers.values() if worker.report is None]
-        for worker in left:
-            worker.end_with(why)
-        return left
+        for worker in self.workers.values():
+            if worker.report is None:
+                worker.end_with(why)
 
     def wait_for(self, true: Callable[[], bool], seconds: float) -> None:
         """Listens until something is true, the host is lost, or so long is over."""
@@ -164,17 +162,13 @@ class RemoteWorker(Worker):
         elif isinstance(message, Frames):
             self._stacks = message.text
         elif self.report is None:  # else nobody waits for its words any more
-            self._take_word(message.message, died=message.died)
-
-    def _take_word(self, message: Progress | Report, *, died: bool) -> None:
-        self.died = died
-        self.take(message, lambda progress: None)
+            self.died = message.died
+            self.take(message.message, lambda progress: None)
 
     def end_with(self, why: str) -> None:
         """Its host is gone."""
-        phase: Phase = self.phase
-        report = failed("crash", phase, f"its host is gone: {why}")
-        self._take_word(report, died=True)
+        self.died = True
+        self.report = failed("crash", self.phase, f"its host is gone: {why}")
 
     def let_go(self) -> None:
         """Lets it open the device, when it has imported its libraries."""

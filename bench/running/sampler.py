@@ -252,17 +252,14 @@ def _opened(state: _State, backend: str, index: int) -> Source | None:
     for attempt in range(1, OPENINGS + 1):
         state.busy_since = time.monotonic()
         try:
-            source = catalogue.backend(backend).telemetry(index)
+            return catalogue.backend(backend).telemetry(index)
         except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
             why = reason_of(error)
-        else:
-            return source
         state.busy_since = None
-        if attempt == OPENINGS:
-            state.problem = why
-            break
-        state.missed(why)
-        time.sleep(OPENING_SECONDS)
+        if attempt < OPENINGS:
+            state.missed(why)
+            time.sleep(OPENING_SECONDS)
+    state.problem = why
     return None
 
 

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -51,66 +52,51 @@ Launcher = Callable[
 """`bench.running.launcher.launch_together`, or a script of it in tests."""
 
 
+@dataclass(eq=False)
 class Session:
     """One run under way."""
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        settings: Settings,
-        device: DeviceInfo,
-        backend: Backend,
-        writer: Writer,
-        face: Face,
-        launcher: Launcher,
-        budget_seconds: float | None = None,
-        together: int = 1,
-        clock: Callable[[], float] = time.monotonic,
-        recorded: tuple[str, ...] = (),
-        done: Sequence[Launch] = (),
-        monitor: Monitor | None = None,
-        here: int = 1,
-        left_out: Collection[str] = (),
-        folder: Path | None = None,
-        stems: Stems | None = None,
-        rehearsals: Rehearsals | None = None,
-        explaining: Explaining = NOTHING,
-        framework: str = TORCH,
-    ) -> None:
-        """budget_seconds: no launch is started that would end later; None for no limit.
+    cases: InitVar[Sequence[Case]]
+    settings: Settings
+    device: DeviceInfo
+    backend: Backend
+    writer: Writer
+    face: Face
+    launcher: Launcher
+    budget_seconds: float | None = None
+    """No launch is started that would end later; None for no limit."""
+    together: int = 1
+    """How many workers import side by side before they measure in turn."""
+    clock: Callable[[], float] = time.monotonic
+    recorded: tuple[str, ...] = ()
+    """Names of environment variables to record beside the usual ones."""
+    done: InitVar[Sequence[Launch]] = ()
+    """Launches that the record holds already."""
+    monitor: Monitor | None = None
+    """What looks at the device, ended with the session."""
+    here: int = 1
+    """How many devices of its kind there are."""
+    left_out: Collection[str] = ()
+    """Fingerprints of cases that are not tried."""
+    folder: Path | None = None
+    """One for what launches leave to the next ones, gone with the session."""
+    stems: Stems | None = None
+    """What launches are forked from, likewise."""
+    rehearsals: Rehearsals | None = None
+    """What counts the memory of cases beforehand."""
+    explaining: Explaining = NOTHING
+    """What is explained after all launches."""
+    framework: str = TORCH
+    """What computes."""
 
-        together: how many workers import side by side before they measure in turn; recorded: names
-        of environment variables to record beside the usual ones; done: launches that the record
-        holds already; monitor: what looks at the device, ended with the session; here: how many
-        devices of its kind there are; left_out: fingerprints of cases that are not tried; folder:
-        one for what launches leave to the next ones, gone with the session; stems: what launches
-        are forked from, likewise; rehearsals: what counts the memory of cases beforehand;
-        explaining: what is explained after all launches; framework: what computes.
-        """
-        self.framework = framework
-        self.explaining = explaining
-        self.monitor = monitor
-        self.here = here
-        self.folder = folder
-        self.stems = stems
-        self.rehearsals = rehearsals or Rehearsals()
-        self.states = [CaseState(case, settings) for case in cases]
-        self.settings = settings
-        self.device = device
-        self.backend = backend
-        self.writer = writer
-        self.face = face
-        self.launcher = launcher
-        self.budget_seconds = budget_seconds
-        self.together = together
-        self.recorded = recorded
-        self.clock = clock
+    def __post_init__(self, cases: Sequence[Case], done: Sequence[Launch]) -> None:
+        self.states = [CaseState(case, self.settings) for case in cases]
         self.order = self._done = len(done)
         self._place = {case.fingerprint: k for k, case in enumerate(cases)}
-        self._left_out = frozenset(left_out)
+        self._rehearsals = self.rehearsals or Rehearsals()
         self._limits = Limits()
-        self._shapes = Shapes(settings)
-        self.software = Software(itertools.chain(done, explaining.done))
+        self._shapes = Shapes(self.settings)
+        self.software = Software(itertools.chain(done, self.explaining.done))
         for launch in done:
             if launch.fingerprint in self._place:
                 self.states[self._place[launch.fingerprint]].keep(launch, self._launch_settings())
@@ -148,7 +134,7 @@ class Session:
                 self.stems.expect([state.case for state in unfinished], rounds)
             for group in groups(unfinished, self.together):
                 going = self._fitting(group)
-                self.rehearsals.ahead(going, unfinished, self.request)  # may take its time
+                self._rehearsals.ahead(going, unfinished, self.request)  # may take its time
                 self.launch(self._fitting(going))
             if self.order == before:  # nothing that is left fits
                 return "budget"
@@ -257,7 +243,7 @@ class Session:
             here=self.here,
             scratch=None if self.folder is None else str(self.folder),
             rehearse=state.searching or not state.seconds,
-            estimated_peak_bytes=self.rehearsals.bytes_of(state.case),
+            estimated_peak_bytes=self._rehearsals.bytes_of(state.case),
         )
 
     def _launch_settings(self) -> Settings:
@@ -310,7 +296,7 @@ class Session:
     def _leave_out_what_is_beyond(self) -> None:
         """Takes the points of a sweep that cannot fit, or are not to be tried, out of the plan."""
         for state in self.states:
-            state.beyond = state.case.fingerprint in self._left_out or (
+            state.beyond = state.case.fingerprint in self.left_out or (
                 not state.seconds and self._limits.beyond(state.case) is not None
             )
 
@@ -345,10 +331,9 @@ def open_session(
 ) -> Session:
     """A session with real workers.
 
-    here: how many devices of this kind there are; left_out: cases not to be tried; leader: of
-    several hosts; python: the workers' interpreter; forced: what their environment must say, which
-    is recorded; framework: what computes. Raises `OutputError` where one that is not torch has no
-    place for what it is handed.
+    python: the workers' interpreter; forced: what their environment must say, which is recorded;
+    leader: of several hosts; the others: as of `Session`. Raises `OutputError` where a framework
+    that is not torch has no place for what it is handed.
     """
     backend = catalogue.backend(device.backend)
     folder = scratch.made()
@@ -357,7 +342,7 @@ def open_session(
     if folder is not None:
         own = {**own, **Elsewhere(framework, python).variables(folder)}
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
-    stems, rehearsals = None, Rehearsals()
+    stems = rehearsals = None
     if framework == TORCH:
         stems = Stems.of(backend, python, None if folder is None else str(folder))
     if stems is not None:

@@ -304,7 +304,8 @@ class Stems:
     def _turn(self) -> None:
         """Those of the next round take the place of these."""
         self._cases.clear()
-        _end(self._stems)
+        while self._stems:
+            self._stems.popitem()[1].end()
         self._stems = self._waiting.pop(0) if self._waiting else {}
 
     def give_up(self) -> None:
@@ -317,12 +318,6 @@ class Stems:
         while self._stems or self._waiting:
             self._turn()
         self._cases.clear()
-
-
-def _end(stems: dict[Chain, Stem]) -> None:
-    """All of them."""
-    while stems:
-        stems.popitem()[1].end()
 
 
 def _libraries(case: Case) -> Chain:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 import time
@@ -41,14 +42,23 @@ IN_IPV6 = "::ffff:"
 """Before an address of IPv4 at a socket that takes both."""
 
 
-class Challenge(msgspec.Struct, frozen=True, tag="challenge", tag_field="wire"):
+def _spelt(name: str) -> str:
+    """`HangUp` as it is said: `hang up`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+class Word(msgspec.Struct, frozen=True, tag=_spelt, tag_field="wire"):
+    """What is said, under its name."""
+
+
+class Challenge(Word, frozen=True):
     """The leader's first word. It, `Hello` and `Over` are as they are in every release: who has
     another one is told so by them."""
 
     nonce: str
 
 
-class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="wire"):
+class Hello(Word, frozen=True):
     """A follower's first word, or that of another who takes itself for the leader."""
 
     nonce: str
@@ -63,23 +73,23 @@ class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="wire"):
     """What must be the same on all hosts; see `bench.running.alike`."""
 
 
-class Welcome(msgspec.Struct, frozen=True, tag="welcome", tag_field="wire"):
+class Welcome(Word, frozen=True):
     """The leader is who it says."""
 
     proof: str
 
 
-class Seated(msgspec.Struct, frozen=True, tag="seated", tag_field="wire"):
+class Seated(Word, frozen=True):
     """There is a place for this host."""
 
 
-class Look(msgspec.Struct, frozen=True, tag="look", tag_field="wire"):
+class Look(Word, frozen=True):
     """Which devices of that backend are there?"""
 
     backend: str
 
 
-class Found(msgspec.Struct, frozen=True, tag="found", tag_field="wire"):
+class Found(Word, frozen=True):
     """Those that are there, or why none is; `bench.running.alike.conditions`; usable cores."""
 
     devices: tuple[DeviceInfo, ...]
@@ -88,45 +98,45 @@ class Found(msgspec.Struct, frozen=True, tag="found", tag_field="wire"):
     cores: int | None = None
 
 
-class Start(msgspec.Struct, frozen=True, tag="start", tag_field="wire"):
+class Start(Word, frozen=True):
     """Start this worker; `worker` names it from here on."""
 
     worker: int
     request: Request
 
 
-class LetGo(msgspec.Struct, frozen=True, tag="let go", tag_field="wire"):
+class LetGo(Word, frozen=True):
     """It may open its device."""
 
     worker: int
 
 
-class Stacks(msgspec.Struct, frozen=True, tag="stacks", tag_field="wire"):
+class Stacks(Word, frozen=True):
     """Have these write their stacks."""
 
     workers: tuple[int, ...]
 
 
-class HangUp(msgspec.Struct, frozen=True, tag="hang up", tag_field="wire"):
+class HangUp(Word, frozen=True):
     """Close its stdin, at which it leaves."""
 
     worker: int
 
 
-class Finish(msgspec.Struct, frozen=True, tag="finish", tag_field="wire"):
+class Finish(Word, frozen=True):
     """End it whole, and say what it wrote."""
 
     worker: int
 
 
-class Over(msgspec.Struct, frozen=True, tag="over", tag_field="wire"):
+class Over(Word, frozen=True):
     """The run has ended, with this exit code; why, where that is the hosts' affair."""
 
     code: int
     said: str = ""
 
 
-class Said(msgspec.Struct, frozen=True, tag="said", tag_field="wire"):
+class Said(Word, frozen=True):
     """A worker's own word; a report that its parent made of its end has `died`, or was garbled."""
 
     worker: int
@@ -134,20 +144,20 @@ class Said(msgspec.Struct, frozen=True, tag="said", tag_field="wire"):
     died: bool = False
 
 
-class Beat(msgspec.Struct, frozen=True, tag="beat", tag_field="wire"):
+class Beat(Word, frozen=True):
     """The follower is there; seconds of CPU that its workers have used."""
 
     used: dict[int, float]
 
 
-class Frames(msgspec.Struct, frozen=True, tag="frames", tag_field="wire"):
+class Frames(Word, frozen=True):
     """What a worker wrote when it was asked for its stacks."""
 
     worker: int
     text: str
 
 
-class Left(msgspec.Struct, frozen=True, tag="left", tag_field="wire"):
+class Left(Word, frozen=True):
     """A worker has been ended."""
 
     worker: int

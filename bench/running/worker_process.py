@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from bench.lifeline import Lifeline
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.encoding import encoded
-from bench.records.outcome import Cold, Failed, Phase, Skipped
+from bench.records.outcome import Cold, Failed, FailureKind, Phase, Skipped
 from bench.records.reason import reason
 from bench.records.run import Settings
 from bench.records.runfile import UNREADABLE
 from bench.running import child
+from bench.running.ears import Ears
 from bench.running.stems import Stem
 
 STDERR_LINE_BYTES = 1 << 16
@@ -134,24 +134,16 @@ class WorkerProcess(Worker):
                 )
             undo.callback(lifeline.cut)
             self._close = undo.pop_all().close
-        self._send(encoded(request) + b"\n")
+        child.tell(self.process, encoded(request))
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self.process.pid
 
-    @property
-    def stdout(self) -> IO[bytes]:
-        """What it says."""
-        assert self.process.stdout is not None
-        return self.process.stdout
-
     def hang_up(self) -> None:
         """Closes its stdin, at which it leaves."""
-        with contextlib.suppress(BrokenPipeError):
-            if self.process.stdin is not None:
-                self.process.stdin.close()
+        child.hang_up(self.process)
 
     def leave(self) -> None:
         """Ends it, and lets go of what belongs to it."""
@@ -174,7 +166,7 @@ class WorkerProcess(Worker):
 
     def let_go(self) -> None:
         """Lets it open the device, when it has imported its libraries."""
-        self._send(b"\n")
+        child.tell(self.process, b"")
 
     def end(self) -> None:
         """Ends its whole process group."""
@@ -217,34 +209,18 @@ class WorkerProcess(Worker):
     def _stderr_size(self) -> int:
         return os.fstat(self._stderr.fileno()).st_size
 
-    def _send(self, line: bytes) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: said when its report is missing
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
-
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what it says until that is enough or there is a report; makes one if it ends."""
         try:
-            with selectors.DefaultSelector() as selector, child.end_of(self.process) as ended:
-                self._listen_with(selector, ended, enough, listen)
+            with Ears() as ears:
+                ears.attend(self.pid, self.process)
+                self._listen_with(ears, enough, listen)
         except OSError as error:  # no descriptors left to listen with
             self.report = failed(
                 "error", self.phase, f"the worker cannot be heard: {error.strerror or error}"
             )
 
-    def _listen_with(
-        self,
-        selector: selectors.BaseSelector,
-        ended: int | None,
-        enough: Callable[[], bool],
-        listen: Listener,
-    ) -> None:
-        stdout = self.process.stdout
-        assert stdout is not None
-        selector.register(stdout, selectors.EVENT_READ)
-        if ended is not None:
-            selector.register(ended, selectors.EVENT_READ)
+    def _listen_with(self, ears: Ears, enough: Callable[[], bool], listen: Listener) -> None:
         # Nothing is asked of a worker while others take their turns: its time runs from here.
         launch_end = time.monotonic() + self._limit
         phase, phase_end = self.phase, self._phase_end()
@@ -257,14 +233,11 @@ class WorkerProcess(Worker):
             if left <= 0:
                 last = last or now + LAST_SECONDS
                 left = min(LAST_GAP_SECONDS, last - now)
-            ready = selector.select(left) if left > 0 else []
+            ready = ears.ready(left) if left > 0 else {}
             if not ready:
                 self._give_up(whole_launch=launch_end <= phase_end)
-            elif stdout not in (key.fileobj for key, _ in ready):
-                # It ended, said all it had to say, and left a child that holds its stdout open.
-                self.report = self._death()
-            else:
-                self.hear(os.read(stdout.fileno(), 1 << 20), listen)
+            for speaks in ready.values():
+                self.listen(speaks=speaks, listen=listen)
 
     def _phase_end(self) -> float:
         return time.monotonic() + phase_limit(self.phase, self._of_phases)
@@ -282,7 +255,8 @@ class WorkerProcess(Worker):
 
     def listen(self, *, speaks: bool, listen: Listener) -> None:
         """Hears what woke its parent: a word, or its end where a child of its holds its stdout."""
-        self.hear(os.read(self.stdout.fileno(), 1 << 20) if speaks else b"", listen)
+        assert self.process.stdout is not None
+        self.hear(os.read(self.process.stdout.fileno(), 1 << 20) if speaks else b"", listen)
 
     def hear(self, chunk: bytes, listen: Listener) -> None:
         """Takes what it said; nothing is its end."""
@@ -365,9 +339,7 @@ def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
     return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
 
 
-def failed(kind: str, phase: Phase, message: str) -> Report:
+def failed(kind: FailureKind, phase: Phase, message: str) -> Report:
     """The report of a worker that makes none."""
-    outcome = msgspec.convert(
-        {"status": "failed", "kind": kind, "phase": phase, "message": message}, Failed
-    )
+    outcome = Failed(kind=kind, phase=phase, message=message)
     return Report(outcome=outcome, cold=Cold(), environment={})

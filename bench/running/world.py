@@ -249,7 +249,7 @@ class World:
             for rank in self._waiting():
                 worker = self.workers[rank]
                 if isinstance(worker, WorkerProcess):
-                    ears.attend(rank, worker)
+                    ears.attend(rank, worker.process)
             for host in self._hosts:
                 if not host.lost:
                     ears.attend_to(host, host)
@@ -267,8 +267,8 @@ class World:
                 worker.listen(speaks=speaks, listen=listen if key == 0 else lambda progress: None)
                 self._heard([worker], ears)
         for host in self._hosts:
-            host.stands_still()
-        # A host may also have been lost while it was told something: that wakes nobody.
+            host.look_whether_it_lives()
+        # That a host is lost, now or while it was told something, wakes nobody.
         elsewhere = [worker for worker in self.workers if isinstance(worker, RemoteWorker)]
         self._heard([worker for worker in elsewhere if worker.report is not None], ears)
         return bool(ready)
@@ -345,15 +345,12 @@ class World:
         """An outcome with the rank and device whose it is."""
         if _hung(self._reports[rank]):
             return outcome  # says so itself
-        who = self._who(rank)
+        who = f"rank {rank} ({self._seat(rank)})"
         if isinstance(outcome, Failed):
             return msgspec.structs.replace(outcome, message=f"{who}: {outcome.message}")
         if isinstance(outcome, Void | Skipped):
             return msgspec.structs.replace(outcome, reason=blame.signed(who, outcome.reason))
         return outcome
-
-    def _who(self, rank: int) -> str:
-        return f"rank {rank} ({self._seat(rank)})"
 
     def _seat(self, rank: int) -> str:
         """Where it is: its device, and of several hosts its host."""

@@ -112,8 +112,8 @@ def export(folder: Path, model: str, precision: str = "bf16", seed: int = 0) -> 
     return manifest
 
 
-def read(folder: Path, *, whole: bool = True) -> Manifest:
-    """The manifest of a folder; `RecordError` if it is none, or (`whole`) a file was changed."""
+def read(folder: Path) -> Manifest:
+    """The manifest of a folder; `RecordError` if it is none, or a file was changed."""
     path = folder / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -123,7 +123,7 @@ def read(folder: Path, *, whole: bool = True) -> Manifest:
             f"{path}: not a model that `accelmark export-model` wrote ({why}). Export one, and "
             "have the server load it."
         ) from error
-    for name, digest in manifest.files.items() if whole else ():
+    for name, digest in manifest.files.items():
         if not (folder / name).is_file() or digests.sha256(folder / name) != digest:
             raise RecordError(
                 f"{folder / name}: missing, or changed since it was exported. Export the model "

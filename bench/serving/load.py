@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import functools
 import math
 import time
 from collections import Counter
@@ -130,9 +131,7 @@ async def drive(pool: Pool, dialect: Dialect, drawn: Drawn, limit_seconds: float
     cpu, zero = time.thread_time(), time.perf_counter_ns()
     driven.zero_ns = zero
 
-    async def made(answer: Answer) -> None:
-        await stream(pool, dialect, answer, limit_seconds)
-
+    made = functools.partial(stream, pool, dialect, limit_seconds=limit_seconds)
     beside = [asyncio.create_task(_beat(driven))]
     try:
         if load.process == "closed":

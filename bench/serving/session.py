@@ -158,7 +158,8 @@ async def _launch(
         started = () if ask.command is None else server.shown(ask.command)
         own = process is not None
         who, model = await server.identify(pool, ask.model, started, by_the_run=own)
-        it = _Launch(ask, ask.seed + number, pool, who, model, reference, say, set())
+        dialect = Dialect(model=model, as_text=ask.as_text)
+        it = _Launch(ask, ask.seed + number, pool, who, dialect, reference, say, set())
         await _with_server(it, start, made)
     finally:
         pool.close()
@@ -173,8 +174,7 @@ class _Launch(NamedTuple):
     seed: int
     pool: Pool
     who: Server
-    model: str
-    """As it must be asked for."""
+    dialect: Dialect
     reference: Reference
     say: Say
     begun: set[int]
@@ -184,7 +184,6 @@ class _Launch(NamedTuple):
 async def _with_server(it: _Launch, start: float, made: _Made) -> None:
     """Of a server that answers."""
     ask, vocabulary = it.ask, it.ask.manifest.vocabulary
-    dialect = Dialect(model=it.model, as_text=ask.as_text)
     seen = Seen(
         server=it.who,
         weights=ask.manifest.digest,
@@ -193,9 +192,9 @@ async def _with_server(it: _Launch, start: float, made: _Made) -> None:
     )
     try:
         warm = asked_cases.warm_up(ask.cases, vocabulary, it.seed)
-        await _warm_up(it, dialect, warm)
+        await _warm_up(it, warm)
         seen = msgspec.structs.replace(seen, warm_up_requests=len(warm))
-        spoken = await _speak(it, dialect, "before")
+        spoken = await _speak(it, "before")
     except Broken as error:
         failed = Failed(kind="error", phase="warm-up", message=f"{error}{_hint(ask, str(error))}")
         made.came = _all(ask, failed, seen, start)
@@ -219,7 +218,7 @@ async def _with_server(it: _Launch, start: float, made: _Made) -> None:
     for case in ask.cases:
         began = time.perf_counter()
         try:
-            made.loaded.append(await _loaded(it, dialect, case, began))
+            made.loaded.append(await _loaded(it, case, began))
         except Broken as error:
             failed = Failed(kind="error", phase="measure", message=str(error))
             made.came.append(Came(case, failed, seen, time.perf_counter() - began))
@@ -244,7 +243,7 @@ def _texts(spoken: Sequence[Spoken]) -> list[Text]:
     return [Text(prompt=one.prompt, tokens=one.tokens) for one in spoken]
 
 
-async def _warm_up(it: _Launch, dialect: Dialect, asked: Sequence[Asked]) -> None:
+async def _warm_up(it: _Launch, asked: Sequence[Asked]) -> None:
     """First requests are cold: kernels are made, memory is taken. Half of them, then the rest.
 
     Some may be turned away for want of room: more than there is to warm up. Raises `Broken` with
@@ -255,14 +254,14 @@ async def _warm_up(it: _Launch, dialect: Dialect, asked: Sequence[Asked]) -> Non
     for part in (asked[:half], asked[half:]):
         answers = [Answer(one, time.perf_counter_ns()) for one in part]
         limit = it.ask.request_seconds
-        await asyncio.gather(*(stream(it.pool, dialect, one, limit) for one in answers))
+        await asyncio.gather(*(stream(it.pool, it.dialect, one, limit) for one in answers))
         failed = [answer.failed for answer in answers if answer.failed]
         otherwise = [reason for reason in failed if not reason.startswith(TURNED_AWAY)]
         if otherwise or len(failed) == len(answers):
             raise Broken([*otherwise, *failed][0])
 
 
-async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
+async def _speak(it: _Launch, when: str) -> list[Spoken]:
     """Answers with log-probabilities, a few at a time; empty where the server gives none."""
     found: list[Spoken] = []
     questions = gate.questions(it.ask.manifest.vocabulary, it.seed, when)
@@ -270,7 +269,7 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
     for start in range(0, len(questions), 4):
         part = questions[start : start + 4]
         limit = it.ask.request_seconds
-        answers = await asyncio.gather(*(speak(it.pool, dialect, one, limit) for one in part))
+        answers = await asyncio.gather(*(speak(it.pool, it.dialect, one, limit) for one in part))
         known = [one for one in answers if one is not None]
         if len(known) < len(part):
             return []
@@ -278,11 +277,11 @@ async def _speak(it: _Launch, dialect: Dialect, when: str) -> list[Spoken]:
     return found
 
 
-async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _Loaded:
+async def _loaded(it: _Launch, case: Case, began: float) -> _Loaded:
     drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed, it.begun)
     before = await server.counters(it.pool)
     it.ask.watch.begin()
-    driven = await drive(it.pool, dialect, drawn, it.ask.request_seconds)
+    driven = await drive(it.pool, it.dialect, drawn, it.ask.request_seconds)
     sights = it.ask.watch.end(driven.zero_ns)
     counted = (await server.counters(it.pool)).since(before)
     said = [round(count) for count in (counted.cached, driven.cached) if count is not None]
@@ -290,7 +289,7 @@ async def _loaded(it: _Launch, dialect: Dialect, case: Case, began: float) -> _L
     spoken: list[Spoken] = []
     lost = ""
     try:
-        spoken = await _speak(it, dialect, f"after {case.fingerprint}")
+        spoken = await _speak(it, f"after {case.fingerprint}")
     except Broken as error:  # the load was made all the same
         lost = str(error)
     cached = max(said) if said else None

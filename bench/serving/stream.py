@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -285,15 +284,10 @@ async def speak(pool: Pool, dialect: Dialect, asked: Asked, limit_seconds: float
     values = None if choice.logprobs is None else choice.logprobs.token_logprobs
     if not values:
         return None
-    known = _all_known(values)
-    if known is None or len(known) != len(tokens):
+    known = tuple(value for value in values if value is not None)
+    if not len(known) == len(values) == len(tokens):
         raise Broken(f"{len(values)} log-probabilities of {len(tokens)} tokens")
     return Spoken(prompt=asked.prompt, tokens=tokens, logprobs=known)
-
-
-def _all_known(values: Sequence[float | None]) -> tuple[float, ...] | None:
-    known = tuple(value for value in values if value is not None)
-    return known if len(known) == len(values) else None
 
 
 def _short(said: Any) -> str:

@@ -81,12 +81,9 @@ def wrong_model(checks: Sequence[Check]) -> Void | None:
 
 def server_lost(served: Served, why: str) -> Failed:
     """Of a load after which the server could be asked no more."""
-    failed = sum(bool(request.failed) for request in served.requests)
     words = f"after the load the server was asked again, and did not answer: {why}"
-    if failed:
-        total = len(served.requests)
-        words = f"{failed} of {total} requests failed: {_first_failure(served)}; {words}"
-    return Failed(kind="error", phase="measure", message=words)
+    said = "; ".join(filter(None, (_failures(served), words)))
+    return Failed(kind="error", phase="measure", message=said)
 
 
 def outcome(found: Found) -> Outcome:
@@ -105,11 +102,8 @@ def outcome(found: Found) -> Outcome:
             return Void(reason=reason)
     if found.saturated:
         return Skipped(reason=found.saturated)
-    failed = sum(bool(request.failed) for request in found.served.requests)
-    if failed:
-        total = len(found.served.requests)
-        reason = f"{failed} of {total} requests failed: {_first_failure(found.served)}"
-        return Void(reason=reason)
+    if failures := _failures(found.served):
+        return Void(reason=failures)
     window = found.served.window
     if window is None:
         return Void(reason="no steady window: the load is too small. Give more --requests")
@@ -133,6 +127,13 @@ def outcome(found: Found) -> Outcome:
         causes={"STOPPED": found.stopped} if found.stopped else {},
         energy_absent=NOT_OBSERVED,
     )
+
+
+def _failures(served: Served) -> str:
+    """How many requests failed, and why the first did; empty where none did."""
+    failed = sum(bool(request.failed) for request in served.requests)
+    said = f"{failed} of {len(served.requests)} requests failed: {_first_failure(served)}"
+    return said if failed else ""
 
 
 def _first_failure(served: Served) -> str:

@@ -32,26 +32,22 @@ class Watch(Protocol):
 
     def begin(self) -> None:
         """A load is about to begin."""
+        return
 
     def end(self, zero_ns: int) -> tuple[Sight, ...]:
         """What was seen since; zero_ns: when the load began (`time.perf_counter_ns`)."""
 
     def close(self) -> None:
         """Looks no more."""
+        return
 
 
-class NobodyLooks:
+class NobodyLooks(Watch):
     """Where nobody said which devices the server has."""
-
-    def begin(self) -> None:
-        """Nothing."""
 
     def end(self, zero_ns: int) -> tuple[Sight, ...]:
         """Nothing."""
         return ()
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class Looks:

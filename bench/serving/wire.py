@@ -28,6 +28,7 @@ IDLE_SECONDS = 2.0
 KEEP_SECONDS = 0.5
 """How often is looked whether those that are kept ready still are."""
 CONNECT_SECONDS = 10.0
+CLOSED = "the server closed the connection"
 
 
 class Endpoint(NamedTuple):
@@ -88,9 +89,9 @@ class Connection(asyncio.Protocol):
         self._pieces: deque[Piece] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
-        self._ended: str | None = None
+        self.ended = ""
+        """Why nothing more comes; empty while something may."""
         self.idle_since = 0.0
-        self.fresh = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Of asyncio."""
@@ -104,14 +105,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Of asyncio."""
-        self._ended = self._ended or "the server closed the connection"
+        self.ended = self.ended or CLOSED
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio."""
-        self._ended = self._ended or (
-            "the server closed the connection" if exc is None else f"connection lost ({exc})"
-        )
+        self.ended = self.ended or (CLOSED if exc is None else f"connection lost ({exc})")
         self._wake()
 
     def _wake(self) -> None:
@@ -122,7 +121,7 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether another request may go over it."""
         idle = time.monotonic() - self.idle_since
-        return self._ended is None and not self._pieces and idle < IDLE_SECONDS
+        return not self.ended and not self._pieces and idle < IDLE_SECONDS
 
     def send(self, data: bytes) -> None:
         """Queues bytes for the server."""
@@ -132,7 +131,7 @@ class Connection(asyncio.Protocol):
     async def piece(self) -> Piece | None:
         """The next bytes; None where the server has closed."""
         while not self._pieces:
-            if self._ended is not None:
+            if self.ended:
                 return None
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -142,11 +141,6 @@ class Connection(asyncio.Protocol):
         """At once, whatever was under way."""
         if self._transport is not None:
             self._transport.abort()
-
-    @property
-    def ended(self) -> str:
-        """Why nothing more comes; empty while something may."""
-        return self._ended or ""
 
 
 class Response:
@@ -230,7 +224,6 @@ class Pool:
         while self._idle:
             found = self._idle.pop()
             if found.usable:
-                found.fresh = False
                 return found
             self._drop(found)
         return await self._connected()
@@ -270,9 +263,9 @@ class Pool:
             else:
                 self._drop(connection)
 
-    async def get(self, path: str, seconds: float = CONNECT_SECONDS) -> tuple[Head, bytes]:
+    async def get(self, path: str) -> tuple[Head, bytes]:
         """The whole answer to a GET; raises `Broken`, also where it takes too long."""
-        return await self.ask("GET", path, None, seconds)
+        return await self.ask("GET", path, None, CONNECT_SECONDS)
 
     async def ask(
         self, method: str, path: str, body: bytes | None, seconds: float

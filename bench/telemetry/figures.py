@@ -106,7 +106,8 @@ def figure(quantity: str, value: Any, unit: str | None = None) -> float | str:
         return "it is beyond every register"
     factor = _worth(about, beside or unit)
     if factor is None:
-        return f"{amount:,g} {str(beside or unit)[:20]}: its unit is none of {_known(about)}"
+        known = ", ".join((about.unit, *about.units))
+        return f"{amount:,g} {str(beside or unit)[:20]}: its unit is none of {known}"
     if not math.isfinite(amount) or amount < 0:
         return f"{amount:,g} is no figure: it is below 0 or not finite"
     if amount in ALL_ONES:
@@ -120,10 +121,6 @@ def _worth(about: Quantity, unit: Any) -> float | None:
         return 1.0
     word = SPELLINGS.get(str(unit).strip(), str(unit).strip())
     return 1.0 if word == about.unit else about.units.get(word)
-
-
-def _known(about: Quantity) -> str:
-    return ", ".join((about.unit, *about.units))
 
 
 class Sheet:

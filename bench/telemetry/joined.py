@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench import units
-from bench.records.observed import Reading, Telemetry, Watched
+from bench.records.observed import Telemetry, Watched
 from bench.records.outcome import Flag, Measured, Share
 from bench.records.run import Launch
 from bench.telemetry.energy import with_energy, with_fault
@@ -146,7 +146,9 @@ def _figures(outcome: Measured, telemetry: Telemetry | str) -> Watched:
             default=None,
         ),
         utilisation_percent=_median(r.utilisation_percent for r in readings),
-        memory_used_bytes=_most_memory(readings),
+        memory_used_bytes=max(
+            (r.memory_used_bytes for r in readings if r.memory_used_bytes), default=None
+        ),
         reasons=dict(Counter(word for r in readings for word in r.reasons or ())),
         absent=telemetry.absent,
         idle_watts=telemetry.idle_watts,
@@ -158,10 +160,6 @@ def _figures(outcome: Measured, telemetry: Telemetry | str) -> Watched:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
-
-
-def _most_memory(readings: Sequence[Reading]) -> int | None:
-    return max((r.memory_used_bytes for r in readings if r.memory_used_bytes), default=None)
 
 
 def _summed(outcome: Measured, shares: Sequence[Share], noun: str) -> Measured:

@@ -6,8 +6,9 @@ CPU; its gradients follow from a fixed gradient of its first result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from operator import matmul, methodcaller
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,8 @@ class Operator(NamedTuple):
     """One line of the table."""
 
     name: str
-    call: Callable[..., tuple[Tensor, ...]]
+    call: Callable[..., Any]
+    """Gives a tensor, or several."""
     inputs: Callable[[Generator], Inputs]
     gradients: bool = True
 
@@ -37,7 +39,8 @@ def values(
     import torch
 
     floats = [x.detach().to(place, dtype).requires_grad_(operator.gradients) for x in inputs[0]]
-    results = operator.call(*floats, *(x.to(place) for x in inputs[1]))
+    given = operator.call(*floats, *(x.to(place) for x in inputs[1]))
+    results = (given,) if isinstance(given, torch.Tensor) else given
     for result in results:
         if result.is_floating_point() and result.dtype != dtype:
             raise TypeError(f"{dtype} asked for, {result.dtype} given")
@@ -49,39 +52,35 @@ def values(
     return [value.detach().cpu() for value in found]
 
 
-def _randn(*shapes: tuple[int, ...]) -> Callable[[Generator], Inputs]:
+def _drawn(
+    *shapes: tuple[int, ...], indices: Sequence[tuple[int, tuple[int, ...]]] = ()
+) -> Callable[[Generator], Inputs]:
+    """Normals of these shapes; indices: below how many, and of which shape."""
+
     def make(generator: Generator) -> Inputs:
         import torch
 
-        return [torch.randn(shape, generator=generator) for shape in shapes], []
+        floats = [torch.randn(shape, generator=generator) for shape in shapes]
+        return floats, [torch.randint(0, n, shape, generator=generator) for n, shape in indices]
 
     return make
 
 
-def _matmul(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    return (a @ b,)
+def _functional(name: str, **options: Any) -> Callable[..., Any]:
+    """Of `torch.nn.functional`."""
+
+    def call(*tensors: Tensor) -> Any:
+        import torch
+
+        return getattr(torch.nn.functional, name)(*tensors, **options)
+
+    return call
 
 
-def _conv2d(image: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     import torch
 
-    return (torch.nn.functional.conv2d(image, weight, padding=1),)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    import torch
-
-    return (torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),)
-
-
-def _softmax(x: Tensor) -> tuple[Tensor, ...]:
-    return (x.softmax(-1),)
-
-
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    import torch
-
-    return (torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias),)
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias)
 
 
 def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -93,57 +92,16 @@ def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     return out, mean, variance
 
 
-def _gelu(x: Tensor) -> tuple[Tensor, ...]:
-    import torch
-
-    return (torch.nn.functional.gelu(x),)
-
-
-def _embedding(table: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+def _embedding(table: Tensor, rows: Tensor) -> Tensor:
     """Rows come twice, so that gradients must be summed."""
     import torch
 
-    return (torch.nn.functional.embedding(rows, table),)
+    return torch.nn.functional.embedding(rows, table)
 
 
-def _embedding_inputs(generator: Generator) -> Inputs:
-    import torch
-
-    table = torch.randn((50, 32), generator=generator)
-    return [table], [torch.randint(0, 50, (8, 16), generator=generator)]
-
-
-def _index_add(table: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+def _index_add(table: Tensor, values: Tensor, rows: Tensor) -> Tensor:
     """The update of looked-up rows: those that come twice must move twice."""
-    return (table.clone().index_add_(0, rows, values, alpha=-0.5),)
-
-
-def _index_add_inputs(generator: Generator) -> Inputs:
-    import torch
-
-    floats = [torch.randn(shape, generator=generator) for shape in ((50, 32), (64, 32))]
-    return floats, [torch.randint(0, 50, (64,), generator=generator)]
-
-
-def _cross_entropy(logits: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
-    import torch
-
-    return (torch.nn.functional.cross_entropy(logits, classes),)
-
-
-def _cross_entropy_inputs(generator: Generator) -> Inputs:
-    import torch
-
-    logits = torch.randn((32, 100), generator=generator)
-    return [logits], [torch.randint(0, 100, (32,), generator=generator)]
-
-
-def _sum(x: Tensor) -> tuple[Tensor, ...]:
-    return (x.sum(-1),)
-
-
-def _cumsum(x: Tensor) -> tuple[Tensor, ...]:
-    return (x.cumsum(-1),)
+    return table.clone().index_add_(0, rows, values, alpha=-0.5)
 
 
 def _topk(x: Tensor) -> tuple[Tensor, ...]:
@@ -152,18 +110,22 @@ def _topk(x: Tensor) -> tuple[Tensor, ...]:
     return largest, x.gather(-1, where)
 
 
+_attention = _functional("scaled_dot_product_attention", is_causal=True)
+
 OPERATORS = (
-    Operator("matmul", _matmul, _randn((64, 96), (96, 80))),
-    Operator("conv2d", _conv2d, _randn((2, 8, 16, 16), (16, 8, 3, 3))),
-    Operator("attention", _attention, _randn(*[(2, 4, 32, 32)] * 3)),
-    Operator("softmax", _softmax, _randn((32, 64))),
-    Operator("layer_norm", _layer_norm, _randn((32, 64), (64,), (64,))),
-    Operator("batch_norm", _batch_norm, _randn((8, 6, 10, 10), (6,), (6,))),
-    Operator("gelu", _gelu, _randn((32, 64))),
-    Operator("embedding", _embedding, _embedding_inputs),
-    Operator("index_add", _index_add, _index_add_inputs),
-    Operator("cross_entropy", _cross_entropy, _cross_entropy_inputs),
-    Operator("sum", _sum, _randn((32, 512))),
-    Operator("cumsum", _cumsum, _randn((32, 64))),
-    Operator("topk", _topk, _randn((32, 64)), gradients=False),
+    Operator("matmul", matmul, _drawn((64, 96), (96, 80))),
+    Operator("conv2d", _functional("conv2d", padding=1), _drawn((2, 8, 16, 16), (16, 8, 3, 3))),
+    Operator("attention", _attention, _drawn(*[(2, 4, 32, 32)] * 3)),
+    Operator("softmax", methodcaller("softmax", -1), _drawn((32, 64))),
+    Operator("layer_norm", _layer_norm, _drawn((32, 64), (64,), (64,))),
+    Operator("batch_norm", _batch_norm, _drawn((8, 6, 10, 10), (6,), (6,))),
+    Operator("gelu", _functional("gelu"), _drawn((32, 64))),
+    Operator("embedding", _embedding, _drawn((50, 32), indices=[(50, (8, 16))])),
+    Operator("index_add", _index_add, _drawn((50, 32), (64, 32), indices=[(50, (64,))])),
+    Operator(
+        "cross_entropy", _functional("cross_entropy"), _drawn((32, 100), indices=[(100, (32,))])
+    ),
+    Operator("sum", methodcaller("sum", -1), _drawn((32, 512))),
+    Operator("cumsum", methodcaller("cumsum", -1), _drawn((32, 64))),
+    Operator("topk", _topk, _drawn((32, 64)), gradients=False),
 )

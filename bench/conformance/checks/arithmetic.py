@@ -16,6 +16,8 @@ from bench.precision import PRECISIONS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.framework import Array
+
 SIZE = 64
 """Of the matrices: large enough for a matrix unit."""
 LONG = 4096
@@ -73,7 +75,7 @@ PRODUCTS = {"matmul": matmul, "conv2d": conv2d}
 def formats(stand: Stand) -> Iterator[Finding]:
     """Each precision, in both kinds of product."""
     for name, form in FORMATS.items():
-        reason = stand.backend.unsupported(stand.device.info, PRECISIONS[name])
+        reason = stand.unsupported(PRECISIONS[name])
         if reason is not None:
             yield unseen(f"{name} is {name}", reason)
             continue
@@ -96,7 +98,7 @@ def _shortened(stand: Stand) -> Finding:
     """Whether tf32, where the device has it, is neither float32 nor less than its own format."""
     title = "tf32 matmul keeps 10 to 16 bits"
     precision = PRECISIONS["tf32"]
-    reason = stand.backend.unsupported(stand.device.info, precision)
+    reason = stand.unsupported(precision)
     if reason is not None:
         return unseen(title, reason)
     stand.open(precision)
@@ -115,15 +117,27 @@ def kept_bits(stand: Stand, dtype: str, bits: int, product: Callable[..., Tensor
     import torch
 
     wanted = getattr(torch, dtype)
-    powers = torch.arange(SIZE) % bits + 1
-    values = 1 + torch.pow(2.0, -(powers // 2).double()) + torch.pow(2.0, -powers.double())
-    diagonal, one = (torch.diag(v).to(wanted) for v in (values, torch.ones(SIZE).double()))
-    least = bits
-    for pair in ((diagonal, one), (one, diagonal)):
-        found = product(*(operand.to(stand.place) for operand in pair))
+
+    def multiplied(*pair: Array) -> Array:
+        found = product(*(torch.from_numpy(x).to(wanted).to(stand.place) for x in pair))
         if found.dtype != wanted:
             raise TypeError(f"{wanted} asked for, {found.dtype} given")
-        wrong = powers[found.cpu().double().diag() != values]
+        values: Array = found.cpu().double().numpy()
+        return values
+
+    return passing_bits(bits, multiplied)
+
+
+def passing_bits(bits: int, product: Callable[[Array, Array], Array]) -> int:
+    """The same of a product of arrays in float64, whose values must pass unchanged."""
+    import numpy as np
+
+    powers = np.arange(SIZE) % bits + 1
+    values = 1 + 2.0 ** -(powers // 2) + 2.0**-powers
+    diagonal, one = np.diag(values), np.eye(SIZE)
+    least = bits
+    for pair in ((diagonal, one), (one, diagonal)):
+        wrong = powers[product(*pair).diagonal() != values]
         least = min(least, int(wrong.min()) - 1 if len(wrong) else bits)
     return least
 
@@ -190,8 +204,7 @@ def transfers(stand: Stand) -> Iterator[Finding]:
     """
     import torch
 
-    info, unsupported = stand.device.info, stand.backend.unsupported
-    whys = {form.dtype: unsupported(info, PRECISIONS[name]) for name, form in FORMATS.items()}
+    whys = {form.dtype: stand.unsupported(PRECISIONS[name]) for name, form in FORMATS.items()}
     absent = {dtype: why for dtype, why in whys.items() if why is not None}
     copied = [name for name in COPIED if name not in absent]
     generator = torch.Generator().manual_seed(0)

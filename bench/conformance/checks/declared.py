@@ -12,6 +12,7 @@ from bench.conformance.check import (
     Stand,
     after,
     failed,
+    first_line,
     judged,
     note,
     passed,
@@ -81,7 +82,7 @@ def _facts(facts: dict[str, str]) -> Finding:
 def precisions(stand: Stand) -> Iterator[Finding]:
     """Each that is declared must run; one that is denied should not run without a word."""
     for name, precision in PRECISIONS.items():
-        denied = stand.backend.unsupported(stand.device.info, precision)
+        denied = stand.unsupported(precision)
         error = _trial(stand, precision)
         title = f"{name} is as declared"
         lost = error is not None and stand.backend.failure_kind(error) == "device_lost"
@@ -141,7 +142,7 @@ def formats(stand: Stand) -> Iterator[Finding]:
         if declared == "channels_last":
             yield after(title, stand.backend, error)
         else:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = first_line(error)
             yield passed(title, f"{declared} is declared, channels_last is refused: {said[:80]}")
         return
     if not torch.allclose(out, expected):
@@ -162,7 +163,7 @@ def switches(stand: Stand) -> Iterator[Finding]:
     bits = {name: kept_bits(stand, form.dtype, form.bits, call) for name, call in PRODUCTS.items()}
     yield reads_back(said, bits)
     short = PRECISIONS["tf32"]
-    if stand.backend.unsupported(stand.device.info, short) is not None:
+    if stand.unsupported(short) is not None:
         return
     said = stand.open(short).float32_reduced()
     bits = {"matmul": kept_bits(stand, form.dtype, form.bits, PRODUCTS["matmul"])}

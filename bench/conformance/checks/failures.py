@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from bench.conformance.check import Check, Finding, Stand, judged, unseen
+from bench.conformance.check import Check, Finding, Stand, first_line, judged, unseen
+
+WORKS = "works"
+"""Of a device, after a failure."""
 
 
 def refused(stand: Stand) -> Iterator[Finding]:
     """A call that torch refuses is an error, and hurts nothing."""
     import torch
 
-    title = "a call that is refused is an error"
     a, b = torch.ones(2, 3, device=stand.place), torch.ones(2, 3, device=stand.place)
+    yield refusal(stand, "call", lambda: a @ b, lambda: _state(_broken(stand)))
+
+
+def refusal(
+    stand: Stand, what: str, call: Callable[[], object], state: Callable[[], str]
+) -> Finding:
+    """Whether a product of shapes that do not fit is an error, and hurts nothing.
+
+    what: a title's word for it; state: `WORKS`, or how the device does not any more.
+    """
+    title = f"a {what} that is refused is an error"
     try:
-        a @ b
+        call()
         stand.device.synchronize()
     except Exception as error:  # noqa: BLE001 - the very thing
-        kind = stand.backend.failure_kind(error)
-        broken = _broken(stand)
-        observed = f"shapes that do not fit: {kind}; the device {_state(broken)} afterwards"
+        kind, then = stand.backend.failure_kind(error), state()
+        observed = f"shapes that do not fit: {kind}; the device {then} afterwards"
         reason = f"it was sorted as {kind}, or broke the device"
         next = "Let Backend.failure_kind say `error` for what is neither oom nor a loss"
-        yield judged(title, kind == "error" and broken is None, observed, reason, next)
-    else:
-        yield unseen(title, "a product of shapes that do not fit was not refused")
+        return judged(title, kind == "error" and then == WORKS, observed, reason, next)
+    return unseen(title, "a product of shapes that do not fit was not refused")
 
 
 def lost(stand: Stand) -> Iterator[Finding]:
@@ -37,7 +48,7 @@ def lost(stand: Stand) -> Iterator[Finding]:
         yield unseen(title, "an assertion that fails on the device was not heard of")
         return
     kind = stand.backend.failure_kind(error)
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:80]
+    said = first_line(error)[:80]
     observed = f"{kind} ({said}); the device {_state(broken)} afterwards"
     absent = isinstance(error, NotImplementedError) or bool(
         stand.backend.fallbacks(str(error).splitlines())
@@ -77,7 +88,7 @@ def _broken(stand: Stand) -> Exception | None:
 
 
 def _state(broken: Exception | None) -> str:
-    return "works" if broken is None else "does not work"
+    return WORKS if broken is None else "does not work"
 
 
 CHECKS = (Check(name="failures", summary="each is sorted into its kind", parts=(refused, lost)),)

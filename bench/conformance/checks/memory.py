@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from bench import units
 from bench.conformance.check import (
@@ -18,6 +18,9 @@ from bench.conformance.check import (
     unseen,
 )
 from bench.records.outcome import Memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PIECE_BYTES = 64 * 2**20
 """What is allocated, twice; of a small device less."""
@@ -43,29 +46,42 @@ def peak(stand: Stand) -> Iterator[Finding]:
     """Allocates known numbers of bytes and looks at the counters."""
     import torch
 
-    device, size = stand.device, _piece(stand)
+    size = _piece(stand)
+
+    def hold() -> Tensor:
+        return torch.ones(size // 4, device=stand.place)
+
     # The first use of an allocator, and of a kernel, takes memory of its own. Something stays, as
     # a peak of nothing at all cannot be told from no counter.
     stays = torch.ones(256, device=stand.place)
-    held: list[Any] = [torch.ones(size // 4, device=stand.place)]
-    held.clear()
+    hold()
+    yield from moves(stand, size, hold, stand.device.synchronize)
+    del stays
+
+
+def moves(
+    stand: Stand, size: int, hold: Callable[[], object], settle: Callable[[], object]
+) -> Iterator[Finding]:
+    """Whether the counters follow what is held, twice, and let go.
+
+    hold: gives what holds `size` bytes; settle: comes before the counters are read of both.
+    """
+    device = stand.device
     release(stand)
     before = device.memory()
     if NO_COUNTER in before.scope:
         yield unseen("the peak grows with what is allocated", f"its scope is {before.scope}")
         return
-    held += (torch.ones(size // 4, device=stand.place) for _ in range(2))
-    device.synchronize()
+    held = [hold(), hold()]
+    settle()
     full = device.memory()
     yield grows(before, full, 2 * size)
     held.pop()
     device.synchronize()
-    lower = device.memory()
-    yield keeps(full, lower, size)
+    yield keeps(full, device.memory(), size)
     held.clear()
     release(stand)
     free = device.memory()
-    del stays
     yield forgets(full, free, 2 * size)
     yield returns(full, free, 2 * size, stand.on_host)
 
@@ -149,7 +165,8 @@ def out_of_memory(stand: Stand) -> Iterator[Finding]:
         if error is None:
             next = "Look at info.memory_bytes, and at whether the device swaps to the host"
             observed = f"{units.prefixed(size, 'B')} were allocated"
-            reason = f"the device says that it has {_memory(stand)}"
+            has = units.memory(stand.device.info.memory_bytes or 0)
+            reason = f"the device says that it has {has}"
             yield failed("out of memory is said to be that", observed, reason, next)
             return
         if attempt == "first":
@@ -163,10 +180,6 @@ def _beyond(stand: Stand) -> int | None:
         return BEYOND_HOST_BYTES
     whole = stand.device.info.memory_bytes
     return None if whole is None else whole * BEYOND
-
-
-def _memory(stand: Stand) -> str:
-    return units.memory(stand.device.info.memory_bytes or 0)
 
 
 def _refusal(stand: Stand, size: int) -> BaseException | None:

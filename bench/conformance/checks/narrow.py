@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from bench.conformance.check import Check, Finding, Stand, after, judged, passed, unseen
+from bench.conformance.check import (
+    Check,
+    Finding,
+    Stand,
+    after,
+    first_line,
+    judged,
+    passed,
+    unseen,
+)
 from bench.formats import Operand, encode
 from bench.measuring.numerics import relative_error
 from bench.precision import PRECISIONS, Precision
@@ -33,7 +42,7 @@ def formats(stand: Stand) -> Iterator[Finding]:
     """What each format that the device has makes of codes, scales, layouts and normals."""
     for name in FORMATS:
         how = PRECISIONS[name]
-        reason = stand.backend.unsupported(stand.device.info, how)
+        reason = stand.unsupported(how)
         if reason is not None:
             yield unseen(f"{name} is {name}", reason)
             continue
@@ -118,7 +127,7 @@ def _layout(stand: Stand, name: str, how: Precision) -> Finding:
     except Exception as error:
         if stand.backend.failure_kind(error) == "device_lost":
             raise
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = first_line(error)
         return passed(title, f"half of the scales: {said[:80]}")
     reason = "scales of half of the rows were taken for those of all"
     return judged(title, False, "half of the scales were accepted", reason, NEXT)
@@ -145,7 +154,7 @@ def grouped(stand: Stand) -> Iterator[Finding]:
 
     for name in GROUPED:
         title, how = f"{name}: grouped products", PRECISIONS[name]
-        reason = stand.backend.unsupported(stand.device.info, how)
+        reason = stand.unsupported(how)
         if reason is not None:
             yield unseen(title, reason)
             continue
@@ -162,7 +171,7 @@ def grouped(stand: Stand) -> Iterator[Finding]:
             if stand.backend.failure_kind(error) != "error":
                 yield after(title, stand.backend, error)
                 return
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = first_line(error)
             yield unseen(title, f"there is no such product here ({said[:120]})")
             continue
         errors = {len(COUNTS): relative_error(found, exact)}
@@ -175,7 +184,7 @@ def by_experts(stand: Stand) -> Iterator[Finding]:
 
     title, how = "mxfp4: rows of bfloat16 by experts", PRECISIONS["mxfp4"]
     wide = PRECISIONS["bf16"]
-    reason = stand.backend.unsupported(stand.device.info, wide)
+    reason = stand.unsupported(wide)
     if reason is not None:
         yield unseen(title, reason)
         return

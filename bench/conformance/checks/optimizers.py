@@ -18,7 +18,7 @@ def optimizers(stand: Stand) -> Iterator[Finding]:
     widths = dict.fromkeys(PRECISIONS[name].weights for name in TRAINING_PRECISIONS)
     for width in widths:
         names = [n for n in TRAINING_PRECISIONS if PRECISIONS[n].weights == width]
-        lacking = [stand.backend.unsupported(stand.device.info, PRECISIONS[n]) for n in names]
+        lacking = [stand.unsupported(PRECISIONS[n]) for n in names]
         for name in SETTINGS:
             title = f"{name}, weights in {width}"
             if all(lacking):

@@ -25,6 +25,7 @@ SEEN_SHARE = 50
 """And at least this: some sources say whole hundredths."""
 LOOKS = 4
 """At a figure that has not risen yet: some are counted once a second."""
+TOLD = ("power", "energy", "clock", "temperature", "utilisation")
 OWN = "its memory is this device's"
 
 
@@ -117,14 +118,8 @@ def backwards(first: Reading, second: Reading) -> list[str]:
 
 
 def _told(source: Source, reading: Reading) -> str:
-    figures = (
-        ("power", reading.power_watts, "{:g} W"),
-        ("energy", reading.energy_joules, "{:g} J"),
-        ("clock", reading.clock_mhz, "{:g} MHz"),
-        ("temperature", reading.temperature_celsius, "{:g} C"),
-        ("utilisation", reading.utilisation_percent, "{:g} %"),
-    )
-    told = [f"{name} {form.format(v)}" for name, v, form in figures if v is not None]
+    known = [(name, getattr(reading, figures.QUANTITIES[name].field)) for name in TOLD]
+    told = [f"{name} {v:g} {figures.QUANTITIES[name].unit}" for name, v in known if v is not None]
     if reading.memory_used_bytes is not None:
         told.append(f"memory in use {units.memory(reading.memory_used_bytes)}")
     if reading.reasons is not None:

@@ -172,12 +172,15 @@ def _below_peak(stand: Stand, chain: Chain, marks: _Marks) -> Finding:
 
 def streams(stand: Stand) -> Iterator[Finding]:
     """Whether work on a stream of its own runs on after `synchronize`."""
+    import torch
+
     title = "synchronize waits for side streams"
     if stand.device.synchronous:
         yield unseen(title, "a synchronous device has no streams")
         return
     try:
-        side, within = stand.module.Stream(), stand.module.stream
+        module = torch.get_device_module(stand.place.type)
+        side, within = module.Stream(), module.stream
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         yield unseen(title, f"torch makes no stream of this device ({error})")
         return

@@ -13,6 +13,7 @@ from bench.measuring.messages import Report, Request
 from bench.records.outcome import Cold, Failed, Void
 from bench.records.run import Settings
 from bench.running import launcher
+from bench.tests import launching
 from bench.tests.values import make_case, make_measured
 
 CAUTION = (
@@ -97,5 +98,5 @@ def test_all_of_stderr_is_looked_at() -> None:
     request = Request(
         case=make_case(), backend="ascend", index=0, settings=Settings(), samples=1, seed=0
     )
-    outcome = launcher.launch(request, {}, command=(sys.executable, "-c", code)).report.outcome
+    outcome = launching.launch(request, {}, command=(sys.executable, "-c", code)).report.outcome
     assert isinstance(outcome, Void) and outcome.reason == "host fallback: aten::cumsum"

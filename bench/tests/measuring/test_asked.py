@@ -24,7 +24,7 @@ from bench.records.case import Case
 from bench.records.executed import Executed
 from bench.records.outcome import Measured, Outcome, Skipped, Void
 from bench.records.run import Settings
-from bench.running.launcher import launch as launch_process
+from bench.tests.launching import launch as launch_process
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, one_thread, small
 from bench.workload import Look, Unsupported

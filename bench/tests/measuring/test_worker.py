@@ -18,7 +18,7 @@ from bench.measuring import messages
 from bench.measuring.messages import Progress, Request
 from bench.records.outcome import Measured, Phase, Work
 from bench.records.run import Settings
-from bench.running.launcher import launch
+from bench.tests.launching import launch
 from bench.tests.values import make_block, make_case
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and process groups")

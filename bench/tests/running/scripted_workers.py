@@ -14,7 +14,8 @@ import psutil
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.outcome import Cold, Failed
 from bench.records.run import Settings
-from bench.running.launcher import Finished, launch
+from bench.running.launcher import Finished
+from bench.tests.launching import launch
 from bench.tests.values import make_case, make_measured
 
 REPORT = Report(

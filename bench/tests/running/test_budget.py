@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bench.records.run import Settings
-from bench.running.launcher import launch
+from bench.tests.launching import launch
 from bench.tests.running.scripted_workers import failure, request, scripted
 from bench.tests.running.test_session import FINE, Script, Stage, play
 from bench.tests.values import make_case

@@ -18,6 +18,7 @@ from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Outcome, Phase, Skipped
 from bench.running import launcher, worker_process
 from bench.telemetry.joined import Sight, Where
+from bench.tests import launching
 from bench.tests.running.scripted_workers import REPORT, failure, request, scripted
 from bench.tests.served_runs import serve_case
 from bench.tests.telemetry.launches import seen, steady
@@ -162,7 +163,7 @@ def test_a_load_that_comes_for_longer_than_a_launch_measures_is_not_served(tmp_p
         version = catalogue.workload("serve").version
         case = msgspec.structs.replace(serve_case(**changes), version=version)
         asked = msgspec.structs.replace(request(limit_seconds), case=case)
-        return launcher.launch(asked, {}, command=command).report.outcome
+        return launching.launch(asked, {}, command=command).report.outcome
 
     found = served(1800.0, requests=64, rate=0.05)
     assert isinstance(found, Skipped) and not (tmp_path / "started").exists()

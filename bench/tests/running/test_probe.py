@@ -19,7 +19,7 @@ from bench.errors import UnknownName
 from bench.precision import Precision
 from bench.records import cpu_limits, environment
 from bench.running import probe
-from bench.running.probe import Found, choose
+from bench.running.probe import Found, choose_of
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -92,9 +92,9 @@ def test_a_job_that_ends_the_probe_costs_no_device(
 def test_what_the_libraries_did_is_a_fact_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a worker's environment, by a real child; once, and not where a worker measures."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    device, _ = choose("cpu")
+    device, *_ = choose_of("cpu")
     assert device.facts["instructions_used"] and device.facts["threads_used"] == "1"
-    forced, _ = choose("cpu", forced={"OMP_NUM_THREADS": "2"})
+    forced, *_ = choose_of("cpu", forced={"OMP_NUM_THREADS": "2"})
     if cpu_limits.affinity_cores() > 1:
         assert forced.facts["threads_used"] == "2", "other loops had made the pool before"
 
@@ -165,17 +165,17 @@ def info(backend: str, index: int) -> DeviceInfo:
 
 
 def test_the_default_is_an_accelerator_and_else_the_cpu(scripted: dict[str, Found]) -> None:
-    device, remarks = choose(None)
+    device, remarks, _ = choose_of(None)
     assert (device.address, remarks) == ("cuda:0", [])
     scripted["cuda"] = Found(backend="cuda", reason="cuda: no driver")
-    device, remarks = choose(None)
+    device, remarks, _ = choose_of(None)
     assert (device.address, remarks) == ("cpu", ["cuda: no driver"])
     scripted["cpu"] = Found(backend="cpu", reason="cpu: torch does not load")
     with pytest.raises(
         DeviceUnavailable,
         match=r"no device can be used:\n  - .*cuda: no driver\n  - cpu: torch does",
     ):
-        choose(None)
+        choose_of(None)
 
 
 def test_a_backend_made_for_a_device_goes_before_the_generic_one_and_the_host_comes_last() -> None:
@@ -188,7 +188,7 @@ def test_what_is_installed_and_broken_is_said_and_what_is_not_installed_is_not(
 ) -> None:
     scripted["cuda"] = Found(backend="cuda", reason="cuda: nothing", installed=False)
     scripted["ascend"] = Found(backend="ascend", reason="ascend: CANN is missing")
-    device, remarks = choose(None)
+    device, remarks, _ = choose_of(None)
     assert (device.address, remarks) == ("cpu", ["ascend: CANN is missing"])
 
 
@@ -198,7 +198,7 @@ def test_what_is_installed_and_broken_is_said_and_what_is_not_installed_is_not(
 )
 @pytest.mark.usefixtures("scripted")
 def test_a_device_by_its_address(address: str, chosen: str) -> None:
-    assert choose(address)[0].address == chosen
+    assert choose_of(address)[0].address == chosen
 
 
 @pytest.mark.parametrize(
@@ -219,14 +219,14 @@ def test_a_device_by_its_address(address: str, chosen: str) -> None:
 @pytest.mark.usefixtures("scripted")
 def test_a_device_that_is_not_there(address: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        choose(address)
+        choose_of(address)
     assert str(caught.value).startswith(message)
 
 
 def test_a_backend_without_a_device_says_why(scripted: dict[str, Found]) -> None:
     scripted["cuda"] = Found(backend="cuda", reason="cuda: no driver. Install it.")
     with pytest.raises(DeviceUnavailable) as caught:
-        choose("cuda:0")
+        choose_of("cuda:0")
     assert str(caught.value) == "--device cuda:0: cuda: no driver. Install it."
 
 

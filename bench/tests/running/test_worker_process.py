@@ -21,7 +21,7 @@ from bench.planning.tuning import hopeless
 from bench.records.outcome import Measured, Phase
 from bench.running import child, worker_process
 from bench.running.child import STDERR_TAIL_BYTES
-from bench.running.launcher import launch
+from bench.tests.launching import launch
 from bench.tests.running.scripted_workers import (
     FAMILY,
     REPORT,

@@ -19,7 +19,8 @@ from bench.measuring.messages import Place, Progress, Request
 from bench.planning.sweep import too_large
 from bench.records.outcome import Block, Failed, Measured, Skipped, Void
 from bench.running import blame, child, world
-from bench.running.launcher import Finished, launch, launch_together
+from bench.running.launcher import Finished, launch_together
+from bench.tests.launching import launch
 from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
 from bench.tests.running.watching import Watching
 from bench.tests.values import make_case

@@ -49,7 +49,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 @functools.cache
 def host() -> DeviceInfo:
     """The CPU, as it was asked."""
-    return probe.choose("cpu")[0]
+    return probe.choose_of("cpu").device
 
 
 @functools.cache

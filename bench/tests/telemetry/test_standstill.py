@@ -20,9 +20,9 @@ from bench.records.run import Settings
 from bench.records.runfile import read
 from bench.records.served import Served
 from bench.reports._wording import next_step
-from bench.running.launcher import launch
 from bench.telemetry import flags, standstill
 from bench.telemetry.contention import causes
+from bench.tests.launching import launch
 from bench.tests.publishing.test_results import FOLDERS
 from bench.tests.served_runs import measured as loaded
 from bench.tests.served_runs import served
