@@ -32,6 +32,7 @@ from bench.judging.summary import summarize
 from bench.planning.tuning import figures
 from bench.records import digests, runfile
 from bench.records.case import Case
+from bench.records.environment import section
 from bench.records.explained import Explanation
 from bench.records.flaws import Kind
 from bench.records.opened import Opened, opened
@@ -284,8 +285,7 @@ def _machine_info(host: Mapping[str, Any]) -> dict[str, Any]:
 
 def _commit_info(host: Mapping[str, Any]) -> dict[str, Any]:
     """The commit of accelmark, where the run was made from a clone of it."""
-    git = host.get("git")
-    known = git if isinstance(git, dict) else {}
+    known = section(host, "git")
     return {
         "id": known.get("commit", "unversioned"),
         "time": None,

@@ -23,10 +23,11 @@ from bench.records.environment import (
     is_among,
     is_idle,
     may_change_speed,
+    section,
     selects,
     threads_given,
 )
-from bench.records.run import Launch, RunFile
+from bench.records.run import RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
 """Facts of a host that somebody sets, and that slow what computes on it."""
@@ -113,9 +114,8 @@ def _versions(
     devices = [file.run.device for file in files]
     if devices[0].get("name") != devices[1].get("name"):
         return
-    facts = [device.get("facts") for device in devices]
     names = {file.run.framework for file in files}
-    names.update(*(found for found in facts if isinstance(found, Mapping)))
+    names.update(*(section(device, "facts") for device in devices))
     for one in differences:
         if one.name in names and VERSION.match(one.base) and VERSION.match(one.other):
             yield one
@@ -140,16 +140,14 @@ def _settings(
     alike = devices[0].get("name") == devices[1].get("name")
     on_hosts = any(device.get("backend") == "cpu" for device in devices)
     variables = [_variables(file) for file in files]
-    switches = {k for file in files for x in file.launches for k in _section(x, "device_state")}
-    set_apart = [
-        one
-        for one in differences
-        if any(one.name in names for names in variables) and _counts(one.name, files, variables)
-    ]
+    given = [launch.environment for file in files for launch in file.launches]
+    switches = {name for one in given for name in section(one, "device_state")}
+    of_variables = [one for one in differences if any(one.name in found for found in variables)]
+    set_apart = [one for one in of_variables if _counts(one.name, files, variables)]
     yield from set_apart
     for one in differences:
         host = one.name.removeprefix("host ")
-        if any(one.name in names for names in variables):
+        if one in of_variables:
             continue
         # What one framework alone has, or an older version did not ask, is no difference.
         both = alike and ABSENT not in (one.base, one.other)
@@ -213,7 +211,7 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
     for launch in file.launches:
         given = launch.environment
         own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
-        for name, value in _section(launch, "variables").items():
+        for name, value in section(given, "variables").items():
             passed_over = is_idle(name, given) or OF_TORCHRUN.fullmatch(f"{name}={value}")
             if own.get(name) != value and not passed_over:
                 found.setdefault(name, set()).add(str(value))
@@ -232,12 +230,6 @@ def _compared(files: tuple[RunFile, RunFile]) -> tuple[str, ...]:
         for name in _asked(launch.environment)
     }
     return tuple(sorted(names))
-
-
-def _section(launch: Launch, name: str) -> Mapping[str, Any]:
-    """Part of a free-form description, which another version may have written otherwise."""
-    found = launch.environment.get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _asked(given: Mapping[str, Any]) -> Sequence[Any]:

@@ -21,7 +21,7 @@ from bench.judging.serving import BEHIND, falls_behind
 from bench.judging.slow import RankTimes, rank_times
 from bench.planning.least_flop import least_flop
 from bench.records.case import Case
-from bench.records.environment import UNSEARCHED
+from bench.records.environment import UNSEARCHED, section
 from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
@@ -187,8 +187,8 @@ def ranks_of(
 
 def _worlds(launches: Sequence[Launch], name: str) -> list[Any]:
     """What each launch of several devices says of its world by that name."""
-    worlds = [launch.environment.get("world") for launch in launches]
-    return [world.get(name) for world in worlds if isinstance(world, Mapping)]
+    worlds = [section(launch.environment, "world") for launch in launches]
+    return [world.get(name) for world in worlds if world]
 
 
 def _rate(throughput: float, items: int, count: float | None) -> float | None:
@@ -306,22 +306,21 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
     """Of the launch with the most breaks; nothing where a launch says it otherwise."""
     found = []
     for launch in launches:
-        said = launch.environment.get("compiler")
-        if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
+        said = section(launch.environment, "compiler")
+        if all(isinstance(said.get(name), int) for name in COMPILED):
             found.append({name: said[name] for name in (*COMPILED, UNSEARCHED) if name in said})
     return max(found, key=lambda one: one["graph_breaks"], default={})
 
 
 def _passed_over(launches: Sequence[Launch]) -> str:
-    jobs = (launch.environment.get("job") for launch in launches)
-    said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
+    said = (section(launch.environment, "job").get(PASSED_OVER) for launch in launches)
     return next((str(words) for words in said if words), "")
 
 
 def _spread(launches: Sequence[Launch]) -> str:
     """As the first launch that says it; launches of one case are spread alike."""
-    jobs = [launch.environment.get("job") for launch in launches]
-    job = next((job for job in jobs if isinstance(job, dict) and job.get(SPREAD[0])), {})
+    jobs = (section(launch.environment, "job") for launch in launches)
+    job = next((job for job in jobs if job.get(SPREAD[0])), {})
     said = [(name, job.get(name)) for name in SPREAD]
     words = [str(fact) if name == SPREAD[0] else f"{name} {fact}" for name, fact in said if fact]
     return "; ".join(words)

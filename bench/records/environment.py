@@ -166,6 +166,13 @@ def worker_variables(
     return {**backends, **own, **(forced or {})}
 
 
+def section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Part of a free-form description, which another version may have written otherwise; empty
+    where it is none."""
+    found = facts.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def threads_each(cores: int, ranks: int) -> dict[str, str]:
     """The variables by which so many ranks of one host share its cores, where no user sets them."""
     return {"OMP_NUM_THREADS": str(max(1, cores // ranks))}
@@ -177,9 +184,7 @@ def threads_given(launch: Mapping[str, Any], cores: int, shared: bool) -> dict[s
 
     shared: they compute on the host's cores, and have it then too.
     """
-    world = launch.get("world")
-    if not isinstance(world, Mapping):
-        return {}
+    world = section(launch, "world")
     devices, hosts, fewest = world.get("devices"), world.get("hosts", 1), world.get("cores")
     if not all(isinstance(n, int) and n > 0 for n in (devices, hosts)):
         return {}

@@ -12,7 +12,7 @@ from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
-from bench.records.environment import UNSEARCHED
+from bench.records.environment import UNSEARCHED, section
 from bench.records.run import RunFile, Settings
 from bench.reports._again import again, of_server
 
@@ -266,8 +266,7 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
     counted = stack.get("threads")
     if counted is None:
         return None
-    variables = stack.get("variables")
-    asked = variables.get("OMP_NUM_THREADS", "") if isinstance(variables, Mapping) else ""
+    asked = section(stack, "variables").get("OMP_NUM_THREADS", "")
     asked, ran = str(asked).split(",")[0].strip(), str(facts.get("threads_used", ""))
     beside = []
     if ran.isdecimal() and ran != str(counted):

@@ -15,6 +15,7 @@ from bench.judging.scaling import Scaling, scalings
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch
+from bench.records.environment import section
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _memory, _scaling, _serving
@@ -93,12 +94,12 @@ def _damage(run: RunFile, canvas: Canvas) -> str:
 
 def _stack(run: RunFile) -> str:
     stack: dict[str, Any] = next((x.environment for x in run.launches if x.environment), {})
-    facts = {**_section(run.run.device, "facts"), **_section(stack, "device_state")}
+    facts = {**section(run.run.device, "facts"), **section(stack, "device_state")}
     framework = str(stack.get("framework", "torch"))
     clock = facts.get("sm_clock_max_mhz")
     shown = {
         framework: stack.get(framework),
-        "transformers": _section(stack, "packages").get("transformers"),
+        "transformers": section(stack, "packages").get("transformers"),
         "threads": threads(stack, facts),
         "driver": facts.get("driver"),
         "compute capability": facts.get("compute_capability"),
@@ -108,12 +109,6 @@ def _stack(run: RunFile) -> str:
         or facts.get("instructions"),
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
-
-
-def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    """Part of a free-form description, which another version may have written otherwise."""
-    section = facts.get(name)
-    return section if isinstance(section, dict) else {}
 
 
 def _table(
