@@ -13,19 +13,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparability import served_otherwise, timed_otherwise, unfit
-from bench.judging.compare import (
-    Prices,
-    concluded,
-    joule_interval,
-    joule_ratio,
-    level_of,
-    sides_of,
-)
+from bench.judging.compare import Prices, concluded, level_of, sides_of, with_ratio
 from bench.judging.comparison import CaseComparison, Comparison
-from bench.judging.cycles import per_cycle
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.served import (
@@ -37,7 +28,7 @@ from bench.judging.served import (
     unsteady,
 )
 from bench.judging.side import Side
-from bench.judging.verdicts import DISTURBED, enough, preliminary
+from bench.judging.verdicts import DISTURBED
 from bench.records.run import RunFile
 
 
@@ -109,25 +100,9 @@ def _judged(
     )
     if because:
         return msgspec.structs.replace(found, because=because)
-    assert base.throughput is not None
-    assert other.throughput is not None
-    welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     same = f"both give most at {_load(base)}, which is their throughput"
     where = f"{same}: measure rates {_beyond(curves, base)}"
-    verdict, because = preliminary(base, other, welch is not None, at_given_rate=where)
-    ratio = other.throughput / base.throughput
-    return msgspec.structs.replace(
-        found,
-        verdict=verdict,
-        because=because,
-        ratio=ratio,
-        interval=welch.ratio if welch else None,
-        p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
-        per_cycle=per_cycle(sides, base, other, level) if welch else None,
-        joule_ratio=joule_ratio(base, other),
-        joule_interval=joule_interval(base, other, level),
-        price_ratio=None if prices is None else ratio * prices.base / prices.other,
-    )
+    return with_ratio(found, sides, level, prices, at_given_rate=where)
 
 
 def _beyond(curves: tuple[ServingCurve, ServingCurve], best: Row) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench import units
-from bench.judging.equal_work import refused
+from bench.judging.equal_work import equal_work
 from bench.judging.load import SUSTAINED_SECONDS
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
@@ -54,7 +54,8 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         yield Reason(Code.SHARED_HOST, words)
     yield from served_otherwise(base, other)
     yield from unfit(sides, base, other)
-    yield from refused(sides, base, other)
+    if same_work := equal_work(sides, base, other):
+        yield from same_work.refusals
 
 
 def timed_otherwise(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:

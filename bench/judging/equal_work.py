@@ -299,9 +299,3 @@ def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:
     if noise is None:
         return bounds.get(GRADIENTS, Bounds(0, 0)).most >= NORM_ONLY
     return FACTOR[GRADIENTS] * noise.error > NORM_ONLY
-
-
-def refused(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
-    """Why two rows are not the same work; nothing where nothing says so."""
-    found = equal_work(sides, base, other)
-    yield from () if found is None else found.refusals

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench.judging.equal_work import EqualWork, equal_work, of_launches
-from bench.judging.reasons import Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.records.case import Case
@@ -101,9 +100,3 @@ def _quantities(
     for name in kept:
         if name in reading.quantities:
             yield name, reading.quantities[name]
-
-
-def refused_as_systems(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
-    """Why two rows are not the same work; nothing where nothing says so."""
-    found = equal_work_of_systems(sides, base, other)
-    yield from () if found is None else found.refusals
