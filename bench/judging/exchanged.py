@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.records.environment import section
 from bench.records.outcome import Measured
 from bench.records.run import Launch

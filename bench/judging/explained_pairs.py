@@ -16,7 +16,7 @@ from bench.judging.compare import two_runs, whole
 from bench.judging.configured import configured
 from bench.judging.differences import differences
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explain_run
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.planning.tuning import in_words
 from bench.records.case import Case
 from bench.records.environment import section

@@ -13,6 +13,7 @@ from bench import stats, units
 from bench.judging import cold
 from bench.judging.clocks import CLOCKS_SET, clocks_set
 from bench.judging.exchanged import exposed, reduced
+from bench.judging.interval import Interval
 from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
@@ -284,13 +285,13 @@ def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | Non
     medians = [statistics.median(s) for s in series]
     if min(medians) <= 0:  # shorter than the clock can tell
         return None
-    p50 = stats.log_estimate(medians, level)
+    p50 = Interval.on_logs(medians, level)
     return LatencySummary(
         name=outcomes[0].latency_name or "",
         requests=min(len(s) for s in series),
-        p50=stats.geometric_mean(medians),
-        p50_low=p50.low if p50 else None,
-        p50_high=p50.high if p50 else None,
+        p50=p50.value,
+        p50_low=p50.low,
+        p50_high=p50.high,
         p90=_over_launches(series, 90),
         p99=_over_launches(series, 99),
     )

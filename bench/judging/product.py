@@ -16,7 +16,8 @@ import msgspec
 
 from bench import stats
 from bench.judging.comparability import incomparable
-from bench.judging.row import Interval, Row
+from bench.judging.interval import Interval
+from bench.judging.row import Row
 from bench.judging.scaling import of_equal_rounds
 from bench.judging.side import Side
 from bench.judging.system import NAMES, Product

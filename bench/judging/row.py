@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from bench import stats
 from bench.judging.endpoint import EndpointSummary
+from bench.judging.interval import Interval
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.served import ServingSummary
@@ -52,24 +50,6 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
     p50_high: float | None
     p90: float | None
     p99: float | None
-
-
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean over launches, with its t interval; without one where there are too few."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def over(cls, values: Sequence[float], level: float) -> Interval:
-        """Of one value a launch, on their own scale: they may be negative."""
-        mean = statistics.fmean(values)
-        if len(values) < stats.MINIMUM_LAUNCHES:
-            return cls(value=mean)
-        error = math.sqrt(stats.variance(values) / len(values))
-        half = stats.t_quantile(0.5 + level / 2, len(values) - 1) * error
-        return cls(value=mean, low=mean - half, high=mean + half)
 
 
 class Efficiency(Interval, frozen=True, kw_only=True):

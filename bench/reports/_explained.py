@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
+from bench.judging.interval import Interval
 from bench.judging.remedies import measured, said
-from bench.judging.row import Interval
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile

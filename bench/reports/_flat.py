@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.judging.interval import Interval
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
-from bench.judging.row import Efficiency, Interval, Link, Row
+from bench.judging.row import Efficiency, Link, Row
 from bench.judging.served import ServingSummary
-from bench.judging.serving import Figure
 from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
 from bench.reports import _endpoint
@@ -276,7 +276,7 @@ def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | Non
     }
 
 
-def of_interval(name: str, found: Interval | Figure | None) -> dict[str, float | None]:
+def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
     """A figure and the ends of its interval, under names that begin alike."""
     return {
         name: None if found is None else found.value,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow
+from bench.judging.interval import Interval
 from bench.judging.remedies import helped, measured
-from bench.judging.row import Interval
 from bench.records.run import RunFile
 
 

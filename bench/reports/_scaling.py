@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bench import units
-from bench.judging.row import Efficiency, Interval, Row
+from bench.judging.interval import Interval
+from bench.judging.row import Efficiency, Row
 from bench.judging.scaling import Scaling
 from bench.planning.sweep import BATCH
 from bench.reports._labels import name_of, plain
