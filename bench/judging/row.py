@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from bench import stats
+from bench import stats, units
 from bench.judging.endpoint import EndpointSummary
 from bench.judging.interval import Interval
 from bench.judging.load import Load
@@ -267,6 +267,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def work(self) -> Case:
         """The case as this release plans the same work: what two runs are compared by."""
         return today(self.case)
+
+    @property
+    def item(self) -> str:
+        """What its throughput counts: `image`."""
+        return self.unit.removesuffix("/s")
+
+    @property
+    def rate(self) -> str:
+        """Its throughput with its unit, of a row that has one: `45.1 image/s`."""
+        assert self.throughput is not None
+        return units.rate(self.throughput, self.item)
 
     @property
     def throughput_per_device(self) -> float | None:

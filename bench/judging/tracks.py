@@ -72,7 +72,7 @@ def _best(row: Row) -> str:
     again = units.counted(row.launches, "launch")
     return (
         f"{in_words(row.choice)} is {searched}; measured again, in {again} of its own, it gave "
-        f"{units.rate(row.throughput, row.unit.removesuffix('/s'))}"
+        f"{row.rate}"
     )
 
 
@@ -105,7 +105,7 @@ def _figure(trial: Trial) -> str:
 def _fixed(row: Row, rows: Sequence[Row]) -> Iterator[str]:
     """The fixed figures of the same model and shapes, at the settings that the run has."""
     words = [
-        f"{units.rate(other.throughput, other.unit.removesuffix('/s'))} at {_settings(other)}"
+        f"{other.rate} at {_settings(other)}"
         for other in rows
         if other.throughput is not None and _same_but_for_tuning(row, other)
     ]

@@ -174,7 +174,7 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
         return
     best = [curve.best for curve in found]
     parts = [
-        f"{names[row.case.fingerprint].short} (best of {curve.ranked}: {_rate(row)})"
+        f"{names[row.case.fingerprint].short} (best of {curve.ranked}: {row.rate})"
         for curve, row in zip(found, best, strict=True)
         if row is not None
     ]
@@ -192,11 +192,6 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
 
 def _measured(curve: Curve) -> int:
     return sum(row.status == "measured" for row in curve.points)
-
-
-def _rate(row: Row) -> str:
-    assert row.throughput is not None
-    return units.rate(row.throughput, row.unit.removesuffix("/s"))
 
 
 def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:

@@ -155,7 +155,7 @@ def _side(case: CaseComparison, row: Row | None) -> Text:
         return Text(word_of(row), "dim")
     if row is None or row.throughput is None or case.ratio is None:
         return Text()
-    return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))))
+    return Text(plain(row.rate))
 
 
 def _ratio_cell(case: CaseComparison) -> Text:

@@ -17,7 +17,7 @@ from bench.reports import _systems
 from bench.reports._card_notes import FLAGS
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import factor, share, whose
+from bench.reports._wording import factor, share, spread, whose
 from bench.telemetry.flags import HINDERED
 
 STYLE: dict[CompareVerdict, str] = {
@@ -254,22 +254,25 @@ def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
 
 def per_joule(case: CaseComparison) -> str:
     """The ratio of the items per joule, and how sure it is; empty where there is none."""
-    found, interval = case.joule_ratio, case.joule_interval
-    if found is None:
+    if case.joule_ratio is None:
         return ""
-    spread = "no interval" if interval is None else units.spread(interval.half_width)
-    return f"{factor(found)} {spread}"
+    return f"{factor(case.joule_ratio)} {spread(case.joule_interval)}"
 
 
 def _figures(row: Row) -> str:
     if row.throughput is None:
         return row.why
-    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
-    rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
     shares = [
         f"{name} {share(value)}"
         for name, value in (("MFU", row.mfu), ("MBU", row.mbu))
         if value is not None
     ]
     verdict = str(row.verdict).replace("_", " ")
-    return ", ".join([f"{rate} {spread}", units.counted(row.launches, "launch"), *shares, verdict])
+    return ", ".join(
+        [
+            f"{row.rate} {spread(row.interval)}",
+            units.counted(row.launches, "launch"),
+            *shares,
+            verdict,
+        ]
+    )

@@ -29,7 +29,7 @@ from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
-from bench.reports._wording import ratio, word_of
+from bench.reports._wording import ratio, spread, word_of
 from bench.telemetry.flags import slowed_launches
 
 MANY_CASES = 100
@@ -119,10 +119,7 @@ def panels(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[dict[str, A
 
 def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
     """apart: not to be compared with that of the base above it."""
-    assert row.throughput is not None
     interval = row.interval
-    figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
-    spread = "no interval" if interval is None else units.spread(interval.half_width)
     launches = units.counted(row.launches, "launch")
     word = f"{word_of(row)}, not comparable".removeprefix("OK, ") if apart else word_of(row)
     return {
@@ -130,9 +127,9 @@ def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
         "value": row.throughput,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
-        "text": figure,
+        "text": row.rate,
         "word": word,
-        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word],
+        "hover": [row.case.label, side.label, f"{row.rate}, {spread(interval)}, {launches}", word],
     }
 
 
@@ -256,8 +253,6 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
 def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
     latency, interval = row.latency, row.interval
     assert latency is not None
-    assert row.throughput is not None
-    figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
     p50 = f"{latency.name} p50 {units.duration(latency.p50)}"
     return {
         "batch": batch_of(row.case),
@@ -267,7 +262,7 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
         "ms": latency.p50 * 1e3,
         "ms_low": None if latency.p50_low is None else latency.p50_low * 1e3,
         "ms_high": None if latency.p50_high is None else latency.p50_high * 1e3,
-        "hover": [row.case.label, side.label, figure, p50, word_of(row)],
+        "hover": [row.case.label, side.label, row.rate, p50, word_of(row)],
     }
 
 

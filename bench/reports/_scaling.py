@@ -67,12 +67,11 @@ def shown(some: Sequence[Line]) -> list[int]:
 
 def line(curve: Scaling, row: Row, fabric: float | None = None) -> Line:
     """What is said of one point; fabric: seconds that its gradients alone take."""
-    assert row.throughput is not None
-    item = plain(row.unit.removesuffix("/s"))
+    item = plain(row.item)
     each, joules = row.throughput_per_device, row.items_per_joule
     return Line(
         devices=_devices(row),
-        throughput=units.rate(row.throughput, item),
+        throughput=plain(row.rate),
         each="" if each is None else units.rate(each, item),
         efficiency=_efficiency(curve, row),
         exposed=exposed(row),

@@ -123,6 +123,11 @@ def factor(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.2g}"
 
 
+def spread(interval: stats.Estimate | None) -> str:
+    """How far it goes to either side, `±3.2%`; or that there is none."""
+    return "no interval" if interval is None else units.spread(interval.half_width)
+
+
 def share(value: float) -> str:
     """A share in percent, of two digits or more."""
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"

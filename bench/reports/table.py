@@ -212,7 +212,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 def _throughput(row: Row) -> Text:
     if row.throughput is None:
         return Text("—", "dim")
-    return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))), "bold")
+    return Text(plain(row.rate), "bold")
 
 
 def _bus(row: Row) -> Text:
@@ -246,7 +246,7 @@ def _arithmetic(row: Row) -> Text:
 def _energy(row: Row) -> Text:
     if row.items_per_joule is None:
         return Text()
-    return Text(units.joules(1 / row.items_per_joule, plain(row.unit.removesuffix("/s"))))
+    return Text(units.joules(1 / row.items_per_joule, plain(row.item)))
 
 
 def _limit(row: Row) -> Text:
