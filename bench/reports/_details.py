@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from bench import units
 from bench.judging.row import Row
@@ -91,7 +91,7 @@ def _ran(row: Row) -> Iterator[str]:
     for kind, operators in ran.operators.items():
         yield f"{kind}: {', '.join(operators)}"
     for place, kernels in (ran.kernels or {}).items():
-        yield f"kernels on {place}: {_some(kernels)}"
+        yield f"kernels on {place}: {units.first_ones(kernels, MOST_NAMED)}"
     if tokens := ran.expert_tokens:
         even = units.significant(sum(tokens) / len(tokens))
         yield f"tokens an expert: {min(tokens)} to {max(tokens)}, {even} if even"
@@ -99,11 +99,6 @@ def _ran(row: Row) -> Iterator[str]:
         yield f"experts hit: {units.significant(row.experts_hit)} a layer, whose bytes are counted"
     elif ran.experts_hit is not None:
         yield f"experts hit: {units.significant(ran.experts_hit)} a layer"
-
-
-def _some(kernels: Sequence[str]) -> str:
-    more = f" and {len(kernels) - MOST_NAMED} more" if len(kernels) > MOST_NAMED else ""
-    return ", ".join(kernels[:MOST_NAMED]) + more
 
 
 def _costs(row: Row) -> Iterator[str]:
