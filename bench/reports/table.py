@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -131,17 +131,7 @@ def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
     for curve in curves:
         console.print(Text.assemble(("Scaling: ", "bold"), plain(_scaling.title(curve))))
         some = list(_scaling.lines(curve))
-        columns = [
-            Column(
-                heading=_scaling.HEADINGS[place],
-                cells=[Text(line[place]) for line in some],
-                drops=_scaling.DROPS.get(_scaling.HEADINGS[place], 0),
-            )
-            for place in _scaling.shown(some)
-        ]
-        for line in small(console.width - INDENT, columns):
-            line.rstrip()
-            console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+        _small(console, _scaling.HEADINGS, _scaling.DROPS, some, _scaling.shown(some))
         console.print()
 
 
@@ -150,19 +140,28 @@ def _served(console: Console, curves: Sequence[ServingCurve]) -> None:
     for curve in curves:
         console.print(Text.assemble(("Serving: ", "bold"), plain(_serving.title(curve))))
         some = list(_serving.lines(curve))
-        columns = [
-            Column(heading=heading, cells=[Text(line[place]) for line in some], drops=drops)
-            for place, (heading, drops) in enumerate(
-                zip(_serving.HEADINGS, _serving.DROPS, strict=True)
-            )
-        ]
-        for line in small(console.width - INDENT, columns):
-            line.rstrip()
-            console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+        _small(console, _serving.HEADINGS, _serving.DROPS, some, range(len(_serving.HEADINGS)))
     for text in _serving.legend(curves):
         console.print(text, style="dim")
     if curves:
         console.print()
+
+
+def _small(
+    console: Console,
+    headings: Sequence[str],
+    drops: Sequence[int],
+    lines: Sequence[Sequence[str]],
+    places: Iterable[int],
+) -> None:
+    """Prints those of a table's columns, as far as they fit."""
+    columns = [
+        Column(heading=headings[k], cells=[Text(line[k]) for line in lines], drops=drops[k])
+        for k in places
+    ]
+    for line in small(console.width - INDENT, columns):
+        line.rstrip()
+        console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _lines(
