@@ -40,10 +40,11 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
     for name in dict.fromkeys((*mine, *theirs)):
         values = mine.get(name, []), theirs.get(name, [])
         if set(values[0]) != set(values[1]):
-            yield Difference(name=name, base=_in_words(values[0]), other=_in_words(values[1]))
+            yield Difference(name=name, base=in_words(values[0]), other=in_words(values[1]))
 
 
-def _in_words(values: Sequence[str]) -> str:
+def in_words(values: Sequence[str]) -> str:
+    """The values that a fact took."""
     more = ", ..." if len(values) > MOST_VALUES else ""
     return ", ".join(values[:MOST_VALUES]) + more if values else ABSENT
 
