@@ -275,12 +275,7 @@ def _sysctl(name: str) -> str:
     """What macOS says; empty elsewhere."""
     if sys.platform != "darwin":
         return ""
-    return subprocess.run(
-        ["/usr/sbin/sysctl", "-n", name],
-        capture_output=True,
-        encoding="utf-8",
-        errors="backslashreplace",
-    ).stdout.strip()
+    return _printed("/usr/sbin/sysctl", "-n", name)
 
 
 def container() -> str | None:
@@ -309,14 +304,15 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        errors="backslashreplace",
-        timeout=10,
-        check=True,
-    ).stdout.strip()
+    return _printed("git", "-C", str(folder), *arguments, timeout=10, check=True)
+
+
+def _printed(*command: str, **options: Any) -> str:
+    """What a program prints; options: of `subprocess.run`."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="backslashreplace", **options
+    )
+    return done.stdout.strip()
 
 
 def _asked(ask: Callable[[], Any]) -> Any:
