@@ -112,8 +112,7 @@ def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:
 
 def level_of(sides: tuple[Side, Side]) -> float:
     """Of the intervals: that of a look, where a run stopped when its spread looked small."""
-    adaptive = "auto" in [side.file.run.settings.launches for side in sides]
-    return stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
+    return max(stats.level(side.file.run.settings.launches) for side in sides)
 
 
 def concluded(

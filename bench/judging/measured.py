@@ -67,7 +67,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     kept = {id(outcome) for outcome in outcomes}
     clean = [x for x, o in zip(launches, flagged_outcomes, strict=True) if id(o) in kept]
     rates = [o.throughput for o in outcomes]
-    level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
+    level = stats.level(settings.launches)
     interval = stats.log_estimate(rates, level)
     throughput = stats.geometric_mean(rates)
     work = outcomes[0].work
