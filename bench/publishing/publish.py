@@ -8,6 +8,7 @@ signed. The index, `results/README.md`, is generated from the records.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -227,16 +228,12 @@ def without_private(run: RunFile) -> Iterator[Line]:
     yield header
     for again in run.resumed:
         yield _header(again, run.run)
-    for launch in run.launches:
-        fields = _said(launch)
-        fields["environment"] = _facts(launch.environment)
+    workers: Iterator[Launch | Explanation] = itertools.chain(run.launches, run.explanations)
+    for worker in workers:
+        fields = _said(worker)
+        fields["environment"] = _facts(worker.environment)
         fields["stderr_tail"] = ""
-        yield msgspec.convert(fields, Launch)
-    for explanation in run.explanations:
-        fields = _said(explanation)
-        fields["environment"] = _facts(explanation.environment)
-        fields["stderr_tail"] = ""
-        yield msgspec.convert(fields, Explanation)
+        yield msgspec.convert(fields, type(worker))
     if run.end is not None:
         yield msgspec.structs.replace(run.end, finished_at=_time(run.end.finished_at))
 
