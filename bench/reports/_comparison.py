@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -35,7 +34,7 @@ from bench.reports._comparison_notes import (
     per_joule,
 )
 from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, grid, put
+from bench.reports._grid import INDENT, Column, column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
@@ -130,9 +129,6 @@ def _behind(comparison: Comparison, case: CaseComparison, *, wide: bool) -> Iter
 
 def _columns(comparison: Comparison) -> list[Column]:
     cases = comparison.cases
-
-    def column(heading: str, cells: Iterator[Text], **changes: Any) -> Column:
-        return Column(heading=heading, cells=list(cells), **changes)
 
     chip, software = parts(comparison)
     marked = bool(comparison.configured.unintended)

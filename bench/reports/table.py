@@ -22,7 +22,7 @@ from bench.reports import _memory, _scaling, _serving
 from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, grid, put, small
+from bench.reports._grid import INDENT, Column, column, grid, put, small
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._summary import summary
@@ -186,9 +186,6 @@ def _alike(row: Row) -> object:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    def column(heading: str, cells: Iterator[Text], **changes: Any) -> Column:
-        return Column(heading=heading, cells=list(cells), **changes)
-
     launches = {row.launches for row in rows if row.status == "measured"}
     counted = _memory.scopes(rows)
     apart = len(launches) > 1
