@@ -354,7 +354,7 @@ def _index_row(folder: Path) -> str:
     rows = summarize(run)
     words = [str(row.verdict if row.status == "measured" else row.status) for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(sorted(words)))
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
+    device = run.run.on
     if run.run.device.get("backend") == "cpu":
         device += f", {host.get('usable_cores')} cores"
     cells = [

@@ -95,6 +95,11 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     device: dict[str, Any]
     """The chosen device as its backend described it before the run."""
 
+    @property
+    def on(self) -> str:
+        """Its device, and the backend: `Acme X100 (acme)`."""
+        return f"{self.device.get('name')} ({self.device.get('backend')})"
+
 
 class Launch(Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """One worker process: one case, once."""

@@ -89,10 +89,9 @@ def _command(console: Console, text: str) -> None:
 
 def _name(file: RunFile) -> str:
     run = file.run
-    device = f"{run.device.get('name')} ({run.device.get('backend')})"
     launches = units.counted(len(file.launches), "launch")
     ended = ", ".join(filter(None, (launches, ending(file))))
-    return f"{device}: {run.suite}, {ended}, {run.started_at[:10]}, {run.run_id}"
+    return f"{run.on}: {run.suite}, {ended}, {run.started_at[:10]}, {run.run_id}"
 
 
 def _outcome(comparison: Comparison) -> Iterator[Text]:

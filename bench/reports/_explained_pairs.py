@@ -36,10 +36,7 @@ def card(
 ) -> str:
     """All cases, as text that ends in a newline; width: columns; named: with the ids of the runs,
     beside another card."""
-    sides = [
-        f"{run.device.get('name')} ({run.device.get('backend')})" + f" {run.run_id}" * named
-        for run in (base.run, other.run)
-    ]
+    sides = [run.on + f" {run.run_id}" * named for run in (base.run, other.run)]
     lines = wrapped(f"base {sides[0]}, other {sides[1]}", width)
     doubts = dict.fromkeys(pair.chip_doubt for pair in pairs if pair.chip_doubt)
     for doubt in doubts:

@@ -56,8 +56,7 @@ class MarkdownReport(Report):
 
 
 def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
-    yield f"\n### accelmark {_text(run.run.suite)} on {_text(device)}\n"
+    yield f"\n### accelmark {_text(run.run.suite)} on {_text(run.run.on)}\n"
     counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
     said = ending(run)
     yield f"{counts}, run `{_code(run.run.run_id)}`" + (f", **{said}**" if said else "")

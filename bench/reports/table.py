@@ -78,13 +78,12 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
 
 
 def _headline(run: RunFile) -> str:
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
     launches, cases = len(run.launches), len(run.run.plan) - len(run.run.left_out)
     counts = f"{units.counted(launches, 'launch')} of {units.counted(cases, 'case')}"
     said = ending(run)
     state = f", {said}" if said else ""
     again = f", resumed {len(run.resumed)}x" if run.resumed else ""
-    return f"accelmark {run.run.suite} on {device}: {counts}{again}{state}"
+    return f"accelmark {run.run.suite} on {run.run.on}: {counts}{again}{state}"
 
 
 def _damage(run: RunFile, canvas: Canvas) -> str:
