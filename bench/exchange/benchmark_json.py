@@ -78,15 +78,6 @@ def read_any(path: StrPath) -> RunFile:
         raise runfile.unreadable(path, error) from error
 
 
-def read(path: StrPath) -> RunFile:
-    """Reads a document from a file; `RecordError` if it is none of ours."""
-    try:
-        with opened(path) as source:
-            return _read_opened(source)
-    except OSError as error:
-        raise runfile.unreadable(Path(path), error) from error
-
-
 def _read_opened(source: Opened) -> RunFile:
     try:
         content = msgspec.json.decode(source.file.read())
