@@ -36,7 +36,6 @@ from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.verdicts import ITS_THROUGHPUT, enough, preliminary, with_verdicts
-from bench.judging.whole import alone
 from bench.planning.shapes import is_matmul_ceiling
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
@@ -148,7 +147,7 @@ def _versions(paired: Paired) -> Iterator[Difference]:
     called = {
         (base.case.workload, base.case.version, other.case.version): None
         for base, other in paired
-        if base is not None and other is not None and alone(base.work) == alone(other.work)
+        if base is not None and other is not None and base.work.alone == other.work.alone
     }
     for workload, mine, theirs in called:
         if mine != theirs:

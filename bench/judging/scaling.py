@@ -100,10 +100,11 @@ def scalings(rows: Sequence[Row]) -> Iterator[Scaling]:
 
 def on_one(case: Case, kind: Kind) -> Case:
     """The case of one device beside which another is scaled."""
-    parameters, batch = dict(case.parameters), batch_of(case)
-    if kind == "weak" and batch is not None:
-        parameters[BATCH] = batch // case.devices
-    return msgspec.structs.replace(case, devices=1, parallelism="none", parameters=parameters)
+    batch = batch_of(case)
+    if kind == "strong" or batch is None:
+        return case.alone
+    parameters = {**case.parameters, BATCH: batch // case.devices}
+    return msgspec.structs.replace(case.alone, parameters=parameters)
 
 
 def _grouped(rows: Sequence[Row]) -> list[tuple[Kind, str, list[Row]]]:

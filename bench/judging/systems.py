@@ -34,7 +34,7 @@ from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.system import NAMES, System
-from bench.judging.whole import TRAINS, alone, equal_work_of_systems, is_joint, scheme
+from bench.judging.whole import TRAINS, equal_work_of_systems, is_joint, scheme
 from bench.planning.sweep import BATCH, batch_of, without_batch
 from bench.records.case import Case
 from bench.records.run import RunFile
@@ -105,7 +105,7 @@ def _pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
 
 
 def _work(row: Row) -> str:
-    return alone(row.work).fingerprint
+    return row.work.alone.fingerprint
 
 
 def _are_single(rows: Sequence[Row | None]) -> bool:
@@ -170,7 +170,7 @@ def _judge(
     present = base or other
     assert present is not None
     found = CaseComparison(
-        case=alone(present.work),
+        case=present.work.alone,
         base=base,
         other=other,
         verdict="INCOMPARABLE",
@@ -198,7 +198,7 @@ def _incomparable(
     sides: tuple[Side, Side], base: Row, other: Row, same_work: EqualWork | None
 ) -> Iterator[Reason]:
     """Every reason why two systems may not be compared; nothing where they may."""
-    mine, theirs = alone(base.work), alone(other.work)
+    mine, theirs = base.work.alone, other.work.alone
     batch = _batch_reason(sides, base, other)
     if batch is not None:
         yield batch
@@ -259,7 +259,7 @@ def _nearest(sides: tuple[Side, Side], base: Row, other: Row, mine: int, theirs:
 
 def _other_batch(work: Case) -> str:
     """What cases share that differ in batch and devices alone."""
-    return without_batch(alone(work)).fingerprint
+    return without_batch(work.alone).fingerprint
 
 
 def _with_others(sides: tuple[Side, Side], case: CaseComparison, paired: Paired) -> CaseComparison:

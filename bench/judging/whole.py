@@ -32,11 +32,6 @@ TRAINS = "train"
 """The mode whose witness is the loss over the global batch."""
 
 
-def alone(case: Case) -> Case:
-    """The same work on one device."""
-    return msgspec.structs.replace(case, devices=1, parallelism="none")
-
-
 def is_joint(case: Case) -> bool:
     """Whether it is what devices do together (a collective): over other devices, other work."""
     return case.devices > 1 and case.parallelism == "none"
@@ -54,7 +49,7 @@ def equal_work_of_systems(sides: tuple[Side, Side], base: Row, other: Row) -> Eq
     """
     if base.work.fingerprint == other.work.fingerprint:
         return equal_work(sides, base, other)
-    if alone(base.work).fingerprint != alone(other.work).fingerprint:
+    if base.work.alone.fingerprint != other.work.alone.fingerprint:
         return None
     if not base.status == other.status == "measured":
         return None

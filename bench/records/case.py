@@ -95,6 +95,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return TUNED if self.space else "fixed"
 
     @property
+    def alone(self) -> Case:
+        """The same work on one device."""
+        return msgspec.structs.replace(self, devices=1, parallelism="none")
+
+    @property
     def variant(self) -> str:
         """How it is run, where that is not eager, fixed and on one device: ` compile`, ` tuned`,
         ` dp8`, ` 8 devices`; else empty."""
