@@ -31,6 +31,9 @@ from bench.judging.side import Side
 from bench.judging.verdicts import DISTURBED
 from bench.records.run import RunFile
 
+SIDES = (("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))
+"""What each is called, and the code of what it lacks."""
+
 
 def compare_at_tpot(
     base: RunFile, other: RunFile, tpot_seconds: float, prices: Prices | None = None
@@ -84,10 +87,7 @@ def _judged(
     limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
         Reason(code, _lacking(who, curve, limit))
-        for who, code, row, curve in (
-            ("base", Code.NOT_IN_BASE, base, curves[0]),
-            ("other", Code.NOT_IN_OTHER, other, curves[1]),
-        )
+        for (who, code), row, curve in zip(SIDES, pair, curves, strict=True)
         if row is None
     ]
     if base is None or other is None:
@@ -132,7 +132,7 @@ def _untried(
     """Why a side's best may not be all that it has: it gives less than the other's, and that was
     measured at a denser load: where it kept the limit and the side was disturbed, or which is
     denser than all of the side's own. One that saturated was measured."""
-    for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
+    for i, (who, code) in enumerate(SIDES):
         mine, theirs = best[i], best[1 - i]
         own = _denser(mine, (*curves[i].points, *curves[i].saturated))
         there = _denser(mine, (row for row in curves[1 - i].points if not _disturbed(row)))
