@@ -91,8 +91,9 @@
     return texts.map((text, i) => (alike(text) ? label(slots[i], width, slots[i].mark) : text));
   }
 
-  // What marks say when they are pointed at, and the ends of their intervals, by the names of those.
+  // What marks say when they are pointed at, or that it is nothing; and the ends of their intervals.
   const said = (marks) => ({ hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text" });
+  const silent = (mode) => ({ type: "scatter", mode, hoverinfo: "skip" });
   const THIN = { thickness: 1, width: 3 }, THICK = { thickness: 1.5, width: 4 };
   const ends = (marks, value, low, high, looks) => ({
     type: "data", symmetric: false, ...looks,
@@ -104,7 +105,7 @@
   function whiskers(marks, value) {
     const known = marks.filter((m) => m.high !== null && m.low !== null);
     return {
-      type: "scatter", mode: "markers", hoverinfo: "skip", x: known.map((m) => m[value]), y: known.map((m) => m.y),
+      ...silent("markers"), x: known.map((m) => m[value]), y: known.map((m) => m.y),
       marker: { size: 1, opacity: 0 }, error_x: ends(known, value, "low", "high", THICK),
     };
   }
@@ -185,7 +186,7 @@
       }, from);
       // Equal throughput: interrupted where a label stands.
       const one = {
-        type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: GREY, width: 2 },
+        ...silent("lines"), line: { color: GREY, width: 2 },
         x: marks.flatMap(() => [1, 1, null]), y: marks.flatMap((m) => [m.y - LINE * 0.65, m.y + LINE * 0.65, null]),
       };
       const points = {
@@ -256,7 +257,7 @@
       const named = [...new Map(points.map((p) => [`${p.run} ${p.label}`, p])).values()];
       const labelled = named.length <= MANY_LABELS && !narrow ? named : [];
       const texts = (items) => ({
-        type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false,
+        ...silent("text"), cliponaxis: false,
         x: items.map((i) => i.x), y: items.map((i) => i.y), text: items.map((i) => safe(i.text)),
         textposition: items.map((i) => i.to),
       });
@@ -308,7 +309,7 @@
   function served(panel) {
     return (width) => {
       const traces = panel.curves.flatMap(({ run, points, line }) => [
-        { type: "scatter", mode: "lines", hoverinfo: "skip", x: line.map(([x]) => x), y: line.map(([, y]) => y), line: { color: runColour(run), width: 2 } },
+        { ...silent("lines"), x: line.map(([x]) => x), y: line.map(([, y]) => y), line: { color: runColour(run), width: 2 } },
         {
           type: "scatter", mode: "markers+text", cliponaxis: false, x: points.map((p) => p.x), y: points.map((p) => p.y),
           text: points.map((p) => safe(p.label)), textposition: "top center", marker: { size: 8, color: runColour(run) },
@@ -343,7 +344,7 @@
       const texts = panel.curves.map((c) => (many ? `${c.run + 1}: ` : "") + c.label);
       const right = Math.min(0.4 * width, 16 + Math.max(...texts.map(breadth)));
       const high = Math.max(1, ...all.map((p) => p.high ?? p.value));
-      const ideal = { type: "scatter", mode: "lines", hoverinfo: "skip", x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };
+      const ideal = { ...silent("lines"), x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };
       const traces = panel.curves.map(({ run, weak, points }) => ({
         type: "scatter", mode: "lines+markers", x: points.map((p) => p.devices), y: points.map((p) => p.value),
         line: { color: runColour(run), width: 2, dash: weak ? "dash" : "solid" },
@@ -356,7 +357,7 @@
       const last = panel.curves.map((c, i) => ({ text: texts[i], at: c.points[c.points.length - 1] })).sort((a, b) => a.at.value - b.at.value);
       last.forEach((end, i) => { end.y = i ? Math.max(end.at.value, last[i - 1].y + step) : end.at.value; });
       const names = {
-        type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false, textposition: "middle right",
+        ...silent("text"), cliponaxis: false, textposition: "middle right",
         x: last.map((end) => end.at.devices), y: last.map((end) => end.y), text: last.map((end) => "  " + safe(cut(end.text, right))),
       };
       return [
@@ -383,7 +384,7 @@
         ...said(points),
       }));
       const fits = panel.curves.filter((c) => c.fit.length).map(({ run, fit }) => ({
-        type: "scatter", mode: "lines", hoverinfo: "skip", x: fit.map(([size]) => size), y: fit.map(([, bus]) => bus),
+        ...silent("lines"), x: fit.map(([size]) => size), y: fit.map(([, bus]) => bus),
         line: { color: runColour(run), width: 1.5, dash: "dot" },
       }));
       return [
@@ -466,7 +467,7 @@
           steady.t.push(`${who}<br>sample ${Math.floor(i) + 1}: ${ms} ms`);
         });
         curves.push({
-          type: "scatter", mode: "lines", hoverinfo: "skip", x: late.map(([i]) => start + i),
+          ...silent("lines"), x: late.map(([i]) => start + i),
           y: late.map(([, ms]) => ms), line: { color: runColour(launch.run), width: 1.2 },
         });
         ticks.push(start + length / 2 - 0.5);
