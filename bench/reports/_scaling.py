@@ -13,7 +13,6 @@ from bench.planning.sweep import BATCH
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import share, word_of
 
-HEADINGS = ("devices", "throughput", "each", "efficiency", "exposed", "fabric", "energy", "verdict")
 DROPS = (0, 1, 5, 0, 2, 3, 4, 0)
 """What is left out first where a terminal is too narrow: the highest."""
 FINE = 0.01
@@ -21,7 +20,7 @@ FINE = 0.01
 
 
 class Line(NamedTuple):
-    """What is said of one point, a cell under each of `HEADINGS`; empty where there is nothing."""
+    """What is said of one point, a cell under each heading; empty where there is nothing."""
 
     devices: str
     throughput: str
@@ -31,6 +30,9 @@ class Line(NamedTuple):
     fabric: str
     energy: str
     verdict: str
+
+
+HEADINGS = Line._fields
 
 
 def title(curve: Scaling) -> str:
