@@ -9,7 +9,7 @@ from bench.judging.row import Row
 from bench.planning.tuning import in_words
 from bench.records.executed import Executed
 from bench.reports._labels import plain
-from bench.reports._wording import WHOSE, about, first_step, packed, share, spread, tail, whose
+from bench.reports._wording import about, energy_of, first_step, packed, share, spread, tail, whose
 
 MOST_NAMED = 4
 """Of the kernels of one place."""
@@ -113,8 +113,6 @@ def _costs(row: Row) -> Iterator[str]:
             yield f"no energy: {row.energy_absent}"
         return
     energy = f"{units.joules(1 / row.items_per_joule, row.item)} {spread(row.joule_interval)}"
-    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
-    scope = WHOSE.get(row.energy_scope, row.energy_scope)
     each = row.watts_per_package if packed(row) else None
     drawn = "" if each is None else f"; {units.significant(each)} W a package"
-    yield f"energy {energy} ({scope}; {row.energy_source}{drawn}{idle})"
+    yield f"energy {energy} ({energy_of(row, drawn)})"

@@ -36,6 +36,12 @@ PIPES = ("stdin", "/dev/")
 SHARED_HOST = "ranks compute on the cores of one host, as one device"
 
 
+def energy_of(row: Row, drawn: str = "") -> str:
+    """Of what its energy is, by whose word, what was drawn, and what is idle."""
+    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+    return f"{WHOSE.get(row.energy_scope, row.energy_scope)}; {row.energy_source}{drawn}{idle}"
+
+
 def packed(row: Row) -> str:
     """ "2 devices in 1 package", where packages hold several; else empty."""
     if row.packages is None or row.packages == row.case.devices:

@@ -199,7 +199,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         column("FLOP/s", map(_arithmetic, rows), drops=5),
         column("energy", map(_energy, rows), drops=4),
         column("memory", (Text(_memory.figure(row, counted)) for row in rows), drops=2),
-        column("limit", map(_limit, rows), right=False, most=16),
+        column("limit", (Text(limit(row)) for row in rows), right=False, most=16),
         column("verdict", map(_verdict, rows), right=False, most=16),
     ]
 
@@ -242,10 +242,6 @@ def _energy(row: Row) -> Text:
     if row.items_per_joule is None:
         return Text()
     return Text(units.joules(1 / row.items_per_joule, plain(row.item)))
-
-
-def _limit(row: Row) -> Text:
-    return Text(limit(row))
 
 
 def _verdict(row: Row) -> Text:
