@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import arrives_at_a_rate, summarized
 from bench.judging.serving import BEHIND, falls_behind
-from bench.judging.slow import RankTimes, rank_times
+from bench.judging.slow import rank_times
 from bench.planning.least_flop import least_flop
 from bench.records.case import Case
 from bench.records.environment import UNSEARCHED, section
@@ -78,6 +79,10 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     seen |= {FAR_OUT for _ in far} | {CLOCKS_SET for x in launches if clocks_set(x)}
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
+    shared = True in _worlds(launches, "shared_host")
+    why = (why for why in _worlds(launches, "silent_absent") if isinstance(why, str))
+    per_second = functools.partial(_rate, throughput, work.items)
+    source, scope = energy.said_by(launches)
     return Row(
         case=case,
         status="measured",
@@ -107,22 +112,20 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         flags=tuple(sorted(seen)),
         far_out=far,
         flag_ranks=_flag_ranks(measured),
-        shared_host=case.devices > 1 and True in _worlds(launches, "shared_host"),
+        shared_host=case.devices > 1 and shared,
         pairs=pairs(outcomes, next(iter(_worlds(launches, "machines")), None)),
-        ranks=ranks_of(case, launches, outcomes),
+        ranks=rank_times(case, outcomes, shared=shared, why=next(iter(why), "")),
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
-        flop_per_second=_rate(throughput, work.items, work.flop),
-        least_flop_per_second=_rate(throughput, work.items, least_flop(case, work)),
-        bytes_per_second=_rate(
-            throughput, work.items, _mean([o.work.moved_bytes for o in outcomes])
-        ),
+        flop_per_second=per_second(work.flop),
+        least_flop_per_second=per_second(least_flop(case, work)),
+        bytes_per_second=per_second(_mean([o.work.moved_bytes for o in outcomes])),
         experts_hit=_mean([o.work.experts_hit for o in outcomes]),
-        bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),
+        bus_bytes_per_second=per_second(work.bus_bytes),
         **exposed(outcomes, level),
         **reduced(launches),
         operation_seconds=work.operations and work.items / throughput / work.operations,
-        transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
+        transferred_bytes_per_second=per_second(work.transferred_bytes),
         **_memory(case, outcomes),
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=cold.of_first(launches),
@@ -134,8 +137,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         items_per_joule=energy.items_per_joule(outcomes),
         joule_rates=energy.of_launches(outcomes),
         joule_interval=energy.interval(outcomes, level),
-        energy_source=energy.said_by(launches)[0],
-        energy_scope=energy.said_by(launches)[1],
+        energy_source=source,
+        energy_scope=scope,
         energy_absent=energy.why_absent(outcomes),
         not_observable=energy.not_observable(launches),
         idle_watts=joined.idle_watts(launches),
@@ -172,18 +175,6 @@ def _flag_ranks(outcomes: Sequence[Measured]) -> dict[str, tuple[int, ...]]:
                 found.setdefault(flag, set()).add(share.rank)
     most = max(len(outcome.ranks) for outcome in outcomes)
     return {flag: tuple(sorted(ranks)) for flag, ranks in found.items() if len(ranks) < most}
-
-
-def ranks_of(
-    case: Case, launches: Sequence[Launch], outcomes: Sequence[Measured]
-) -> RankTimes | None:
-    """What each rank computes in the launches that count; who is slow, or why nobody can say."""
-    return rank_times(
-        case,
-        outcomes,
-        shared=True in _worlds(launches, "shared_host"),
-        why=next((why for why in _worlds(launches, "silent_absent") if isinstance(why, str)), ""),
-    )
 
 
 def _worlds(launches: Sequence[Launch], name: str) -> list[Any]:

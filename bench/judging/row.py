@@ -366,9 +366,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             ("memory", self.bandwidth_fraction),
             ("transfer", self.transfer_fraction),
         ]
-        nearest = max((share for _, share in ceilings if share is not None), default=None)
-        found = [(name, share) for name, share in ceilings if share is not None]
-        found = [(name, share) for name, share in found if share >= REACHED]
+        known = [(name, share) for name, share in ceilings if share is not None]
+        found = [(name, share) for name, share in known if share >= REACHED]
         if self.host_fraction is not None and self.host_fraction >= HOST_BOUND:
             found.append(("host", self.host_fraction))
         if self.input_fraction is not None and self.input_fraction >= INPUT_BOUND:
@@ -384,4 +383,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         precision = PRECISIONS.get(self.case.precision)
         if precision and precision.quantized and self.case.workload != ARITHMETIC:
             unmeasured |= (self.ceiling_fraction or 0.0) >= REACHED / 2
-        return None if nearest is None or unmeasured else ("kernels", nearest)
+        if unmeasured or not known:
+            return None
+        return "kernels", max(share for _, share in known)

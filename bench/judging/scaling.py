@@ -144,11 +144,8 @@ def _efficiencies(points: Sequence[Row]) -> dict[str, Efficiency]:
     if len(usable) < 2:
         return {}
     base = usable[0]
-    found = {row.case.fingerprint: _beside(base, row) for row in usable[1:]}
-    return {
-        base.case.fingerprint: Efficiency(value=1.0, against=base.case.devices),
-        **found,
-    }
+    own = {base.case.fingerprint: Efficiency(value=1.0, against=base.case.devices)}
+    return own | {row.case.fingerprint: _beside(base, row) for row in usable[1:]}
 
 
 def _beside(base: Row, row: Row) -> Efficiency:

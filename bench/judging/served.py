@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.judging.endpoint import each_once
 from bench.judging.interval import Interval
 from bench.judging.serving import Limits, figures, over_launches
 from bench.records.outcome import Measured
@@ -81,8 +82,8 @@ def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> Servin
             name.replace(".", "_"): over_launches(launches, operator.attrgetter(name), level)
             for name in FIGURES
         },
-        loads=_each_once(one.load for one in served),
-        schedules=_each_once(one.schedule for one in served if one.schedule),
+        loads=each_once(one.load for one in served),
+        schedules=each_once(one.schedule for one in served),
     )
 
 
@@ -170,7 +171,3 @@ def density(row: Row) -> tuple[str, float]:
     given = row.case.parameters
     dense = given.get("rate") or given.get("concurrency") or 0
     return str(given.get("arrival")), float(dense)
-
-
-def _each_once(digests: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(digests))
