@@ -104,13 +104,11 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         known = comparison.configured.doubt_code != Code.SETTINGS_UNKNOWN
         doubt = comparison.configured.chip_doubt if known else unknown
         yield Note("No verdict on the chip", doubt)
-    proofs = [case for case in cases if case.same_work is not None and case.ratio is not None]
-    agree = [case for case in proofs if case.same_work is not None and case.same_work.proved]
-    if agree:
-        told = (f"{_name(c, names)}: {c.same_work.words}" for c in agree if c.same_work)
+    proofs = [(c.same_work, c) for c in cases if c.same_work is not None and c.ratio is not None]
+    if told := [f"{_name(case, names)}: {work.words}" for work, case in proofs if work.proved]:
         yield Note("PROVED", "; ".join(told), "green")
-    for said, some in grouped(proofs, lambda c: c.same_work.unproved if c.same_work else ""):
-        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for c in some])}", dim=True)
+    for said, alike in grouped(proofs, lambda proof: proof[0].unproved):
+        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for _, c in alike])}", dim=True)
     if odd := [f"{_name(case, names)} {case.witness_gap:.0%}" for case in cases if _odd(case)]:
         yield Note("CHECK", f"{OUTPUTS}: {listed(odd)}")
     for said, some in grouped(cases, lambda case: case.experts_remark):
