@@ -112,20 +112,7 @@ class Products:
             call = torch._scaled_mm
             given: Any = {"scale_a": one[0], "scale_b": two[0].t(), "out_dtype": torch.bfloat16}
             return Ready(lambda: call(a, across, **given), "torch._scaled_mm", seen)
-        functional: Any = torch.nn.functional
-        scaled_mm = functional.scaled_mm
-        recipes, swizzles = self._recipes(how), self._swizzles(how)
-        first, second = recipes
-        return Ready(
-            lambda: scaled_mm(
-                *(a, across, one, first, two, second),
-                swizzle_a=swizzles,
-                swizzle_b=swizzles,
-                output_dtype=torch.bfloat16,
-            ),
-            "torch.nn.functional.scaled_mm",
-            seen,
-        )
+        return self._scaled("scaled_mm", how, (a, across, one, two), seen)
 
     def by_weights(
         self, rows: Operand, matrix: Operand, how: Precision, device: torch.device
@@ -168,19 +155,22 @@ class Products:
             return Ready(
                 lambda: known(a, across, offs=ends), "torch.nn.functional.grouped_mm", seen
             )
-        recipes, swizzles = self._recipes(how), self._swizzles(how)
-        first, second = recipes
         one, two = self._grouped_scales(rows, matrices, how, device)
-        grouped_mm = functional.scaled_grouped_mm
+        return self._scaled("scaled_grouped_mm", how, (a, across, one, two), seen, offs=ends)
+
+    def _scaled(
+        self, name: str, how: Precision, operands: Any, seen: tuple[Tensor, ...], **more: Any
+    ) -> Ready:
+        """A product by that function of torch; operands: two, and the scales of each."""
+        import torch
+
+        a, b, one, two = operands
+        (first, second), swizzles = self._recipes(how), self._swizzles(how)
+        call = getattr(torch.nn.functional, name)
+        more |= {"swizzle_a": swizzles, "swizzle_b": swizzles, "output_dtype": torch.bfloat16}
         return Ready(
-            lambda: grouped_mm(
-                *(a, across, one, first, two, second),
-                swizzle_a=swizzles,
-                swizzle_b=swizzles,
-                offs=ends,
-                output_dtype=torch.bfloat16,
-            ),
-            "torch.nn.functional.scaled_grouped_mm",
+            lambda: call(a, b, one, first, two, second, **more),
+            f"torch.nn.functional.{name}",
             seen,
         )
 

@@ -69,6 +69,11 @@ class Welch:
     """Welch-Satterthwaite degrees of freedom."""
 
 
+def level(launches: int | str) -> float:
+    """Of the intervals of a run of so many launches, or of `auto`, which stops at a look."""
+    return LOOK_LEVEL if launches == "auto" else FIXED_LEVEL
+
+
 def t_tail(t: float, freedom: float) -> float:
     """P(T > t) of Student's t distribution, t >= 0, freedom > 0 degrees of freedom."""
     if t < 0 or freedom <= 0:

@@ -101,9 +101,13 @@ def counted(number: int, noun: str) -> str:
 
 def ranks(numbers: Sequence[int], noun: str = "rank") -> str:
     """`rank 3`, `ranks 1, 2`; of very many the first ones: `ranks 1, 2, 3, ... and 55 more`."""
-    listed = ", ".join(map(str, numbers[:MOST_RANKS]))
-    more = f" and {len(numbers) - MOST_RANKS} more" if len(numbers) > MOST_RANKS else ""
-    return f"{noun if len(numbers) == 1 else f'{noun}s'} {listed}{more}"
+    return f"{noun if len(numbers) == 1 else f'{noun}s'} {first_ones(numbers, MOST_RANKS)}"
+
+
+def first_ones(some: Sequence[object], most: int) -> str:
+    """All of them; of more than `most` the first, and how many more: `a, b, c and 5 more`."""
+    more = f" and {len(some) - most} more" if len(some) > most else ""
+    return ", ".join(map(str, some[:most])) + more
 
 
 def memory(size_bytes: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -44,13 +44,8 @@ def _listing(what: str) -> dict[str, str]:
         return {name: _suite_summary(file) for name, file in catalogue.releases().items()}
     if what == "precisions":
         return {name: precision.summary for name, precision in PRECISIONS.items()}
-    kinds: dict[str, catalogue.Kind] = {
-        "workloads": "workloads",
-        "backends": "backends",
-        "frameworks": "frameworks",
-        "reports": "reports",
-    }
-    return {name: plug_in.summary for name, plug_in in catalogue.plug_ins(kinds[what]).items()}
+    kind = cast("catalogue.Kind", what)
+    return {name: plug_in.summary for name, plug_in in catalogue.plug_ins(kind).items()}
 
 
 def _suite_summary(file: Path) -> str:

@@ -39,9 +39,9 @@ def publish(run_path: Path, name: str | None, results: Path, key: Path | None) -
     from bench.records.runfile import read
 
     passphrase = None
-    if key is not None and signing.needs_passphrase(key):
-        passphrase = click.prompt(f"Passphrase of {key}", hide_input=True, err=True)
     if key is not None:
+        if signing.needs_passphrase(key):
+            passphrase = click.prompt(f"Passphrase of {key}", hide_input=True, err=True)
         signing.private_key(key, passphrase)  # before anything is written
 
     def sign(folder: Path) -> None:

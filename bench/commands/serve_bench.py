@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import WIDE, choose, render, say, show
+from bench.commands.common import WIDE, Side, choose, render, say, show
 from bench.commands.options import ABOVE_ZERO, DEVICES, INDEX, Number
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, ServerError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
+    from bench.serving.wire import Endpoint
 
-TOKENS = DEVICES
 SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 
 
@@ -43,8 +43,8 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
     metavar="N",
     help="Of each load. Default: 8 for each in flight, 40 at least.",
 )
-@click.option("--input-tokens", type=TOKENS, default=1024, show_default=True, metavar="N")
-@click.option("--output-tokens", type=TOKENS, default=1024, show_default=True, metavar="N")
+@click.option("--input-tokens", type=DEVICES, default=1024, show_default=True, metavar="N")
+@click.option("--output-tokens", type=DEVICES, default=1024, show_default=True, metavar="N")
 @click.option(
     "--length-sigma",
     "sigma",
@@ -232,13 +232,10 @@ def _trust(ca: Path | None, *, tls: bool) -> ssl.SSLContext | None:
     return context
 
 
-def _device(address: str | None, where: object) -> DeviceInfo:
-    from bench.commands.common import Side
+def _device(address: str | None, where: Endpoint) -> DeviceInfo:
     from bench.serving import run as serving
     from bench.serving.server import on_this_host
-    from bench.serving.wire import Endpoint
 
-    assert isinstance(where, Endpoint)
     if address is None:
         return serving.NO_DEVICE
     if not on_this_host(where):

@@ -116,8 +116,7 @@ def _described(outcome: Outcome, rates: Sequence[float], settings: Settings) -> 
         flags = f" [{', '.join(outcome.flags)}]" if outcome.flags else ""
         if not rates:
             return f"{units.rate(outcome.throughput, outcome.work.unit)}{flags}"
-        level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
-        estimate = stats.log_estimate(rates, level)
+        estimate = stats.log_estimate(rates, stats.level(settings.launches))
         spread = units.spread(estimate.half_width) if estimate else "no interval yet"
         mean = stats.geometric_mean(rates)
         return f"{units.rate(mean, outcome.work.unit)} ({spread}){flags}"

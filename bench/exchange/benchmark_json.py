@@ -18,8 +18,6 @@ and ignores the statistics, which are computed from them.
 
 from __future__ import annotations
 
-import statistics
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from bench.judging.summary import summarize
 from bench.planning.tuning import figures
 from bench.records import digests, runfile
 from bench.records.case import Case
+from bench.records.environment import section
 from bench.records.explained import Explanation
 from bench.records.flaws import Kind
 from bench.records.opened import Opened, opened
@@ -75,15 +74,6 @@ def read_any(path: StrPath) -> RunFile:
             return _read_opened(source) if document else runfile.read_opened(source)
     except OSError as error:
         raise runfile.unreadable(path, error) from error
-
-
-def read(path: StrPath) -> RunFile:
-    """Reads a document from a file; `RecordError` if it is none of ours."""
-    try:
-        with opened(path) as source:
-            return _read_opened(source)
-    except OSError as error:
-        raise runfile.unreadable(Path(path), error) from error
 
 
 def _read_opened(source: Opened) -> RunFile:
@@ -215,55 +205,13 @@ def _benchmark(name: str, launches: Sequence[Launch]) -> dict[str, Any]:
 
 
 def statistics_of(rounds: Sequence[float]) -> dict[str, Any]:
-    """The figures that pytest-benchmark computes of its rounds, by its own definitions.
+    """The figures that pytest-benchmark has of its rounds, as it computes them."""
+    from pytest_benchmark.stats import Stats
 
-    Quartiles: method 2 of https://en.wikipedia.org/wiki/Quartile for an even number of rounds,
-    method 3 for an odd one. Whiskers: the outermost rounds within 1.5 IQR of the quartiles.
-    """
-    data = sorted(rounds)
-    mean = statistics.mean(data)
-    stddev = statistics.stdev(data) if len(data) > 1 else 0.0
-    q1, q3 = _quartiles(data)
-    low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
-    far = sum(not mean - stddev <= x <= mean + stddev for x in data)
-    beyond = sum(not low <= x <= high for x in data)
-    total = sum(rounds)
-    return {
-        "min": data[0],
-        "max": data[-1],
-        "mean": mean,
-        "stddev": stddev,
-        "rounds": len(data),
-        "median": statistics.median(data),
-        "iqr": q3 - q1,
-        "q1": q1,
-        "q3": q3,
-        "iqr_outliers": beyond,
-        "stddev_outliers": far,
-        "outliers": f"{far};{beyond}",
-        "ld15iqr": data[bisect_left(data, low)],
-        "hd15iqr": data[bisect_right(data, high) - 1],
-        "ops": len(data) / total,
-        "total": total,
-    }
-
-
-def _quartiles(data: Sequence[float]) -> tuple[float, float]:
-    count = len(data)
-    if count == 1:
-        return data[0], data[0]
-    if count % 2 == 0:
-        return statistics.median(data[: count // 2]), statistics.median(data[count // 2 :])
-    n = count // 4
-    if count % 4 == 1:
-        return (
-            0.25 * data[n - 1] + 0.75 * data[n],
-            0.75 * data[3 * n] + 0.25 * data[3 * n + 1],
-        )
-    return (
-        0.75 * data[n] + 0.25 * data[n + 1],
-        0.25 * data[3 * n + 1] + 0.75 * data[3 * n + 2],
-    )
+    found = Stats()
+    for seconds in rounds:
+        found.update(seconds)
+    return {**found.as_dict(), "stddev": float(found.stddev)}
 
 
 def _machine_info(host: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,8 +232,7 @@ def _machine_info(host: Mapping[str, Any]) -> dict[str, Any]:
 
 def _commit_info(host: Mapping[str, Any]) -> dict[str, Any]:
     """The commit of accelmark, where the run was made from a clone of it."""
-    git = host.get("git")
-    known = git if isinstance(git, dict) else {}
+    known = section(host, "git")
     return {
         "id": known.get("commit", "unversioned"),
         "time": None,

@@ -13,19 +13,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from bench import stats
 from bench.errors import ComparisonError
 from bench.judging.comparability import served_otherwise, timed_otherwise, unfit
-from bench.judging.compare import (
-    Prices,
-    concluded,
-    joule_interval,
-    joule_ratio,
-    level_of,
-    sides_of,
-)
+from bench.judging.compare import Prices, concluded, level_of, sides_of, with_ratio
 from bench.judging.comparison import CaseComparison, Comparison
-from bench.judging.cycles import per_cycle
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.served import (
@@ -37,8 +28,11 @@ from bench.judging.served import (
     unsteady,
 )
 from bench.judging.side import Side
-from bench.judging.verdicts import DISTURBED, enough, preliminary
+from bench.judging.verdicts import DISTURBED
 from bench.records.run import RunFile
+
+SIDES = (("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))
+"""What each is called, and the code of what it lacks."""
 
 
 def compare_at_tpot(
@@ -93,10 +87,7 @@ def _judged(
     limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
         Reason(code, _lacking(who, curve, limit))
-        for who, code, row, curve in (
-            ("base", Code.NOT_IN_BASE, base, curves[0]),
-            ("other", Code.NOT_IN_OTHER, other, curves[1]),
-        )
+        for (who, code), row, curve in zip(SIDES, pair, curves, strict=True)
         if row is None
     ]
     if base is None or other is None:
@@ -109,25 +100,9 @@ def _judged(
     )
     if because:
         return msgspec.structs.replace(found, because=because)
-    assert base.throughput is not None
-    assert other.throughput is not None
-    welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     same = f"both give most at {_load(base)}, which is their throughput"
     where = f"{same}: measure rates {_beyond(curves, base)}"
-    verdict, because = preliminary(base, other, welch is not None, at_given_rate=where)
-    ratio = other.throughput / base.throughput
-    return msgspec.structs.replace(
-        found,
-        verdict=verdict,
-        because=because,
-        ratio=ratio,
-        interval=welch.ratio if welch else None,
-        p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
-        per_cycle=per_cycle(sides, base, other, level) if welch else None,
-        joule_ratio=joule_ratio(base, other),
-        joule_interval=joule_interval(base, other, level),
-        price_ratio=None if prices is None else ratio * prices.base / prices.other,
-    )
+    return with_ratio(found, sides, level, prices, at_given_rate=where)
 
 
 def _beyond(curves: tuple[ServingCurve, ServingCurve], best: Row) -> str:
@@ -157,7 +132,7 @@ def _untried(
     """Why a side's best may not be all that it has: it gives less than the other's, and that was
     measured at a denser load: where it kept the limit and the side was disturbed, or which is
     denser than all of the side's own. One that saturated was measured."""
-    for i, (who, code) in enumerate((("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))):
+    for i, (who, code) in enumerate(SIDES):
         mine, theirs = best[i], best[1 - i]
         own = _denser(mine, (*curves[i].points, *curves[i].saturated))
         there = _denser(mine, (row for row in curves[1 - i].points if not _disturbed(row)))

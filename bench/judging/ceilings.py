@@ -13,6 +13,7 @@ from bench.judging import chips
 from bench.judging.load import BURST
 from bench.judging.row import UNDISTURBED, Row
 from bench.planning.shapes import ARITHMETIC, BANDWIDTH, is_matmul_ceiling
+from bench.records.environment import section
 
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
@@ -123,8 +124,8 @@ def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
     device: as the run's header has it.
     Source: McCalpin, STREAM, https://www.cs.virginia.edu/stream/ref.html.
     """
-    facts, size = device.get("facts"), row.case.parameters.get("size_bytes")
-    said = facts.get("last_level_cache_bytes") if isinstance(facts, Mapping) else None
+    size = row.case.parameters.get("size_bytes")
+    said = section(device, "facts").get("last_level_cache_bytes")
     if row.status != "measured" or row.case.workload != BANDWIDTH or said is None:
         return row
     if not isinstance(size, int):

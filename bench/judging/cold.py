@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from bench.records.environment import section
 from bench.records.outcome import Cold
 from bench.records.run import Launch
 
@@ -27,8 +28,8 @@ def warm(launch: Launch) -> bool:
     """Whether it found what an earlier one had left: a reference, or all that it compiles, where
     that is counted: by torch's own compiler, which has no name in the record, and which counts none
     where its cache is off."""
-    compiler = launch.environment.get("compiler")
-    counted = compiler if isinstance(compiler, dict) and "name" not in compiler else {}
+    compiler = section(launch.environment, "compiler")
+    counted = {} if "name" in compiler else compiler
     if counted.get("compiled") or counted.get("kept"):
         return not counted.get("compiled")
     return launch.environment.get("reference_kept") is True

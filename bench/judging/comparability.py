@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench import units
-from bench.judging.equal_work import refused
+from bench.judging.equal_work import equal_work
 from bench.judging.load import SUSTAINED_SECONDS
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.records.case import Case, Setting
+from bench.records.environment import section
 
 
 def unequal(base: Case, other: Case) -> Iterator[Reason]:
@@ -53,7 +54,8 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
         yield Reason(Code.SHARED_HOST, words)
     yield from served_otherwise(base, other)
     yield from unfit(sides, base, other)
-    yield from refused(sides, base, other)
+    if same_work := equal_work(sides, base, other):
+        yield from same_work.refusals
 
 
 def timed_otherwise(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
@@ -103,15 +105,14 @@ def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
 
 def _shares(side: Side, row: Row) -> bool:
     """Whether ranks of the row shared the cores of one host: its figure is not one of devices."""
-    worlds = [environment.get("world") for environment in side.environments(row)]
-    return any(isinstance(world, Mapping) and bool(world.get("shared_host")) for world in worlds)
+    return any(section(one, "world").get("shared_host") for one in side.environments(row))
 
 
 def disqualified(side: Side, row: Row) -> Iterator[Reason]:
     """What makes a row unfit for any comparison although it has a number."""
     environments = side.environments(row)
-    devices = [side.file.run.device, *(e.get("device") for e in environments)]
-    if any(isinstance(d, dict) and d.get("simulated") for d in devices):
+    devices = [side.file.run.device, *(section(e, "device") for e in environments)]
+    if any(device.get("simulated") for device in devices):
         yield Reason(Code.SIMULATED, "a simulated device")
     arithmetic = row.arithmetic
     reduced = [e.get("float32_reduced") for e in environments]
@@ -131,11 +132,8 @@ def disqualified(side: Side, row: Row) -> Iterator[Reason]:
 
 def _left_weights(environment: Mapping[str, Any]) -> bool:
     """Whether a record from before optimizers were tried used one that is known to be wrong."""
-    device, job = environment.get("device"), environment.get("job")
     return (
-        isinstance(device, Mapping)
-        and isinstance(job, Mapping)
-        and device.get("backend") == "cpu"
-        and job.get("optimizer") == "SGD(fused=True)"
-        and str(environment.get("torch")).startswith("2.13.")
+        str(environment.get("torch")).startswith("2.13.")
+        and section(environment, "device").get("backend") == "cpu"
+        and section(environment, "job").get("optimizer") == "SGD(fused=True)"
     )

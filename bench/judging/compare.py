@@ -35,8 +35,7 @@ from bench.judging.row import UNDISTURBED, Row
 from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
-from bench.judging.verdicts import enough, preliminary, with_verdicts
-from bench.judging.whole import alone
+from bench.judging.verdicts import ITS_THROUGHPUT, enough, preliminary, with_verdicts
 from bench.planning.shapes import is_matmul_ceiling
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
@@ -112,8 +111,7 @@ def sides_of(base: RunFile, other: RunFile) -> tuple[Side, Side]:
 
 def level_of(sides: tuple[Side, Side]) -> float:
     """Of the intervals: that of a look, where a run stopped when its spread looked small."""
-    adaptive = "auto" in [side.file.run.settings.launches for side in sides]
-    return stats.LOOK_LEVEL if adaptive else stats.FIXED_LEVEL
+    return max(stats.level(side.file.run.settings.launches) for side in sides)
 
 
 def concluded(
@@ -149,7 +147,7 @@ def _versions(paired: Paired) -> Iterator[Difference]:
     called = {
         (base.case.workload, base.case.version, other.case.version): None
         for base, other in paired
-        if base is not None and other is not None and alone(base.work) == alone(other.work)
+        if base is not None and other is not None and base.work.alone == other.work.alone
     }
     for workload, mine, theirs in called:
         if mine != theirs:
@@ -169,52 +167,57 @@ def _judge(
     prices: Prices | None,
 ) -> CaseComparison:
     """All but the verdict of ranked cases, which depends on the whole comparison (Holm)."""
+    present = base or other
+    assert present is not None
+    found = CaseComparison(case=present.case, base=base, other=other, verdict="INCOMPARABLE")
+    change = msgspec.structs.replace
     if base is None or other is None:
-        present = base or other
-        assert present is not None
-        return CaseComparison(
-            case=present.case,
-            base=base,
-            other=other,
-            verdict="INCOMPARABLE",
-            because=(no_counterpart(other is None),),
-        )
-    because = tuple(incomparable(sides, base, other))
+        return change(found, because=(no_counterpart(other is None),))
     same_work = equal_work(sides, base, other)
-    if because:
-        return CaseComparison(
-            case=base.case,
-            base=base,
-            other=other,
-            verdict="INCOMPARABLE",
-            because=because,
-            same_work=same_work,
-        )
-    welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
-    verdict, because = preliminary(base, other, tested=welch is not None)
+    found = change(found, same_work=same_work)
+    if because := tuple(incomparable(sides, base, other)):
+        return change(found, because=because)
+    return change(
+        with_ratio(found, sides, level, prices),
+        split=split(sides, base, other),
+        experts_remark=experts_differ(sides, base, other),
+        # Other batches have other inputs: their outputs differ by rights.
+        witness_gap=None
+        if (same_work is not None and same_work.proved) or base.choice != other.choice
+        else witness_gap(sides[0].measured(base), sides[1].measured(other)),
+    )
+
+
+def with_ratio(
+    found: CaseComparison,
+    sides: tuple[Side, Side],
+    level: float,
+    prices: Prices | None,
+    at_given_rate: str = ITS_THROUGHPUT,
+) -> CaseComparison:
+    """Two rows that may be compared, with all that their figures say of each other.
+
+    prices: of an hour of one device; at_given_rate: see `preliminary`.
+    """
+    base, other = found.base, found.other
+    assert base is not None
+    assert other is not None
     assert base.throughput is not None
     assert other.throughput is not None
-    ratio = other.throughput / base.throughput
-    return CaseComparison(
-        case=base.case,
-        base=base,
-        other=other,
+    welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
+    verdict, because = preliminary(base, other, welch is not None, at_given_rate)
+    ratio, count = other.throughput / base.throughput, other.case.devices / base.case.devices
+    return msgspec.structs.replace(
+        found,
         verdict=verdict,
         because=because,
         ratio=ratio,
         interval=welch.ratio if welch else None,
         p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
         per_cycle=per_cycle(sides, base, other, level) if welch else None,
-        split=split(sides, base, other),
-        joule_ratio=joule_ratio(base, other),
-        joule_interval=joule_interval(base, other, level),
-        price_ratio=None if prices is None else ratio * prices.base / prices.other,
-        same_work=same_work,
-        experts_remark=experts_differ(sides, base, other),
-        # Other batches have other inputs: their outputs differ by rights.
-        witness_gap=None
-        if (same_work is not None and same_work.proved) or base.choice != other.choice
-        else witness_gap(sides[0].measured(base), sides[1].measured(other)),
+        joule_ratio=_joule_ratio(base, other),
+        joule_interval=_joule_interval(base, other, level),
+        price_ratio=None if prices is None else ratio / count * prices.base / prices.other,
     )
 
 
@@ -225,25 +228,22 @@ def no_counterpart(in_other: bool) -> Reason:
     return Reason(Code.NOT_IN_BASE, "no such case in the base run")
 
 
-def joule_ratio(base: Row, other: Row) -> float | None:
+def _joule_ratio(base: Row, other: Row) -> float | None:
     """Items per joule; None unless both are of a chip, or both of a board, and so on, and where
     something disturbed a side."""
     undisturbed = all(row.verdict in UNDISTURBED for row in (base, other))
     if base.energy_scope != other.energy_scope or not undisturbed:
         return None
-    return _quotient(other.items_per_joule, base.items_per_joule)
+    mine, theirs = base.items_per_joule, other.items_per_joule
+    return None if mine is None or theirs is None else theirs / mine
 
 
-def joule_interval(base: Row, other: Row, level: float) -> stats.Estimate | None:
+def _joule_interval(base: Row, other: Row, level: float) -> stats.Estimate | None:
     """Of that ratio; None where the launches are too few for one of the throughput."""
-    if joule_ratio(base, other) is None or not enough(base, other):
+    if _joule_ratio(base, other) is None or not enough(base, other):
         return None
     found = stats.welch(base.joule_rates, other.joule_rates, level)
     return found.ratio if found else None
-
-
-def _quotient(other: float | None, base: float | None) -> float | None:
-    return None if other is None or base is None else other / base
 
 
 def witness_gap(

@@ -23,10 +23,11 @@ from bench.records.environment import (
     is_among,
     is_idle,
     may_change_speed,
+    section,
     selects,
     threads_given,
 )
-from bench.records.run import Launch, RunFile
+from bench.records.run import RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
 """Facts of a host that somebody sets, and that slow what computes on it."""
@@ -64,32 +65,35 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def chip_doubt(self) -> str:
         """Why a ratio of ceilings is not one of chips; empty where nothing speaks against it."""
-        if self.settings:
-            named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.settings)
-            return f"a setting may be the cause: {named}"
-        if self.not_recorded:
-            return f"whether a setting is the cause is not known: {'; '.join(self.not_recorded)}"
-        if self.frameworks:
-            return f"a ceiling is each framework's own: {', '.join(self.frameworks)}"
-        if self.versions:
-            named = ", ".join(f"{d.name} ({d.base}, {d.other})" for d in self.versions)
-            return f"it is one kind of device, and a ceiling is each version's own: {named}"
-        if self.clocks:
-            return f"it is one kind of device, at other clocks: {', '.join(self.clocks)}"
-        return ""
+        return self._doubt[1]
 
     @property
     def doubt_code(self) -> Code | None:
         """The rule behind `chip_doubt`."""
-        if self.settings:
-            return Code.SETTINGS_DIFFER
-        if self.not_recorded:
-            return Code.SETTINGS_UNKNOWN
-        if self.frameworks:
-            return Code.FRAMEWORKS_DIFFER
-        if self.versions:
-            return Code.VERSIONS_DIFFER
-        return Code.CLOCKS_DIFFER if self.clocks else None
+        return self._doubt[0]
+
+    @property
+    def _doubt(self) -> tuple[Code | None, str]:
+        """The first thing that speaks against it."""
+        one = "it is one kind of device,"
+        settings, versions = (
+            [f"{d.name} ({d.base}, {d.other})" for d in some]
+            for some in (self.settings, self.versions)
+        )
+        for code, why, what in (
+            (Code.SETTINGS_DIFFER, "a setting may be the cause", settings),
+            (
+                Code.SETTINGS_UNKNOWN,
+                "whether a setting is the cause is not known",
+                ["; ".join(self.not_recorded)],
+            ),
+            (Code.FRAMEWORKS_DIFFER, "a ceiling is each framework's own", self.frameworks),
+            (Code.VERSIONS_DIFFER, f"{one} and a ceiling is each version's own", versions),
+            (Code.CLOCKS_DIFFER, f"{one} at other clocks", self.clocks),
+        ):
+            if said := ", ".join(what):
+                return code, f"{why}: {said}"
+        return None, ""
 
 
 def configured(base: RunFile, other: RunFile, differences: Sequence[Difference]) -> Configured:
@@ -113,9 +117,8 @@ def _versions(
     devices = [file.run.device for file in files]
     if devices[0].get("name") != devices[1].get("name"):
         return
-    facts = [device.get("facts") for device in devices]
     names = {file.run.framework for file in files}
-    names.update(*(found for found in facts if isinstance(found, Mapping)))
+    names.update(*(section(device, "facts") for device in devices))
     for one in differences:
         if one.name in names and VERSION.match(one.base) and VERSION.match(one.other):
             yield one
@@ -140,16 +143,13 @@ def _settings(
     alike = devices[0].get("name") == devices[1].get("name")
     on_hosts = any(device.get("backend") == "cpu" for device in devices)
     variables = [_variables(file) for file in files]
-    switches = {k for file in files for x in file.launches for k in _section(x, "device_state")}
-    set_apart = [
-        one
-        for one in differences
-        if any(one.name in names for names in variables) and _counts(one.name, files, variables)
-    ]
+    switches = {name for one in _environments(files) for name in section(one, "device_state")}
+    of_variables = [one for one in differences if any(one.name in found for found in variables)]
+    set_apart = [one for one in of_variables if _counts(one.name, files, variables)]
     yield from set_apart
     for one in differences:
         host = one.name.removeprefix("host ")
-        if any(one.name in names for names in variables):
+        if one in of_variables:
             continue
         # What one framework alone has, or an older version did not ask, is no difference.
         both = alike and ABSENT not in (one.base, one.other)
@@ -193,7 +193,7 @@ def _counts(
 
 def _looked_for(file: RunFile, name: str) -> bool:
     """Whether a run would have a variable, if it was set; an old one does not say."""
-    words = [launch.environment.get("variables_looked_for") for launch in file.launches]
+    words = [one.get("variables_looked_for") for one in _environments([file])]
     return any(not isinstance(one, list) or is_among(name, map(str, one)) for one in words)
 
 
@@ -213,7 +213,7 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
     for launch in file.launches:
         given = launch.environment
         own = threads_given(given, cores, shared) if isinstance(cores, int) else {}
-        for name, value in _section(launch, "variables").items():
+        for name, value in section(given, "variables").items():
             passed_over = is_idle(name, given) or OF_TORCHRUN.fullmatch(f"{name}={value}")
             if own.get(name) != value and not passed_over:
                 found.setdefault(name, set()).add(str(value))
@@ -225,22 +225,10 @@ def _compared(files: tuple[RunFile, RunFile]) -> tuple[str, ...]:
     ids = [file.run.run_id for file in files]
     if len({run_id[:-2] for run_id in ids}) > 1 or {run_id[-2:] for run_id in ids} != {"-a", "-b"}:
         return ()
-    names = {
-        str(name)
-        for file in files
-        for launch in file.launches
-        for name in _asked(launch.environment)
-    }
-    return tuple(sorted(names))
+    named = [one.get("variables_compared") for one in _environments(files)]
+    return tuple(sorted({str(n) for names in named if isinstance(names, list) for n in names}))
 
 
-def _section(launch: Launch, name: str) -> Mapping[str, Any]:
-    """Part of a free-form description, which another version may have written otherwise."""
-    found = launch.environment.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _asked(given: Mapping[str, Any]) -> Sequence[Any]:
-    """The variables that `ab --env` named."""
-    value = given.get("variables_compared")
-    return value if isinstance(value, list) else ()
+def _environments(files: Sequence[RunFile]) -> Iterator[Mapping[str, Any]]:
+    """Of each launch."""
+    return (launch.environment for file in files for launch in file.launches)

@@ -40,12 +40,12 @@ class Curve(msgspec.Struct, frozen=True):
     @property
     def words(self) -> str:
         """The curve on a line, and its best point, said as what it is."""
-        points = [f"batch {batch_of(row.case)}: {_point(row)}" for row in self.points]
-        points = [p for row, p in zip(self.points, points, strict=True) if not _untried(row)]
+        tried = [row for row in self.points if not _untried(row)]
+        points = [f"batch {batch_of(row.case)}: {_point(row)}" for row in tried]
         best = self.best
         if best is None:
             return "; ".join(points)
-        chosen = f"best of {self.ranked}: {_rate(best)} at batch {batch_of(best.case)}"
+        chosen = f"best of {self.ranked}: {best.rate} at batch {batch_of(best.case)}"
         caution = ", which reads high where points are nearly level" if self.ranked > 1 else ""
         return f"{'; '.join(points)}; {chosen}{caution}"
 
@@ -78,10 +78,5 @@ def _point(row: Row) -> str:
         memory = row.sweep_end or row.reason.startswith(DOES_NOT_FIT)
         return "does not fit" if memory else row.status.upper()
     if row.latency is None:
-        return _rate(row)
-    return f"{_rate(row)}, {row.latency.name} {units.duration(row.latency.p50)}"
-
-
-def _rate(row: Row) -> str:
-    assert row.throughput is not None
-    return units.rate(row.throughput, row.unit.removesuffix("/s"))
+        return row.rate
+    return f"{row.rate}, {row.latency.name} {units.duration(row.latency.p50)}"

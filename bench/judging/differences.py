@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bench.records.environment import section
 from bench.records.run import RunFile
 
 NOT_COMPARED = (
@@ -39,10 +40,11 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
     for name in dict.fromkeys((*mine, *theirs)):
         values = mine.get(name, []), theirs.get(name, [])
         if set(values[0]) != set(values[1]):
-            yield Difference(name=name, base=_in_words(values[0]), other=_in_words(values[1]))
+            yield Difference(name=name, base=in_words(values[0]), other=in_words(values[1]))
 
 
-def _in_words(values: Sequence[str]) -> str:
+def in_words(values: Sequence[str]) -> str:
+    """The values that a fact took."""
     more = ", ..." if len(values) > MOST_VALUES else ""
     return ", ".join(values[:MOST_VALUES]) + more if values else ABSENT
 
@@ -69,13 +71,10 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
 
     add("", {"device": file.run.device.get("name"), "backend": file.run.device.get("backend")})
     add("", {"framework": file.run.framework})
-    commit = file.run.host.get("git")
-    if isinstance(commit, dict):
+    if commit := section(file.run.host, "git"):
         changed = " with changes" if commit.get("changed") else ""
         add("", {"accelmark commit": f"{str(commit.get('commit'))[:12]}{changed}"})
-    facts = file.run.device.get("facts")
-    if isinstance(facts, dict):
-        add("", facts)
+    add("", section(file.run.device, "facts"))
     settings: dict[str, Any] = msgspec.to_builtins(file.run.settings)
     add("setting ", {k: v for k, v in settings.items() if k != "timing"})
     add("host ", {k: v for k, v in file.run.host.items() if not isinstance(v, dict)})
@@ -85,13 +84,8 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
             add("server ", {"name": server.name, "version": server.version, **server.settings})
         environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
         add("", environment)
-        packages = launch.environment.get("packages")
-        if isinstance(packages, dict):
-            add("", packages)
-        device = launch.environment.get("device")
-        if isinstance(device, dict) and isinstance(device.get("facts"), dict):
-            add("", device["facts"])
-        job = launch.environment.get("job")
-        if isinstance(job, dict) and launch.case.name in names and not launch.case.space:
-            add(f"{launch.case.name} ", job)
+        add("", section(launch.environment, "packages"))
+        add("", section(section(launch.environment, "device"), "facts"))
+        if launch.case.name in names and not launch.case.space:
+            add(f"{launch.case.name} ", section(launch.environment, "job"))
     return found

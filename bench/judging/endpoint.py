@@ -67,8 +67,8 @@ def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
     cached = [one.cached_tokens for one in seen if one.cached_tokens is not None]
     checks = worst_checks(check for launch in launches for check in _checks(launch))
     return EndpointSummary(
-        servers=_each_once([f"{e.server.name} {e.server.version}".strip() for e in seen]),
-        models=_each_once([e.server.model for e in seen]),
+        servers=each_once(f"{e.server.name} {e.server.version}".strip() for e in seen),
+        models=each_once(e.server.model for e in seen),
         restarted=all(e.server.started == "by the run" for e in seen),
         checks=checks,
         overlooked=_overlooked(seen, checks),
@@ -118,8 +118,9 @@ def _used(check: Check) -> float:
 def _overlooked(seen: Sequence[Endpoint], checks: Sequence[Check]) -> tuple[str, ...]:
     """By the log-probabilities, which the first check is of."""
     bound = checks[0].tolerance if checks else 0.0
-    return _each_once([name for one in seen for name, far in one.wrong.items() if far <= bound])
+    return each_once(name for one in seen for name, far in one.wrong.items() if far <= bound)
 
 
-def _each_once(words: Sequence[str]) -> tuple[str, ...]:
+def each_once(words: Iterable[str]) -> tuple[str, ...]:
+    """Those that say something, in their order."""
     return tuple(dict.fromkeys(word for word in words if word))

@@ -241,22 +241,14 @@ def settled(base: Mapping[str, Noise], other: Mapping[str, Noise]) -> dict[str, 
 def _compared(
     seed: int, base: Proof, other: Proof, precision: str, noise: Mapping[str, Noise]
 ) -> Iterator[Finding]:
-    if base.weights is not None and other.weights is not None:
-        yield Finding(
-            quantity=WORDS[WEIGHTS],
-            seed=seed,
-            step=0,
-            error=base.weights.error(other.weights),
-            most=_WEIGHTS.get(precision, _WEIGHTS_NARROW),
-        )
-    if base.wide_weights is not None and other.wide_weights is not None:
-        yield Finding(
-            quantity=WORDS[WIDE_WEIGHTS],
-            seed=seed,
-            step=0,
-            error=base.wide_weights.error(other.wide_weights),
-            most=_WEIGHTS_NARROW,
-        )
+    usual = _WEIGHTS.get(precision, _WEIGHTS_NARROW)
+    for words, mine, there, most in (
+        (WORDS[WEIGHTS], base.weights, other.weights, usual),
+        (WORDS[WIDE_WEIGHTS], base.wide_weights, other.wide_weights, _WEIGHTS_NARROW),
+    ):
+        if mine is not None and there is not None:
+            error = mine.error(there)
+            yield Finding(quantity=words, seed=seed, step=0, error=error, most=most)
     readings = {reading.step: reading.quantities for reading in other.readings}
     for reading in base.readings:
         if reading.step not in readings:  # a warm-up that its limit ended before the third step
@@ -299,9 +291,3 @@ def _turned(noise: Noise | None, bounds: Mapping[str, Bounds]) -> bool:
     if noise is None:
         return bounds.get(GRADIENTS, Bounds(0, 0)).most >= NORM_ONLY
     return FACTOR[GRADIENTS] * noise.error > NORM_ONLY
-
-
-def refused(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
-    """Why two rows are not the same work; nothing where nothing says so."""
-    found = equal_work(sides, base, other)
-    yield from () if found is None else found.refusals

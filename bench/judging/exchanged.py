@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
+from bench.records.environment import section
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 
@@ -43,9 +44,7 @@ def reduced(launches: Sequence[Launch]) -> dict[str, Any]:
     """Fields of a row: how many bytes of gradients are reduced a step, and in which precision;
     nothing where its job does not say so, or has them in several formats."""
     for launch in launches:
-        job = launch.environment.get("job")
-        if not isinstance(job, Mapping):
-            continue
+        job = section(launch.environment, "job")
         precision, width = FORMATS.get(str(job.get(REDUCED)), ("", 0))
         old = None if any(name in job for name in STAYING) else job.get(PARAMETERS)
         count = str(job.get(COUNT, old))

@@ -18,7 +18,7 @@ from bench import stats, units
 from bench.judging import host_bound
 from bench.judging.bounds import bound, of_several
 from bench.judging.explained_answer import answers, coverage_verdict, covered
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.explained import Explained, Explanation, How, Kind, Operator, Tried, Unexplained

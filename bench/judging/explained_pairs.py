@@ -16,9 +16,10 @@ from bench.judging.compare import two_runs, whole
 from bench.judging.configured import configured
 from bench.judging.differences import differences
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow, explain_run
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.planning.tuning import in_words
 from bench.records.case import Case
+from bench.records.environment import section
 from bench.records.explained import Ceilings, How
 from bench.records.outcome import Cold, Skipped
 from bench.records.run import Launch, RunFile
@@ -137,8 +138,8 @@ def explained_pairs(base: RunFile, other: RunFile) -> list[ExplainedPair]:
 
 
 def _simulated(file: RunFile) -> bool:
-    devices = [file.run.device, *(x.environment.get("device") for x in file.explanations)]
-    return any(isinstance(device, dict) and bool(device.get("simulated")) for device in devices)
+    devices = [file.run.device, *(section(x.environment, "device") for x in file.explanations)]
+    return any(device.get("simulated") for device in devices)
 
 
 def _chip_doubt(base: RunFile, other: RunFile) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
+from bench import units
 from bench.judging.differences import Difference
 from bench.judging.row import Row
 from bench.judging.side import Side
@@ -27,13 +28,8 @@ def operators_differ(pairs: Iterable[tuple[Row | None, Row | None]]) -> Iterator
                 pair = ", ".join(mine[kind]), ", ".join(theirs[kind])
                 found.setdefault((kind, *pair), []).append(base.case.name)
     for (kind, mine_named, theirs_named), cases in sorted(found.items()):
-        name = f"{kind} operators ({_listed(list(dict.fromkeys(cases)))})"
+        name = f"{kind} operators ({units.first_ones(list(dict.fromkeys(cases)), MOST_NAMED)})"
         yield Difference(name=name, base=mine_named, other=theirs_named)
-
-
-def _listed(cases: Sequence[str]) -> str:
-    more = f" and {len(cases) - MOST_NAMED} more" if len(cases) > MOST_NAMED else ""
-    return ", ".join(cases[:MOST_NAMED]) + more
 
 
 def experts_differ(sides: tuple[Side, Side], base: Row, other: Row) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from bench import stats, units
-from bench.judging.row import UNDISTURBED, Interval, Link, Row
+from bench.judging.interval import Interval
+from bench.judging.row import UNDISTURBED, Link, Row
 
 SIZE = "size_bytes"
 FEWEST_SIZES = 3

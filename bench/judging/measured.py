@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,16 @@ from bench import stats, units
 from bench.judging import cold
 from bench.judging.clocks import CLOCKS_SET, clocks_set
 from bench.judging.exchanged import exposed, reduced
+from bench.judging.interval import Interval
 from bench.judging.load import load_of
 from bench.judging.pairs import pairs
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import arrives_at_a_rate, summarized
 from bench.judging.serving import BEHIND, falls_behind
-from bench.judging.slow import RankTimes, rank_times
+from bench.judging.slow import rank_times
 from bench.planning.least_flop import least_flop
 from bench.records.case import Case
-from bench.records.environment import UNSEARCHED
+from bench.records.environment import UNSEARCHED, section
 from bench.records.execution import NOT_ITS_POOL, is_recorded
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch, Settings
@@ -66,7 +68,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     kept = {id(outcome) for outcome in outcomes}
     clean = [x for x, o in zip(launches, flagged_outcomes, strict=True) if id(o) in kept]
     rates = [o.throughput for o in outcomes]
-    level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
+    level = stats.level(settings.launches)
     interval = stats.log_estimate(rates, level)
     throughput = stats.geometric_mean(rates)
     work = outcomes[0].work
@@ -77,6 +79,10 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     seen |= {FAR_OUT for _ in far} | {CLOCKS_SET for x in launches if clocks_set(x)}
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
     waited = _waited(outcomes)
+    shared = True in _worlds(launches, "shared_host")
+    why = (why for why in _worlds(launches, "silent_absent") if isinstance(why, str))
+    per_second = functools.partial(_rate, throughput, work.items)
+    source, scope = energy.said_by(launches)
     return Row(
         case=case,
         status="measured",
@@ -106,22 +112,20 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         flags=tuple(sorted(seen)),
         far_out=far,
         flag_ranks=_flag_ranks(measured),
-        shared_host=case.devices > 1 and True in _worlds(launches, "shared_host"),
+        shared_host=case.devices > 1 and shared,
         pairs=pairs(outcomes, next(iter(_worlds(launches, "machines")), None)),
-        ranks=ranks_of(case, launches, outcomes),
+        ranks=rank_times(case, outcomes, shared=shared, why=next(iter(why), "")),
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
-        flop_per_second=_rate(throughput, work.items, work.flop),
-        least_flop_per_second=_rate(throughput, work.items, least_flop(case, work)),
-        bytes_per_second=_rate(
-            throughput, work.items, _mean([o.work.moved_bytes for o in outcomes])
-        ),
+        flop_per_second=per_second(work.flop),
+        least_flop_per_second=per_second(least_flop(case, work)),
+        bytes_per_second=per_second(_mean([o.work.moved_bytes for o in outcomes])),
         experts_hit=_mean([o.work.experts_hit for o in outcomes]),
-        bus_bytes_per_second=_rate(throughput, work.items, work.bus_bytes),
+        bus_bytes_per_second=per_second(work.bus_bytes),
         **exposed(outcomes, level),
         **reduced(launches),
         operation_seconds=work.operations and work.items / throughput / work.operations,
-        transferred_bytes_per_second=_rate(throughput, work.items, work.transferred_bytes),
+        transferred_bytes_per_second=per_second(work.transferred_bytes),
         **_memory(case, outcomes),
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=cold.of_first(launches),
@@ -133,8 +137,8 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         items_per_joule=energy.items_per_joule(outcomes),
         joule_rates=energy.of_launches(outcomes),
         joule_interval=energy.interval(outcomes, level),
-        energy_source=energy.said_by(launches)[0],
-        energy_scope=energy.said_by(launches)[1],
+        energy_source=source,
+        energy_scope=scope,
         energy_absent=energy.why_absent(outcomes),
         not_observable=energy.not_observable(launches),
         idle_watts=joined.idle_watts(launches),
@@ -173,22 +177,10 @@ def _flag_ranks(outcomes: Sequence[Measured]) -> dict[str, tuple[int, ...]]:
     return {flag: tuple(sorted(ranks)) for flag, ranks in found.items() if len(ranks) < most}
 
 
-def ranks_of(
-    case: Case, launches: Sequence[Launch], outcomes: Sequence[Measured]
-) -> RankTimes | None:
-    """What each rank computes in the launches that count; who is slow, or why nobody can say."""
-    return rank_times(
-        case,
-        outcomes,
-        shared=True in _worlds(launches, "shared_host"),
-        why=next((why for why in _worlds(launches, "silent_absent") if isinstance(why, str)), ""),
-    )
-
-
 def _worlds(launches: Sequence[Launch], name: str) -> list[Any]:
     """What each launch of several devices says of its world by that name."""
-    worlds = [launch.environment.get("world") for launch in launches]
-    return [world.get(name) for world in worlds if isinstance(world, Mapping)]
+    worlds = [section(launch.environment, "world") for launch in launches]
+    return [world.get(name) for world in worlds if world]
 
 
 def _rate(throughput: float, items: int, count: float | None) -> float | None:
@@ -284,13 +276,13 @@ def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | Non
     medians = [statistics.median(s) for s in series]
     if min(medians) <= 0:  # shorter than the clock can tell
         return None
-    p50 = stats.log_estimate(medians, level)
+    p50 = Interval.on_logs(medians, level)
     return LatencySummary(
         name=outcomes[0].latency_name or "",
         requests=min(len(s) for s in series),
-        p50=stats.geometric_mean(medians),
-        p50_low=p50.low if p50 else None,
-        p50_high=p50.high if p50 else None,
+        p50=p50.value,
+        p50_low=p50.low,
+        p50_high=p50.high,
         p90=_over_launches(series, 90),
         p99=_over_launches(series, 99),
     )
@@ -306,22 +298,21 @@ def _compiler(launches: Sequence[Launch]) -> dict[str, int]:
     """Of the launch with the most breaks; nothing where a launch says it otherwise."""
     found = []
     for launch in launches:
-        said = launch.environment.get("compiler")
-        if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in COMPILED):
+        said = section(launch.environment, "compiler")
+        if all(isinstance(said.get(name), int) for name in COMPILED):
             found.append({name: said[name] for name in (*COMPILED, UNSEARCHED) if name in said})
     return max(found, key=lambda one: one["graph_breaks"], default={})
 
 
 def _passed_over(launches: Sequence[Launch]) -> str:
-    jobs = (launch.environment.get("job") for launch in launches)
-    said = (job.get(PASSED_OVER) for job in jobs if isinstance(job, dict))
+    said = (section(launch.environment, "job").get(PASSED_OVER) for launch in launches)
     return next((str(words) for words in said if words), "")
 
 
 def _spread(launches: Sequence[Launch]) -> str:
     """As the first launch that says it; launches of one case are spread alike."""
-    jobs = [launch.environment.get("job") for launch in launches]
-    job = next((job for job in jobs if isinstance(job, dict) and job.get(SPREAD[0])), {})
+    jobs = (section(launch.environment, "job") for launch in launches)
+    job = next((job for job in jobs if job.get(SPREAD[0])), {})
     said = [(name, job.get(name)) for name in SPREAD]
     words = [str(fact) if name == SPREAD[0] else f"{name} {fact}" for name, fact in said if fact]
     return "; ".join(words)

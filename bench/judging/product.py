@@ -16,12 +16,12 @@ import msgspec
 
 from bench import stats
 from bench.judging.comparability import incomparable
-from bench.judging.row import Interval, Row
+from bench.judging.interval import Interval
+from bench.judging.row import Row
 from bench.judging.scaling import of_equal_rounds
 from bench.judging.side import Side
 from bench.judging.system import NAMES, Product
 from bench.judging.verdicts import COMPARE_LAUNCHES, disturbed
-from bench.judging.whole import alone
 
 
 def product(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> Product:
@@ -96,7 +96,7 @@ class _Figures(NamedTuple):
 
 def one_device(side: Side, row: Row) -> Row | None:
     """The row of the same work on one device; the row itself where it is that."""
-    wanted = alone(row.work).fingerprint
+    wanted = row.work.alone.fingerprint
     return next((one for one in side.rows.values() if one.work.fingerprint == wanted), None)
 
 

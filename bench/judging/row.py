@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from bench import stats
+from bench import stats, units
 from bench.judging.endpoint import EndpointSummary
+from bench.judging.interval import Interval
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
 from bench.judging.served import ServingSummary
@@ -52,24 +50,6 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
     p50_high: float | None
     p90: float | None
     p99: float | None
-
-
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean over launches, with its t interval; without one where there are too few."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def over(cls, values: Sequence[float], level: float) -> Interval:
-        """Of one value a launch, on their own scale: they may be negative."""
-        mean = statistics.fmean(values)
-        if len(values) < stats.MINIMUM_LAUNCHES:
-            return cls(value=mean)
-        error = math.sqrt(stats.variance(values) / len(values))
-        half = stats.t_quantile(0.5 + level / 2, len(values) - 1) * error
-        return cls(value=mean, low=mean - half, high=mean + half)
 
 
 class Efficiency(Interval, frozen=True, kw_only=True):
@@ -289,6 +269,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return today(self.case)
 
     @property
+    def item(self) -> str:
+        """What its throughput counts: `image`."""
+        return self.unit.removesuffix("/s")
+
+    @property
+    def rate(self) -> str:
+        """Its throughput with its unit, of a row that has one: `45.1 image/s`."""
+        assert self.throughput is not None
+        return units.rate(self.throughput, self.item)
+
+    @property
     def throughput_per_device(self) -> float | None:
         """Items/s of each of its devices; None where ranks share a host, and without a figure.
 
@@ -375,9 +366,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             ("memory", self.bandwidth_fraction),
             ("transfer", self.transfer_fraction),
         ]
-        nearest = max((share for _, share in ceilings if share is not None), default=None)
-        found = [(name, share) for name, share in ceilings if share is not None]
-        found = [(name, share) for name, share in found if share >= REACHED]
+        known = [(name, share) for name, share in ceilings if share is not None]
+        found = [(name, share) for name, share in known if share >= REACHED]
         if self.host_fraction is not None and self.host_fraction >= HOST_BOUND:
             found.append(("host", self.host_fraction))
         if self.input_fraction is not None and self.input_fraction >= INPUT_BOUND:
@@ -393,4 +383,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         precision = PRECISIONS.get(self.case.precision)
         if precision and precision.quantized and self.case.workload != ARITHMETIC:
             unmeasured |= (self.ceiling_fraction or 0.0) >= REACHED / 2
-        return None if nearest is None or unmeasured else ("kernels", nearest)
+        if unmeasured or not known:
+            return None
+        return "kernels", max(share for _, share in known)

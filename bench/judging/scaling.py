@@ -100,10 +100,11 @@ def scalings(rows: Sequence[Row]) -> Iterator[Scaling]:
 
 def on_one(case: Case, kind: Kind) -> Case:
     """The case of one device beside which another is scaled."""
-    parameters, batch = dict(case.parameters), batch_of(case)
-    if kind == "weak" and batch is not None:
-        parameters[BATCH] = batch // case.devices
-    return msgspec.structs.replace(case, devices=1, parallelism="none", parameters=parameters)
+    batch = batch_of(case)
+    if kind == "strong" or batch is None:
+        return case.alone
+    parameters = {**case.parameters, BATCH: batch // case.devices}
+    return msgspec.structs.replace(case.alone, parameters=parameters)
 
 
 def _grouped(rows: Sequence[Row]) -> list[tuple[Kind, str, list[Row]]]:
@@ -143,11 +144,8 @@ def _efficiencies(points: Sequence[Row]) -> dict[str, Efficiency]:
     if len(usable) < 2:
         return {}
     base = usable[0]
-    found = {row.case.fingerprint: _beside(base, row) for row in usable[1:]}
-    return {
-        base.case.fingerprint: Efficiency(value=1.0, against=base.case.devices),
-        **found,
-    }
+    own = {base.case.fingerprint: Efficiency(value=1.0, against=base.case.devices)}
+    return own | {row.case.fingerprint: _beside(base, row) for row in usable[1:]}
 
 
 def _beside(base: Row, row: Row) -> Efficiency:

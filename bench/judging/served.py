@@ -6,12 +6,15 @@ Cases that differ in nothing but how requests arrive are one curve, a point for 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.judging.serving import Figure, Limits, ServingFigures, figures, over_launches
+from bench.judging.endpoint import each_once
+from bench.judging.interval import Interval
+from bench.judging.serving import Limits, figures, over_launches
 from bench.records.outcome import Measured
 from bench.records.served import SATURATED
 
@@ -23,6 +26,11 @@ ARRIVALS = ("arrival", "concurrency", "rate", "requests")
 """Parameters that say how requests come, and how many: what differs along a curve."""
 EDGES = 1.05
 """Two that keep up with one rate differ by less: in where the edges of their windows lie."""
+FIGURES = (
+    *("ttft.p50", "ttft.p90", "ttft.p99", "tpot.p50", "tpot.p90", "tpot.p99", "total_rate"),
+    *("interactivity", "goodput", "good_share", "arrival_rate", "occupancy", "overhead"),
+)
+"""Of `ServingFigures`, those that are taken over launches."""
 OVERHEAD_LIMIT = 0.03
 """Share of an engine's busy time outside the forward above which the host is in its figures."""
 
@@ -38,19 +46,19 @@ class ServingSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Fewest of any launch that those figures are of."""
     failed: int
     """Of all launches."""
-    total_rate: Figure | None
-    ttft_p50: Figure | None
-    ttft_p90: Figure | None
-    ttft_p99: Figure | None
-    tpot_p50: Figure | None
-    tpot_p90: Figure | None
-    tpot_p99: Figure | None
-    interactivity: Figure | None
-    goodput: Figure | None
-    good_share: Figure | None
-    arrival_rate: Figure | None
-    occupancy: Figure | None
-    overhead: Figure | None
+    total_rate: Interval | None
+    ttft_p50: Interval | None
+    ttft_p90: Interval | None
+    ttft_p99: Interval | None
+    tpot_p50: Interval | None
+    tpot_p90: Interval | None
+    tpot_p99: Interval | None
+    interactivity: Interval | None
+    goodput: Interval | None
+    good_share: Interval | None
+    arrival_rate: Interval | None
+    occupancy: Interval | None
+    overhead: Interval | None
     loads: tuple[str, ...]
     """Digests of what was asked, each once: launches of one case have one."""
     schedules: tuple[str, ...]
@@ -64,15 +72,6 @@ def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> Servin
         return None
     limits = limits_of(case.parameters)
     launches = [one for one in (figures(s, limits) for s in served) if one is not None]
-
-    def over(name: str, of: str | None = None) -> Figure | None:
-        def figure(one: ServingFigures) -> float | None:
-            found: Any = getattr(one, name)
-            value: float | None = found if of is None else getattr(found, of)
-            return value
-
-        return over_launches(launches, figure, level)
-
     return ServingSummary(
         limits=limits,
         requests=min(one.requests for one in launches),
@@ -80,19 +79,11 @@ def summarized(case: Case, outcomes: Sequence[Measured], level: float) -> Servin
         tpot_requests=min(one.tpot.requests for one in launches),
         failed=sum(one.failed for one in launches),
         **{
-            f"{name}_{of}": over(name, of)
-            for name in ("ttft", "tpot")
-            for of in ("p50", "p90", "p99")
+            name.replace(".", "_"): over_launches(launches, operator.attrgetter(name), level)
+            for name in FIGURES
         },
-        **{
-            name: over(name)
-            for name in (
-                *("total_rate", "interactivity", "goodput", "good_share"),
-                *("arrival_rate", "occupancy", "overhead"),
-            )
-        },
-        loads=_each_once(one.load for one in served),
-        schedules=_each_once(one.schedule for one in served if one.schedule),
+        loads=each_once(one.load for one in served),
+        schedules=each_once(one.schedule for one in served),
     )
 
 
@@ -180,7 +171,3 @@ def density(row: Row) -> tuple[str, float]:
     given = row.case.parameters
     dense = given.get("rate") or given.get("concurrency") or 0
     return str(given.get("arrival")), float(dense)
-
-
-def _each_once(digests: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(digests))

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench import stats
+from bench.judging.interval import Interval
 from bench.records.served import Served, ServedRequest, Window
 
 BEHIND = "requests come faster than they are answered"
@@ -85,14 +86,6 @@ class ServingFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the engine's busy time in the window that was not the forward; likewise."""
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure over launches, with its interval where there are enough of them."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
 def ttft(request: ServedRequest) -> float | None:
     """Seconds from the scheduled arrival to the first token; None without one."""
     return None if request.first_ns is None else (request.first_ns - request.due_ns) / 1e9
@@ -113,7 +106,7 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
         return None
     ended = [r for r in served.requests if not r.failed and window.holds(r.last_ns)]
     admitted = [r for r in served.requests if not r.failed and window.holds(r.admitted_ns)]
-    counted = _counted(served, window)
+    counted = [r for r in ended if (r.admitted_ns or 0) >= window.start_ns]
     each = percentiles([t for t in map(tpot, counted) if t is not None])
     begun = [r for r in served.requests if window.holds(r.first_ns)]
     good = sum(map(limits.kept, ended))
@@ -132,12 +125,6 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
         occupancy=_occupancy(served, window),
         overhead=_overhead(served, window),
     )
-
-
-def _counted(served: Served, window: Window) -> list[ServedRequest]:
-    """Those that TPOT is of: admitted and ended within the window."""
-    ended = [r for r in served.requests if not r.failed and window.holds(r.last_ns)]
-    return [r for r in ended if (r.admitted_ns or 0) >= window.start_ns]
 
 
 def falls_behind(served: Served) -> bool:
@@ -184,7 +171,7 @@ def over_launches(
     launches: Sequence[ServingFigures],
     of: Callable[[ServingFigures], float | None],
     level: float,
-) -> Figure | None:
+) -> Interval | None:
     """Geometric mean over launches with its interval; None where a launch cannot say the figure.
 
     level: of the interval. A figure that is 0 somewhere has a plain mean and no interval.
@@ -194,11 +181,8 @@ def over_launches(
     if not known or len(known) < len(values):
         return None
     if min(known) <= 0:
-        return Figure(value=statistics.fmean(known))
-    estimate = stats.log_estimate(known, level)
-    if estimate is None:
-        return Figure(value=stats.geometric_mean(known))
-    return Figure(value=estimate.value, low=estimate.low, high=estimate.high)
+        return Interval(value=statistics.fmean(known))
+    return Interval.on_logs(known, level)
 
 
 def _occupancy(served: Served, window: Window) -> float | None:

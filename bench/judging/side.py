@@ -11,7 +11,7 @@ from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning.tuning import figures
 from bench.records.outcome import Measured
-from bench.records.run import RunFile
+from bench.records.run import Launch, RunFile
 from bench.records.runfile import by_case
 
 
@@ -39,13 +39,14 @@ class Side:
 
     def environments(self, row: Row) -> list[dict[str, Any]]:
         """Of each measured launch of the figure."""
-        launches = figures(self._launches.get(row.case.fingerprint, ()))
-        return [x.environment for x in launches if isinstance(x.outcome, Measured)]
+        return [x.environment for x in self._of(row) if isinstance(x.outcome, Measured)]
 
     def measured(self, row: Row) -> list[tuple[int, Measured]]:
         """Seed and outcome of each measured launch of the figure."""
-        launches = figures(self._launches.get(row.case.fingerprint, ()))
-        return [(x.seed, x.outcome) for x in launches if isinstance(x.outcome, Measured)]
+        return [(x.seed, x.outcome) for x in self._of(row) if isinstance(x.outcome, Measured)]
+
+    def _of(self, row: Row) -> Sequence[Launch]:
+        return figures(self._launches.get(row.case.fingerprint, ()))
 
     @functools.cached_property
     def ceilings(self) -> Ceilings:

@@ -83,11 +83,7 @@ def _lacks(row: Row, other: Row | None) -> bool:
     """Whether the other run has no figure of a row's work because it was not asked for."""
     if row.status != "measured":
         return False
-    return other is None or _unreached(other) or any(True for _ in unequal(row.work, other.work))
-
-
-def _unreached(row: Row) -> bool:
-    return row.status != "measured" and not row.reached
+    return other is None or not other.reached or any(True for _ in unequal(row.work, other.work))
 
 
 def _glob(work: Case, beside: Sequence[Case]) -> str:

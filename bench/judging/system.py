@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 
 NAMES = ("base", "other")
 NEITHER = "—"

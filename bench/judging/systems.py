@@ -13,37 +13,28 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from bench import stats, units
+from bench import units
 from bench.errors import ComparisonError
 from bench.judging.comparability import timed_otherwise, unequal, unfit
 from bench.judging.compare import (
     Paired,
     Prices,
     concluded,
-    joule_interval,
-    joule_ratio,
     level_of,
     no_counterpart,
     sides_of,
+    with_ratio,
     witness_gap,
 )
 from bench.judging.comparison import CaseComparison, Comparison
-from bench.judging.cycles import per_cycle
+from bench.judging.equal_work import EqualWork
 from bench.judging.pairing import Rows, pairs
 from bench.judging.product import product
 from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.system import NAMES, System
-from bench.judging.verdicts import enough, preliminary
-from bench.judging.whole import (
-    TRAINS,
-    alone,
-    equal_work_of_systems,
-    is_joint,
-    refused_as_systems,
-    scheme,
-)
+from bench.judging.whole import TRAINS, equal_work_of_systems, is_joint, scheme
 from bench.planning.sweep import BATCH, batch_of, without_batch
 from bench.records.case import Case
 from bench.records.run import RunFile
@@ -114,7 +105,7 @@ def _pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
 
 
 def _work(row: Row) -> str:
-    return alone(row.work).fingerprint
+    return row.work.alone.fingerprint
 
 
 def _are_single(rows: Sequence[Row | None]) -> bool:
@@ -179,7 +170,7 @@ def _judge(
     present = base or other
     assert present is not None
     found = CaseComparison(
-        case=alone(present.work),
+        case=present.work.alone,
         base=base,
         other=other,
         verdict="INCOMPARABLE",
@@ -189,37 +180,25 @@ def _judge(
     if base is None or other is None:
         return change(found, because=(no_counterpart(other is None),))
     found = change(found, same_work=equal_work_of_systems(sides, base, other))
-    if because := tuple(_incomparable(sides, base, other)):
+    same_work = found.same_work
+    if because := tuple(_incomparable(sides, base, other, same_work)):
         return change(found, because=because)
-    welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
-    verdict, because = preliminary(base, other, tested=welch is not None)
-    assert base.throughput is not None
-    assert other.throughput is not None
     assert found.system is not None
-    ratio = other.throughput / base.throughput
-    split = product(sides, base, other, level)
-    proved = found.same_work is not None and found.same_work.proved
+    proved = same_work is not None and same_work.proved
     return change(
-        found,
-        verdict=verdict,
-        because=because,
-        ratio=ratio,
-        interval=welch.ratio if welch else None,
-        p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
-        per_cycle=per_cycle(sides, base, other, level) if welch else None,
-        joule_ratio=joule_ratio(base, other),
-        joule_interval=joule_interval(base, other, level),
-        price_ratio=None if prices is None else ratio / split.count * prices.base / prices.other,
+        with_ratio(found, sides, level, prices),
         witness_gap=None
         if proved or base.case.mode != TRAINS
         else witness_gap(sides[0].measured(base), sides[1].measured(other)),
-        system=change(found.system, product=split),
+        system=change(found.system, product=product(sides, base, other, level)),
     )
 
 
-def _incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
+def _incomparable(
+    sides: tuple[Side, Side], base: Row, other: Row, same_work: EqualWork | None
+) -> Iterator[Reason]:
     """Every reason why two systems may not be compared; nothing where they may."""
-    mine, theirs = alone(base.work), alone(other.work)
+    mine, theirs = base.work.alone, other.work.alone
     batch = _batch_reason(sides, base, other)
     if batch is not None:
         yield batch
@@ -231,7 +210,8 @@ def _incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[R
             words = f"{who}: its {row.case.devices} ranks share the cores of one host: one device"
             yield Reason(Code.SHARED_HOST, words)
     yield from unfit(sides, base, other)
-    yield from refused_as_systems(sides, base, other)
+    if same_work is not None:
+        yield from same_work.refusals
 
 
 def _batch(row: Row) -> object:
@@ -279,7 +259,7 @@ def _nearest(sides: tuple[Side, Side], base: Row, other: Row, mine: int, theirs:
 
 def _other_batch(work: Case) -> str:
     """What cases share that differ in batch and devices alone."""
-    return without_batch(alone(work)).fingerprint
+    return without_batch(work.alone).fingerprint
 
 
 def _with_others(sides: tuple[Side, Side], case: CaseComparison, paired: Paired) -> CaseComparison:

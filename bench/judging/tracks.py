@@ -44,9 +44,7 @@ def settings(row: Row) -> str:
     """What each setting gave when it was tried, at its best batch, the fastest first: `compile,
     channels_last 45.0; eager, channels_last 42.2 image/s`; empty where nothing but the batch is
     open."""
-    groups: dict[str, list[Trial]] = {}
-    for trial in row.trials:
-        groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
+    groups = _by_settings(row)
     if len(groups) < 2:
         return ""
     ran = {name: max(trial.rate or 0.0 for trial in trials) for name, trials in groups.items()}
@@ -55,6 +53,14 @@ def settings(row: Row) -> str:
     lost = [f"{name} {_figure(groups[name][0])}" for name in ordered if not ran[name]]
     words = f"{'; '.join(rates)} {row.unit or 'items/s'}" if rates else ""
     return "; ".join((*([words] if words else []), *lost))
+
+
+def _by_settings(row: Row) -> dict[str, list[Trial]]:
+    """Its trials by what is chosen beside the batch."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in row.trials:
+        groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
+    return groups
 
 
 def _title(row: Row) -> str:
@@ -72,16 +78,14 @@ def _best(row: Row) -> str:
     again = units.counted(row.launches, "launch")
     return (
         f"{in_words(row.choice)} is {searched}; measured again, in {again} of its own, it gave "
-        f"{units.rate(row.throughput, row.unit.removesuffix('/s'))}"
+        f"{row.rate}"
     )
 
 
 def _tried(row: Row) -> Iterator[str]:
     """A curve over the batch for each other setting; then, of each kind, why there is no number."""
     unit = row.unit or "items/s"
-    groups: dict[str, list[Trial]] = {}
-    for trial in row.trials:
-        groups.setdefault(in_words(beside(trial.choice)), []).append(trial)
+    groups = _by_settings(row)
     if BATCH not in row.case.space:
         points = [f"{name} {_figure(trial)}" for name, trials in groups.items() for trial in trials]
         yield f"{unit} when tried: {', '.join(points)}"
@@ -105,7 +109,7 @@ def _figure(trial: Trial) -> str:
 def _fixed(row: Row, rows: Sequence[Row]) -> Iterator[str]:
     """The fixed figures of the same model and shapes, at the settings that the run has."""
     words = [
-        f"{units.rate(other.throughput, other.unit.removesuffix('/s'))} at {_settings(other)}"
+        f"{other.rate} at {_settings(other)}"
         for other in rows
         if other.throughput is not None and _same_but_for_tuning(row, other)
     ]

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench.judging.equal_work import EqualWork, equal_work, of_launches
-from bench.judging.reasons import Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.records.case import Case
@@ -31,11 +30,6 @@ WHOLE = ("none", "dp")
 """Schemes under which each rank holds all weights, gradients and updates."""
 TRAINS = "train"
 """The mode whose witness is the loss over the global batch."""
-
-
-def alone(case: Case) -> Case:
-    """The same work on one device."""
-    return msgspec.structs.replace(case, devices=1, parallelism="none")
 
 
 def is_joint(case: Case) -> bool:
@@ -55,7 +49,7 @@ def equal_work_of_systems(sides: tuple[Side, Side], base: Row, other: Row) -> Eq
     """
     if base.work.fingerprint == other.work.fingerprint:
         return equal_work(sides, base, other)
-    if alone(base.work).fingerprint != alone(other.work).fingerprint:
+    if base.work.alone.fingerprint != other.work.alone.fingerprint:
         return None
     if not base.status == other.status == "measured":
         return None
@@ -101,9 +95,3 @@ def _quantities(
     for name in kept:
         if name in reading.quantities:
             yield name, reading.quantities[name]
-
-
-def refused_as_systems(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
-    """Why two rows are not the same work; nothing where nothing says so."""
-    found = equal_work_of_systems(sides, base, other)
-    yield from () if found is None else found.refusals

@@ -15,10 +15,6 @@ PYTEST_PREFIX = "accelmark-"
 """Of the options of `accelmark run` in a pytest run."""
 
 
-def _never(value: str, run: Run) -> bool:
-    return False
-
-
 def _suite(value: str, run: Run) -> bool:
     known = (run.suite, run.suite.partition("@")[0])
     return run.suite == cleaned(run.suite) and value.removesuffix(".toml") in known
@@ -36,14 +32,6 @@ def _only(value: str, run: Run) -> bool:
     return all(any(word in name for name in names) for word in words)
 
 
-def _precision(value: str, run: Run) -> bool:
-    return any(value == case.precision for case in run.plan)
-
-
-def _framework(value: str, run: Run) -> bool:
-    return value == run.framework
-
-
 def _alike(form: str) -> Callable[[str, Run], bool]:
     return lambda value, run: re.fullmatch(form, value) is not None
 
@@ -51,16 +39,13 @@ def _alike(form: str) -> Callable[[str, Run], bool]:
 OPTIONS: dict[str, Callable[[str, Run], bool]] = {
     "device": _device,
     "devices": _alike(r"\d{1,5}"),
-    "framework": _framework,
+    "framework": lambda value, run: value == run.framework,
     "only": _only,
-    "precision": _precision,
+    "precision": lambda value, run: any(value == case.precision for case in run.plan),
     "launches": _alike(r"\d{1,4}|auto"),
     "budget-minutes": _alike(r"\d{1,6}(\.\d{0,6})?"),
     "suite": _suite,
-    "resume": _never,
-    "out": _never,
-    "env": _never,
-    "python": _never,
+    **dict.fromkeys(("resume", "out", "env", "python"), lambda value, run: False),
 }
 """Every option of which the name is published, and of which values."""
 

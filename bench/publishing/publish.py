@@ -8,6 +8,7 @@ signed. The index, `results/README.md`, is generated from the records.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from bench.judging.summary import summarize
 from bench.publishing import signing
 from bench.publishing.command import allowed
 from bench.records import digests, private
+from bench.records.environment import section
 from bench.records.explained import Explanation
 from bench.records.outcome import Measured
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
@@ -167,8 +169,7 @@ def refusals(run: RunFile) -> Iterator[str]:
             f"it was measured with --launches {run.run.settings.launches}; a published run needs "
             f"--launches {PUBLICATION_LAUNCHES}"
         )
-    git = run.run.host.get("git")
-    if isinstance(git, dict) and git.get("changed"):
+    if section(run.run.host, "git").get("changed"):
         yield "the code that made it had uncommitted changes"
     missing = [name for name in HOST_FACTS if not run.run.host.get(name)]
     if missing:
@@ -203,9 +204,8 @@ def _row_refusals(row: Row, settings: Settings) -> Iterator[str]:
 
 def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
     environment = launch.environment
-    device = environment.get("device")
-    devices = [run.device, device if isinstance(device, dict) else {}]
-    if any(one.get("simulated") for one in devices):
+    device = section(environment, "device")
+    if run.device.get("simulated") or device.get("simulated"):
         yield "a simulated device"
     if not isinstance(launch.outcome, Measured):
         return  # one that failed early had no time to say more
@@ -215,8 +215,8 @@ def _launch_refusals(launch: Launch, run: Run) -> Iterator[str]:
     missing = [name for name in (*STACK_FACTS, run.framework) if name not in environment]
     if missing:
         yield f"its environment does not say: {', '.join(missing)}"
-    elif devices[1].get("name") != run.device.get("name"):
-        yield f"ran on {devices[1].get('name')}, not on the run's {run.device.get('name')}"
+    elif device.get("name") != run.device.get("name"):
+        yield f"ran on {device.get('name')}, not on the run's {run.device.get('name')}"
 
 
 def without_private(run: RunFile) -> Iterator[Line]:
@@ -228,24 +228,20 @@ def without_private(run: RunFile) -> Iterator[Line]:
     yield header
     for again in run.resumed:
         yield _header(again, run.run)
-    for launch in run.launches:
-        fields = _said(launch)
-        fields["environment"] = _facts(launch.environment)
+    workers: Iterator[Launch | Explanation] = itertools.chain(run.launches, run.explanations)
+    for worker in workers:
+        fields = _said(worker)
+        fields["environment"] = _facts(worker.environment)
         fields["stderr_tail"] = ""
-        yield msgspec.convert(fields, Launch)
-    for explanation in run.explanations:
-        fields = _said(explanation)
-        fields["environment"] = _facts(explanation.environment)
-        fields["stderr_tail"] = ""
-        yield msgspec.convert(fields, Explanation)
+        yield msgspec.convert(fields, type(worker))
     if run.end is not None:
         yield msgspec.structs.replace(run.end, finished_at=_time(run.end.finished_at))
 
 
 def _header(header: Header, run: Run) -> Header:
     fields = _said(header)
-    for section in ("host", "device"):
-        fields[section] = _facts(getattr(header, section))
+    for name in ("host", "device"):
+        fields[name] = _facts(getattr(header, name))
     system = fields["host"].get("system")
     if isinstance(system, str):
         release = RELEASE.match(system)
@@ -350,8 +346,7 @@ def index(results: Path) -> str:
 def _index_row(folder: Path) -> str:
     run = read(folder)
     host, stack = run.run.host, next((x.environment for x in run.launches if x.environment), {})
-    packages = stack.get("packages")
-    versions = packages if isinstance(packages, dict) else {}
+    versions = section(stack, "packages")
     framework = run.run.framework
     software = [f"{framework} {stack.get(framework)}"]
     if "transformers" in versions:
@@ -359,7 +354,7 @@ def _index_row(folder: Path) -> str:
     rows = summarize(run)
     words = [str(row.verdict if row.status == "measured" else row.status) for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(sorted(words)))
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
+    device = run.run.on
     if run.run.device.get("backend") == "cpu":
         device += f", {host.get('usable_cores')} cores"
     cells = [

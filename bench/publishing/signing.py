@@ -75,16 +75,10 @@ def private_key(key_file: StrPath, passphrase: str | None) -> Ed25519PrivateKey:
 
 def needs_passphrase(key_file: StrPath) -> bool:
     """Whether a private key is locked."""
-    _needs_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
     try:
-        load_ssh_private_key(Path(key_file).read_bytes(), None)
-    except TypeError:
-        return True
-    except (ValueError, OSError, UnsupportedAlgorithm):
-        return False  # `private_key` says why
+        private_key(key_file, None)
+    except PublicationError as error:
+        return isinstance(error.__cause__, TypeError)
     return False
 
 

@@ -72,6 +72,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         canonical = msgspec.json.encode(self, order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:16]
 
+    def require(self, fingerprint: str) -> None:
+        """Raises ValueError where a fingerprint is another case's."""
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"fingerprint {fingerprint} is not that of its case ({self.fingerprint})"
+            )
+
     @property
     def name(self) -> str:
         """Short name for globs and progress lines: `llama-train`; `gemm` where it has one mode."""
@@ -86,6 +93,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def track(self) -> str:
         """`fixed` or `tuned`; figures of the two are never compared."""
         return TUNED if self.space else "fixed"
+
+    @property
+    def alone(self) -> Case:
+        """The same work on one device."""
+        return msgspec.structs.replace(self, devices=1, parallelism="none")
 
     @property
     def variant(self) -> str:

@@ -167,6 +167,13 @@ def worker_variables(
     return {**backends, **own, **(forced or {})}
 
 
+def section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Part of a free-form description, which another version may have written otherwise; empty
+    where it is none."""
+    found = facts.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def threads_each(cores: int, ranks: int) -> dict[str, str]:
     """The variables by which so many ranks of one host share its cores, where no user sets them."""
     return {"OMP_NUM_THREADS": str(max(1, cores // ranks))}
@@ -178,9 +185,7 @@ def threads_given(launch: Mapping[str, Any], cores: int, shared: bool) -> dict[s
 
     shared: they compute on the host's cores, and have it then too.
     """
-    world = launch.get("world")
-    if not isinstance(world, Mapping):
-        return {}
+    world = section(launch, "world")
     devices, hosts, fewest = world.get("devices"), world.get("hosts", 1), world.get("cores")
     if not all(isinstance(n, int) and n > 0 for n in (devices, hosts)):
         return {}
@@ -271,12 +276,7 @@ def _sysctl(name: str) -> str:
     """What macOS says; empty elsewhere."""
     if sys.platform != "darwin":
         return ""
-    return subprocess.run(
-        ["/usr/sbin/sysctl", "-n", name],
-        capture_output=True,
-        encoding="utf-8",
-        errors="backslashreplace",
-    ).stdout.strip()
+    return _printed("/usr/sbin/sysctl", "-n", name)
 
 
 def container() -> str | None:
@@ -305,14 +305,15 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        errors="backslashreplace",
-        timeout=10,
-        check=True,
-    ).stdout.strip()
+    return _printed("git", "-C", str(folder), *arguments, timeout=10, check=True)
+
+
+def _printed(*command: str, **options: Any) -> str:
+    """What a program prints; options: of `subprocess.run`."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="backslashreplace", **options
+    )
+    return done.stdout.strip()
 
 
 def _asked(ask: Callable[[], Any]) -> Any:

@@ -208,10 +208,7 @@ class Explanation(Value, frozen=True, kw_only=True, tag="explanation", tag_field
     stderr_tail: str = ""
 
     def __post_init__(self) -> None:
-        if self.fingerprint != self.case.fingerprint:
-            raise ValueError(
-                f"fingerprint {self.fingerprint} is not that of its case ({self.case.fingerprint})"
-            )
+        self.case.require(self.fingerprint)
         if self.number < 0:
             raise ValueError("explanations count from 0")
         positive_and_finite(seconds=self.seconds)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from bench.records.value import Value
+from bench.records.value import Value, finite
 
 Scope = Literal["chip", "board", "package", "shared"]
 """Whose figures they are: of this chip; of the board that it is on; of a package of several dies or
@@ -44,12 +44,6 @@ QUANTITIES = ("power", "energy", "clock", "temperature", "utilisation", "memory"
 """What a reading may hold; keys of `Telemetry.absent`, with `processes`."""
 
 
-def _sane(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and 0 or more, not {value}")
-
-
 class Reading(Value, frozen=True, kw_only=True, omit_defaults=True):
     """One look at the device."""
 
@@ -68,7 +62,7 @@ class Reading(Value, frozen=True, kw_only=True, omit_defaults=True):
     """Why the clock is not higher; empty where it is said to be unhindered."""
 
     def __post_init__(self) -> None:
-        _sane(
+        finite(
             power_watts=self.power_watts,
             energy_joules=self.energy_joules,
             clock_mhz=self.clock_mhz,
@@ -110,7 +104,7 @@ class Telemetry(Value, frozen=True, kw_only=True):
     """Device memory that those held; None where that is not said."""
 
     def __post_init__(self) -> None:
-        _sane(
+        finite(
             interval_seconds=self.interval_seconds, idle_watts=self.idle_watts, others=self.others
         )
 
@@ -160,7 +154,7 @@ class Watched(Value, frozen=True, kw_only=True, omit_defaults=True):
     others_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        _sane(
+        finite(
             power_watts=self.power_watts,
             clock_mhz=self.clock_mhz,
             energy_joules=self.energy_joules,

@@ -20,7 +20,7 @@ from bench.records.observed import Contention, Watched
 from bench.records.proof import Proof
 from bench.records.served import Served
 from bench.records.silent import Silent
-from bench.records.value import Value, positive_and_finite
+from bench.records.value import Value, finite, positive_and_finite
 
 DOES_NOT_FIT = "does not fit"
 """Begins the reason of a case that is skipped because the device has too little memory for it."""
@@ -394,7 +394,4 @@ class Cold(Value, frozen=True, kw_only=True):
     first_step_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and 0 or more, not {value}")
+        finite(**msgspec.structs.asdict(self))

@@ -12,7 +12,7 @@ import math
 
 import msgspec
 
-from bench.records.value import Value
+from bench.records.value import Value, finite
 
 PROJECTIONS = 64
 """Sums of a quantity."""
@@ -95,9 +95,7 @@ class Noise(Value, frozen=True, kw_only=True):
     norm_error: float
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and 0 or more, not {getattr(self, name)}")
+        finite(**msgspec.structs.asdict(self))
 
 
 class Proof(Value, frozen=True, kw_only=True):

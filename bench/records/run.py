@@ -97,6 +97,11 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     device: dict[str, Any]
     """The chosen device as its backend described it before the run."""
 
+    @property
+    def on(self) -> str:
+        """Its device, and the backend: `Acme X100 (acme)`."""
+        return f"{self.device.get('name')} ({self.device.get('backend')})"
+
 
 class Launch(Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """One worker process: one case, once."""
@@ -132,10 +137,7 @@ class Launch(Value, frozen=True, kw_only=True, tag="launch", tag_field="line"):
     """Whether it was made to find the best choice: then no figure of the case is made of it."""
 
     def __post_init__(self) -> None:
-        if self.fingerprint != self.case.fingerprint:
-            raise ValueError(
-                f"fingerprint {self.fingerprint} is not that of its case ({self.case.fingerprint})"
-            )
+        self.case.require(self.fingerprint)
         if self.launch < 0 or self.order < 0:
             raise ValueError("launch and order count from 0")
         if not within(self.case.space, self.choice or {}) or (self.search and not self.choice):

@@ -11,6 +11,13 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Immutable, keyword-only, and strict about unknown fields."""
 
 
+def finite(**values: float | None) -> None:
+    """Raises ValueError, with the name, for the first that is there and is not 0 or more."""
+    for name, value in values.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and 0 or more, not {value}")
+
+
 def positive_and_finite(**values: float) -> None:
     """Raises ValueError, with the name, for the first that is not."""
     for name, value in values.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench import stats, units
+from bench import stats
 from bench.judging import links
 from bench.judging.clocks import CLOCKS_SET
 from bench.judging.curves import Curve, curves
@@ -23,8 +23,8 @@ from bench.reports._notes import Note, grouped
 from bench.reports._wording import (
     ABOUT,
     SHARED_HOST,
-    WHOSE,
     about,
+    energy_of,
     first_step,
     load_words,
     packed,
@@ -174,7 +174,7 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
         return
     best = [curve.best for curve in found]
     parts = [
-        f"{names[row.case.fingerprint].short} (best of {curve.ranked}: {_rate(row)})"
+        f"{names[row.case.fingerprint].short} (best of {curve.ranked}: {row.rate})"
         for curve, row in zip(found, best, strict=True)
         if row is not None
     ]
@@ -194,11 +194,6 @@ def _measured(curve: Curve) -> int:
     return sum(row.status == "measured" for row in curve.points)
 
 
-def _rate(row: Row) -> str:
-    assert row.throughput is not None
-    return units.rate(row.throughput, row.unit.removesuffix("/s"))
-
-
 def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
     """What is paid once, who shares what, whose the energy is, and what nobody could see."""
     shared = [row for row in rows if row.shared_host]
@@ -215,7 +210,7 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     ]
     if first and not wide:  # there it stands with each case
         yield Note("first step", listed(first), dim=True)
-    for said, _ in grouped(rows, _energy_source):
+    for said, _ in grouped([r for r in rows if r.items_per_joule is not None], energy_of):
         yield Note("energy", said, dim=True)
     whys: dict[str, list[str]] = {}
     for what, why in next((r.not_observable for r in rows if r.not_observable), {}).items():
@@ -225,13 +220,6 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
         if len(parts) > 1 and not wide:
             parts = [", ".join(what for whats in whys.values() for what in whats)]
         yield Note("not observable", "; ".join(parts), dim=True)
-
-
-def _energy_source(row: Row) -> str:
-    if row.items_per_joule is None:
-        return ""
-    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
-    return f"{WHOSE.get(row.energy_scope, row.energy_scope)}; {row.energy_source}{idle}"
 
 
 def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: bool) -> str:

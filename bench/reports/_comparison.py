@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -35,7 +34,7 @@ from bench.reports._comparison_notes import (
     per_joule,
 )
 from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, grid, put
+from bench.reports._grid import INDENT, Column, column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
@@ -90,10 +89,9 @@ def _command(console: Console, text: str) -> None:
 
 def _name(file: RunFile) -> str:
     run = file.run
-    device = f"{run.device.get('name')} ({run.device.get('backend')})"
     launches = units.counted(len(file.launches), "launch")
     ended = ", ".join(filter(None, (launches, ending(file))))
-    return f"{device}: {run.suite}, {ended}, {run.started_at[:10]}, {run.run_id}"
+    return f"{run.on}: {run.suite}, {ended}, {run.started_at[:10]}, {run.run_id}"
 
 
 def _outcome(comparison: Comparison) -> Iterator[Text]:
@@ -131,9 +129,6 @@ def _behind(comparison: Comparison, case: CaseComparison, *, wide: bool) -> Iter
 def _columns(comparison: Comparison) -> list[Column]:
     cases = comparison.cases
 
-    def column(heading: str, cells: Iterator[Text], **changes: Any) -> Column:
-        return Column(heading=heading, cells=list(cells), **changes)
-
     chip, software = parts(comparison)
     marked = bool(comparison.configured.unintended)
     return [
@@ -155,7 +150,7 @@ def _side(case: CaseComparison, row: Row | None) -> Text:
         return Text(word_of(row), "dim")
     if row is None or row.throughput is None or case.ratio is None:
         return Text()
-    return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))))
+    return Text(plain(row.rate))
 
 
 def _ratio_cell(case: CaseComparison) -> Text:

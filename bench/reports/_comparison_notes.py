@@ -17,7 +17,7 @@ from bench.reports import _systems
 from bench.reports._card_notes import FLAGS
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import factor, share, whose
+from bench.reports._wording import factor, share, spread, whose
 from bench.telemetry.flags import HINDERED
 
 STYLE: dict[CompareVerdict, str] = {
@@ -104,13 +104,11 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         known = comparison.configured.doubt_code != Code.SETTINGS_UNKNOWN
         doubt = comparison.configured.chip_doubt if known else unknown
         yield Note("No verdict on the chip", doubt)
-    proofs = [case for case in cases if case.same_work is not None and case.ratio is not None]
-    agree = [case for case in proofs if case.same_work is not None and case.same_work.proved]
-    if agree:
-        told = (f"{_name(c, names)}: {c.same_work.words}" for c in agree if c.same_work)
+    proofs = [(c.same_work, c) for c in cases if c.same_work is not None and c.ratio is not None]
+    if told := [f"{_name(case, names)}: {work.words}" for work, case in proofs if work.proved]:
         yield Note("PROVED", "; ".join(told), "green")
-    for said, some in grouped(proofs, lambda c: c.same_work.unproved if c.same_work else ""):
-        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for c in some])}", dim=True)
+    for said, alike in grouped(proofs, lambda proof: proof[0].unproved):
+        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for _, c in alike])}", dim=True)
     if odd := [f"{_name(case, names)} {case.witness_gap:.0%}" for case in cases if _odd(case)]:
         yield Note("CHECK", f"{OUTPUTS}: {listed(odd)}")
     for said, some in grouped(cases, lambda case: case.experts_remark):
@@ -254,22 +252,25 @@ def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
 
 def per_joule(case: CaseComparison) -> str:
     """The ratio of the items per joule, and how sure it is; empty where there is none."""
-    found, interval = case.joule_ratio, case.joule_interval
-    if found is None:
+    if case.joule_ratio is None:
         return ""
-    spread = "no interval" if interval is None else units.spread(interval.half_width)
-    return f"{factor(found)} {spread}"
+    return f"{factor(case.joule_ratio)} {spread(case.joule_interval)}"
 
 
 def _figures(row: Row) -> str:
     if row.throughput is None:
         return row.why
-    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
-    rate = units.rate(row.throughput, row.unit.removesuffix("/s"))
     shares = [
         f"{name} {share(value)}"
         for name, value in (("MFU", row.mfu), ("MBU", row.mbu))
         if value is not None
     ]
     verdict = str(row.verdict).replace("_", " ")
-    return ", ".join([f"{rate} {spread}", units.counted(row.launches, "launch"), *shares, verdict])
+    return ", ".join(
+        [
+            f"{row.rate} {spread(row.interval)}",
+            units.counted(row.launches, "launch"),
+            *shares,
+            verdict,
+        ]
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from bench import units
 from bench.judging.row import Row
 from bench.planning.tuning import in_words
 from bench.records.executed import Executed
 from bench.reports._labels import plain
-from bench.reports._wording import WHOSE, about, first_step, packed, share, tail, whose
+from bench.reports._wording import about, energy_of, first_step, packed, share, spread, tail, whose
 
 MOST_NAMED = 4
 """Of the kernels of one place."""
@@ -34,7 +34,7 @@ def details(row: Row) -> Iterator[str]:
 
 def _figures(row: Row) -> Iterator[str]:
     yield f"{units.counted(row.launches, 'launch')}, {units.counted(row.steps, 'step')}"
-    item = row.unit.removesuffix("/s")
+    item = row.item
     if row.case.devices > 1:
         each = row.throughput_per_device
         alone = [] if each is None else [f"{units.rate(each, item)} each"]
@@ -91,7 +91,7 @@ def _ran(row: Row) -> Iterator[str]:
     for kind, operators in ran.operators.items():
         yield f"{kind}: {', '.join(operators)}"
     for place, kernels in (ran.kernels or {}).items():
-        yield f"kernels on {place}: {_some(kernels)}"
+        yield f"kernels on {place}: {units.first_ones(kernels, MOST_NAMED)}"
     if tokens := ran.expert_tokens:
         even = units.significant(sum(tokens) / len(tokens))
         yield f"tokens an expert: {min(tokens)} to {max(tokens)}, {even} if even"
@@ -99,11 +99,6 @@ def _ran(row: Row) -> Iterator[str]:
         yield f"experts hit: {units.significant(row.experts_hit)} a layer, whose bytes are counted"
     elif ran.experts_hit is not None:
         yield f"experts hit: {units.significant(ran.experts_hit)} a layer"
-
-
-def _some(kernels: Sequence[str]) -> str:
-    more = f" and {len(kernels) - MOST_NAMED} more" if len(kernels) > MOST_NAMED else ""
-    return ", ".join(kernels[:MOST_NAMED]) + more
 
 
 def _costs(row: Row) -> Iterator[str]:
@@ -117,11 +112,7 @@ def _costs(row: Row) -> Iterator[str]:
         if row.energy_absent:
             yield f"no energy: {row.energy_absent}"
         return
-    found = row.joule_interval
-    spread = "no interval" if found is None else units.spread(found.half_width)
-    energy = units.joules(1 / row.items_per_joule, row.unit.removesuffix("/s"))
-    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
-    scope = WHOSE.get(row.energy_scope, row.energy_scope)
+    energy = f"{units.joules(1 / row.items_per_joule, row.item)} {spread(row.joule_interval)}"
     each = row.watts_per_package if packed(row) else None
     drawn = "" if each is None else f"; {units.significant(each)} W a package"
-    yield f"energy {energy} {spread} ({scope}; {row.energy_source}{drawn}{idle})"
+    yield f"energy {energy} ({energy_of(row, drawn)})"

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
+from bench.judging.interval import Interval
 from bench.judging.remedies import measured, said
-from bench.judging.row import Interval
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile
@@ -39,10 +39,9 @@ LEGEND = (
 
 def card(run: RunFile, found: Sequence[ExplainedCase], width: int, *, wide: bool = False) -> str:
     """All explained cases of a run, as text that ends in a newline; width: columns."""
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
     threads = next((x.environment.get("threads") for x in run.explanations), None)
     with_threads = f", {units.counted(int(threads), 'thread')}" if threads else ""
-    lines = [*wrapped(f"accelmark explains {run.run.suite} on {device}{with_threads}", width)]
+    lines = [*wrapped(f"accelmark explains {run.run.suite} on {run.run.on}{with_threads}", width)]
     for _, whys in grouped([*run.run.instead.values()], cause):
         lines += wrapped(f"PRECISION {in_place(whys)}", width)
     for case in found:

@@ -9,6 +9,7 @@ from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import STANDARD_COLUMNS, line, ms, shortened, wrapped
+from bench.reports._flat import of_interval
 from bench.reports._flat_comparison import runs_of
 from bench.reports._labels import plain
 from bench.reports._wording import factor
@@ -35,10 +36,7 @@ def card(
 ) -> str:
     """All cases, as text that ends in a newline; width: columns; named: with the ids of the runs,
     beside another card."""
-    sides = [
-        f"{run.device.get('name')} ({run.device.get('backend')})" + f" {run.run_id}" * named
-        for run in (base.run, other.run)
-    ]
+    sides = [run.on + f" {run.run_id}" * named for run in (base.run, other.run)]
     lines = wrapped(f"base {sides[0]}, other {sides[1]}", width)
     doubts = dict.fromkeys(pair.chip_doubt for pair in pairs if pair.chip_doubt)
     for doubt in doubts:
@@ -123,20 +121,17 @@ def rows(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair]) -> list[
     runs = runs_of(base, other)
     found: list[dict[str, Any]] = []
     for pair in pairs:
-        known, ratio = not pair.reason, pair.ratio
-        step = {
-            "level": "step",
-            "base_ms": pair.base_ms if known else None,
-            "other_ms": pair.other_ms if known else None,
-            "difference_ms": pair.difference_ms if known else None,
-            "ratio": ratio.value if ratio else None,
-            "ratio_low": ratio.low if ratio else None,
-            "ratio_high": ratio.high if ratio else None,
-            "base_launches": pair.launches[0] if known else None,
-            "other_launches": pair.launches[1] if known else None,
-            "disturbed": "; ".join(pair.disturbed) or None,
-            "reason": pair.reason or None,
-        }
+        step: dict[str, Any] = {"level": "step", "reason": pair.reason or None}
+        if not pair.reason:
+            step |= {
+                "base_ms": pair.base_ms,
+                "other_ms": pair.other_ms,
+                "difference_ms": pair.difference_ms,
+                **of_interval("ratio", pair.ratio),
+                "base_launches": pair.launches[0],
+                "other_launches": pair.launches[1],
+                "disturbed": "; ".join(pair.disturbed) or None,
+            }
         each: list[ClassPair | OperatorPair] = [*pair.parts, *pair.operators]
         for one in (step, *map(_of_one, each)):
             found.append(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.judging.interval import Interval
 from bench.judging.load import Load
 from bench.judging.pairs import Pairs
-from bench.judging.row import Efficiency, Interval, Link, Row
+from bench.judging.row import Efficiency, Link, Row
 from bench.judging.served import ServingSummary
-from bench.judging.serving import Figure
 from bench.judging.slow import RankTimes
 from bench.records.run import RunFile
 from bench.reports import _endpoint
 from bench.reports._wording import absent
+from bench.stats import Estimate
 
 SERVING = {
     "total_rate": "_tokens_per_second",
@@ -74,7 +75,6 @@ def _of_case(run: RunFile, row: Row) -> dict[str, Any]:
 
 def _of_figure(row: Row) -> dict[str, Any]:
     """The throughput, how surely it is known, and of what."""
-    interval = row.interval
     return {
         "status": row.status,
         "reached": row.reached,
@@ -92,9 +92,8 @@ def _of_figure(row: Row) -> dict[str, Any]:
         **of_interval("exposed_fraction", row.exposed_fraction),
         "reduced_bytes": row.reduced_bytes,
         "unit": row.unit or None,
-        "ci_low": interval.low if interval else None,
-        "ci_high": interval.high if interval else None,
-        "ci_level": interval.level if interval else None,
+        **ends(row.interval, "ci_low", "ci_high"),
+        "ci_level": row.interval.level if row.interval else None,
         "launches": row.launches,
         "excluded_launches": row.excluded,
         "exclusion": row.exclusion or None,
@@ -140,8 +139,7 @@ def _of_energy(row: Row) -> dict[str, Any]:
     """Energy and power."""
     return {
         "items_per_joule": row.items_per_joule,
-        "items_per_joule_low": row.joule_interval.low if row.joule_interval else None,
-        "items_per_joule_high": row.joule_interval.high if row.joule_interval else None,
+        **ends(row.joule_interval, "items_per_joule_low", "items_per_joule_high"),
         "energy_source": row.energy_source or None,
         "energy_scope": row.energy_scope or None,
         "energy_absent": row.energy_absent or None,
@@ -257,13 +255,12 @@ def _of_ranks(ranks: RankTimes | None) -> dict[str, Any]:
 
 def _of_link(link: Link | None) -> dict[str, float | None]:
     """The line of a collective's sweep over sizes, in each of its rows."""
+    latency, bus = (None, None) if link is None else (link.latency, link.bandwidth)
     return {
-        "link_latency_seconds": None if link is None else link.latency.value,
-        "link_latency_low_seconds": None if link is None else link.latency.low,
-        "link_latency_high_seconds": None if link is None else link.latency.high,
-        "link_bus_bytes_per_second": None if link is None else link.bandwidth.value,
-        "link_bus_low_bytes_per_second": None if link is None else link.bandwidth.low,
-        "link_bus_high_bytes_per_second": None if link is None else link.bandwidth.high,
+        "link_latency_seconds": None if latency is None else latency.value,
+        **ends(latency, "link_latency_low_seconds", "link_latency_high_seconds"),
+        "link_bus_bytes_per_second": None if bus is None else bus.value,
+        **ends(bus, "link_bus_low_bytes_per_second", "link_bus_high_bytes_per_second"),
         "link_largest_miss": None if link is None else link.miss,
     }
 
@@ -276,10 +273,16 @@ def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, float | Non
     }
 
 
-def of_interval(name: str, found: Interval | Figure | None) -> dict[str, float | None]:
+def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
     """A figure and the ends of its interval, under names that begin alike."""
     return {
         name: None if found is None else found.value,
-        f"{name}_low": None if found is None else found.low,
-        f"{name}_high": None if found is None else found.high,
+        **ends(found, f"{name}_low", f"{name}_high"),
     }
+
+
+def ends(
+    found: Interval | Estimate | None, low: str = "low", high: str = "high"
+) -> dict[str, float | None]:
+    """The ends of an interval, under those names."""
+    return {low: found.low if found else None, high: found.high if found else None}

@@ -13,7 +13,7 @@ from bench.judging.equal_work import EqualWork
 from bench.judging.row import Row
 from bench.judging.system import NAMES
 from bench.records.run import RunFile
-from bench.reports._flat import of_interval
+from bench.reports._flat import ends, of_interval
 from bench.reports._serving import arrival
 
 
@@ -94,8 +94,7 @@ def _identity(file: RunFile) -> dict[str, Any]:
 
 
 def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
-    interval = case.interval
-    split = case.split
+    split, cycle = case.split, case.per_cycle
     chip = None if configured.chip_doubt else split
     return {
         "workload": case.case.workload,
@@ -110,15 +109,13 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "codes": list(case.codes),
         "reasons": list(case.reasons),
         "ratio": case.ratio,
-        "ratio_low": interval.low if interval else None,
-        "ratio_high": interval.high if interval else None,
-        "level": interval.level if interval else None,
+        **ends(case.interval, "ratio_low", "ratio_high"),
+        "level": case.interval.level if case.interval else None,
         "p_value_adjusted": case.p_value,
         "not_excluded": case.not_excluded,
-        "per_cycle_ratio": case.per_cycle.ratio.value if case.per_cycle else None,
-        "per_cycle_low": case.per_cycle.ratio.low if case.per_cycle else None,
-        "per_cycle_high": case.per_cycle.ratio.high if case.per_cycle else None,
-        "clock_ratio": case.per_cycle.clock if case.per_cycle else None,
+        "per_cycle_ratio": cycle.ratio.value if cycle else None,
+        **ends(cycle.ratio if cycle else None, "per_cycle_low", "per_cycle_high"),
+        "clock_ratio": cycle.clock if cycle else None,
         "clock_remark": case.clock_remark or None,
         "settings_differ": bool(configured.unintended),
         "ceiling": split.ceiling if split else None,
@@ -127,8 +124,7 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         "chip_ratio": chip.chip if chip else None,
         "software_ratio": chip.software if chip else None,
         "per_joule_ratio": case.joule_ratio,
-        "per_joule_low": case.joule_interval.low if case.joule_interval else None,
-        "per_joule_high": case.joule_interval.high if case.joule_interval else None,
+        **ends(case.joule_interval, "per_joule_low", "per_joule_high"),
         "per_currency_unit_ratio": case.price_ratio,
         "same_work": _flat_work(case.same_work),
         "experts_remark": case.experts_remark or None,
@@ -195,7 +191,6 @@ def _flat_work(work: EqualWork | None) -> dict[str, Any] | None:
 def _flat_side(row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    interval = row.interval
     return {
         "devices": row.case.devices,
         "parallelism": row.case.parallelism,
@@ -205,8 +200,7 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         "verdict": row.verdict,
         "throughput": row.throughput,
         "unit": row.unit or None,
-        "ci_low": interval.low if interval else None,
-        "ci_high": interval.high if interval else None,
+        **ends(row.interval, "ci_low", "ci_high"),
         "launches": row.launches,
         "flags": list(row.flags),
         "choice": row.choice,

@@ -6,9 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow
+from bench.judging.interval import Interval
 from bench.judging.remedies import helped, measured
-from bench.judging.row import Interval
 from bench.records.run import RunFile
+from bench.reports._flat import of_interval
+
+KEYS = (
+    *("level", "name", "class", "operands", "fuses", "calls", "ms", "ms_low", "ms_high", "share"),
+    *("flop", "least_bytes", "bound_ms", "bound_by", "times_bound", "above_bound_ms"),
+    *("own_ceiling_fraction", "replayed_share", "profiled_share", "coverage", "operators_ms"),
+    *("freeing_ms", "host_ms", "flags", "absent", "ceilings", "tried"),
+)
+"""Of a row, beside its run and its case."""
 
 
 def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
@@ -92,32 +101,5 @@ def _of_operator(row: OperatorRow) -> dict[str, Any]:
 
 def _row(level: str, name: str, ms: Interval | None) -> dict[str, Any]:
     """What every row has; the rest of the keys is None until its own say otherwise."""
-    return {
-        "level": level,
-        "name": name or None,
-        "class": None,
-        "operands": None,
-        "fuses": None,
-        "calls": None,
-        "ms": ms.value if ms else None,
-        "ms_low": ms.low if ms else None,
-        "ms_high": ms.high if ms else None,
-        "share": None,
-        "flop": None,
-        "least_bytes": None,
-        "bound_ms": None,
-        "bound_by": None,
-        "times_bound": None,
-        "above_bound_ms": None,
-        "own_ceiling_fraction": None,
-        "replayed_share": None,
-        "profiled_share": None,
-        "coverage": None,
-        "operators_ms": None,
-        "freeing_ms": None,
-        "host_ms": None,
-        "flags": None,
-        "absent": None,
-        "ceilings": None,
-        "tried": None,
-    }
+    found = {"level": level, "name": name or None, **of_interval("ms", ms)}
+    return dict.fromkeys(KEYS) | found

@@ -8,7 +8,7 @@ be cut has a line for its name and verdict, and one for its figures.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from rich.cells import cell_len
@@ -49,6 +49,11 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         text.truncate(width, overflow="ellipsis")
         text.align("right" if self.right else "left", width)
         return text
+
+
+def column(heading: str, cells: Iterable[Text], **changes: Any) -> Column:
+    """A column of cells that come one by one."""
+    return Column(heading=heading, cells=list(cells), **changes)
 
 
 class Grid(NamedTuple):

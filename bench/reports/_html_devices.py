@@ -18,6 +18,7 @@ from bench.judging.scaling import Scaling, scalings
 from bench.judging.slow import RankTimes
 from bench.planning.sweep import without_batch
 from bench.reports import _scaling
+from bench.reports._flat import ends
 from bench.reports._html_side import Side, name_of
 from bench.reports._wording import share, word_of
 
@@ -67,8 +68,7 @@ def _efficiency_point(
     return {
         "devices": row.case.devices,
         "value": efficiency.value,
-        "low": efficiency.low,
-        "high": efficiency.high,
+        **ends(efficiency),
         "hover": [
             f"{_scaling.name(curve)}, {curve.kind}",
             side.label,

@@ -70,12 +70,11 @@ def bar(case: ExplainedCase) -> Iterator[dict[str, Any]]:
 
 def roofline(case: ExplainedCase) -> dict[str, Any]:
     """Operators as dots: FLOP a byte across, FLOP/s upwards, both logarithmic; and the roofs."""
-    placed = [row for row in case.operators if _place(row) is not None]
+    points = [(row, *place) for row in case.operators if (place := _place(row))]
     roofs = {n: v for n, v in case.ceilings.items() if " " in n}
     read = case.ceilings.get("read")
-    if not placed or not roofs or not read:
+    if not points or not roofs or not read:
         return {}
-    points = [(row, *place) for row in placed if (place := _place(row))]
     across = [x for _, x, _ in points] + [math.log10(v / read) for v in roofs.values()]
     upwards = [y for _, _, y in points] + [math.log10(v) for v in roofs.values()]
     left, right = min(across) - 0.5, max(across) + 0.5
@@ -111,7 +110,7 @@ def roofline(case: ExplainedCase) -> dict[str, Any]:
         "view": f"0 0 {WIDTH:g} {HEIGHT:g}",
         "lines": lines,
         "dots": dots,
-        "unplaced": sum(1 for row in case.operators if row.ms) - len(placed),
+        "unplaced": sum(1 for row in case.operators if row.ms) - len(points),
     }
 
 

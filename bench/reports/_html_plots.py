@@ -25,11 +25,12 @@ from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.reports import _card_notes
 from bench.reports._comparison_notes import remarks
+from bench.reports._flat import ends
 from bench.reports._html_pair import Pair, spoken
 from bench.reports._html_side import Side, name_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
-from bench.reports._wording import ratio, word_of
+from bench.reports._wording import ratio, spread, word_of
 from bench.telemetry.flags import slowed_launches
 
 MANY_CASES = 100
@@ -67,8 +68,7 @@ def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
     return {
         **_named(name, case.case, called),
         "ratio": case.ratio,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        **ends(interval),
         "verdict": case.verdict,
         "text": f"{said} {words}",
         "hover": [case.case.label, f"{said} {between}", words, *case.reasons],
@@ -119,20 +119,20 @@ def panels(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[dict[str, A
 
 def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
     """apart: not to be compared with that of the base above it."""
-    assert row.throughput is not None
-    interval = row.interval
-    figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
-    spread = "no interval" if interval is None else units.spread(interval.half_width)
-    launches = units.counted(row.launches, "launch")
+    figure = f"{row.rate}, {spread(row.interval)}, {units.counted(row.launches, 'launch')}"
     word = f"{word_of(row)}, not comparable".removeprefix("OK, ") if apart else word_of(row)
     return {
         "run": side.number - 1,
         "value": row.throughput,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "text": figure,
+        **ends(row.interval),
+        "text": row.rate,
         "word": word,
-        "hover": [row.case.label, side.label, f"{figure}, {spread}, {launches}", word],
+        "hover": [
+            row.case.label,
+            side.label,
+            figure,
+            word,
+        ],
     }
 
 
@@ -254,20 +254,17 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
 
 
 def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
-    latency, interval = row.latency, row.interval
+    latency = row.latency
     assert latency is not None
-    assert row.throughput is not None
-    figure = units.rate(row.throughput, row.unit.removesuffix("/s"))
     p50 = f"{latency.name} p50 {units.duration(latency.p50)}"
     return {
         "batch": batch_of(row.case),
         "throughput": row.throughput,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        **ends(row.interval),
         "ms": latency.p50 * 1e3,
         "ms_low": None if latency.p50_low is None else latency.p50_low * 1e3,
         "ms_high": None if latency.p50_high is None else latency.p50_high * 1e3,
-        "hover": [row.case.label, side.label, figure, p50, word_of(row)],
+        "hover": [row.case.label, side.label, row.rate, p50, word_of(row)],
     }
 
 

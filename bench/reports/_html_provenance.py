@@ -8,10 +8,8 @@ from typing import Any
 
 import msgspec
 
+from bench.judging.differences import in_words
 from bench.reports._html_side import NONE, Side
-
-MOST_VALUES = 3
-"""A fact that took more values than this within one run is given by its first ones."""
 
 
 def provenance(side: Side) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -57,10 +55,7 @@ def _facts(descriptions: Sequence[Any]) -> list[tuple[str, str]]:
             values = found.setdefault(name, [])
             if value not in values:
                 values.append(value)
-    return [
-        (name, ", ".join(values[:MOST_VALUES]) + (", ..." if len(values) > MOST_VALUES else ""))
-        for name, values in found.items()
-    ]
+    return [(name, in_words(values)) for name, values in found.items()]
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:

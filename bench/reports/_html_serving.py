@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench import units
+from bench.judging.interval import Interval
 from bench.judging.row import Row
 from bench.judging.served import ServingSummary, serving_curves
-from bench.judging.serving import Figure
 from bench.reports import _serving
+from bench.reports._flat import of_interval
 from bench.reports._html_side import Side
 from bench.reports._wording import word_of
 
@@ -101,7 +102,7 @@ def _front_point(side: Side, row: Row) -> dict[str, Any] | None:
         return None
     user, interval, devices = serving.interactivity, row.interval, row.case.devices
     return {
-        **_ends("x", user),
+        **of_interval("x", user),
         "y": each,
         "y_low": interval.low / devices if interval else None,
         "y_high": interval.high / devices if interval else None,
@@ -120,12 +121,12 @@ def _queue_point(side: Side, row: Row, figure: str) -> dict[str, Any] | None:
     serving = row.serving
     if serving is None or row.case.parameters.get("arrival") != "poisson":
         return None
-    first: Figure | None = getattr(serving, figure)
+    first: Interval | None = getattr(serving, figure)
     if first is None or serving.arrival_rate is None:
         return None
     return {
-        **_ends("x", serving.arrival_rate),
-        **_ends("y", first),
+        **of_interval("x", serving.arrival_rate),
+        **of_interval("y", first),
         "label": _short(row),
         "hover": [
             row.case.label,
@@ -142,7 +143,3 @@ def _short(row: Row) -> str:
     if given.get("arrival") == "poisson":
         return f"{given.get('rate')}/s"
     return str(given.get("concurrency") or "all")
-
-
-def _ends(name: str, figure: Figure) -> dict[str, float | None]:
-    return {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}

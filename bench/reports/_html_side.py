@@ -32,7 +32,7 @@ class Side:
         self.untried = [row for row in every if row.untried_point]
         """Points of sweeps over devices that the run was not to try."""
         self.scalings = list(scalings(every))
-        self.device = f"{file.run.device.get('name')} ({file.run.device.get('backend')})"
+        self.device = file.run.on
         self.label = f"{number}: {file.run.device.get('name')}"
         launches = by_case(file.launches)
         self.works = by_work(self.rows)

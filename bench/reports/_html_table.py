@@ -62,8 +62,7 @@ def _case_cell(_: Side, row: Row) -> Cell:
 
 
 def _throughput_cell(_: Side, row: Row) -> Cell:
-    item = row.unit.removesuffix("/s")
-    return _number(row.throughput, lambda v: units.rate(v, item))
+    return _number(row.throughput, lambda v: units.rate(v, row.item))
 
 
 def _interval_cell(_: Side, row: Row) -> Cell:

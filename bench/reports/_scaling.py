@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bench import units
-from bench.judging.row import Efficiency, Interval, Row
+from bench.judging.interval import Interval
+from bench.judging.row import Efficiency, Row
 from bench.judging.scaling import Scaling
 from bench.planning.sweep import BATCH
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import share, word_of
 
-HEADINGS = ("devices", "throughput", "each", "efficiency", "exposed", "fabric", "energy", "verdict")
-DROPS = {"each": 5, "energy": 4, "fabric": 3, "exposed": 2, "throughput": 1}
+DROPS = (0, 1, 5, 0, 2, 3, 4, 0)
 """What is left out first where a terminal is too narrow: the highest."""
 FINE = 0.01
 """Below this half-width a percentage has a decimal."""
 
 
 class Line(NamedTuple):
-    """What is said of one point, a cell under each of `HEADINGS`; empty where there is nothing."""
+    """What is said of one point, a cell under each heading; empty where there is nothing."""
 
     devices: str
     throughput: str
@@ -30,6 +30,9 @@ class Line(NamedTuple):
     fabric: str
     energy: str
     verdict: str
+
+
+HEADINGS = Line._fields
 
 
 def title(curve: Scaling) -> str:
@@ -66,12 +69,11 @@ def shown(some: Sequence[Line]) -> list[int]:
 
 def line(curve: Scaling, row: Row, fabric: float | None = None) -> Line:
     """What is said of one point; fabric: seconds that its gradients alone take."""
-    assert row.throughput is not None
-    item = plain(row.unit.removesuffix("/s"))
+    item = plain(row.item)
     each, joules = row.throughput_per_device, row.items_per_joule
     return Line(
         devices=_devices(row),
-        throughput=units.rate(row.throughput, item),
+        throughput=plain(row.rate),
         each="" if each is None else units.rate(each, item),
         efficiency=_efficiency(curve, row),
         exposed=exposed(row),

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from bench import stats, units
 from bench.judging.comparison import CaseComparison
+from bench.judging.interval import Interval
 from bench.judging.row import Row
 from bench.judging.served import OVERHEAD_LIMIT, ServingCurve, ServingSummary
-from bench.judging.serving import Figure
 from bench.planning.arrivals import Lengths, offline
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import word_of
@@ -153,7 +153,7 @@ def _no_p99(points: Sequence[ServingSummary]) -> Iterator[str]:
             yield f"no {which}p99{where}: it needs {needed} requests a launch, there are {there}"
 
 
-def _over(figure: Figure | None) -> bool:
+def _over(figure: Interval | None) -> bool:
     return figure is not None and figure.value > OVERHEAD_LIMIT
 
 
@@ -165,13 +165,13 @@ def _limits(rows: Sequence[Row]) -> str:
     )
 
 
-def _time(figure: Figure | None) -> str:
+def _time(figure: Interval | None) -> str:
     return "" if figure is None else units.duration(figure.value)
 
 
-def _rate(figure: Figure | None, what: str) -> str:
+def _rate(figure: Interval | None, what: str) -> str:
     return "" if figure is None else units.rate(figure.value, what)
 
 
-def _share(figure: Figure | None) -> str:
+def _share(figure: Interval | None) -> str:
     return "" if figure is None else f"{figure.value:.1%}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from bench.judging.comparison import CaseComparison, Comparison
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.judging.system import Product
 from bench.reports._wording import ratio, share
 

@@ -13,7 +13,7 @@ from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
 from bench.records.case import TUNED, Case
-from bench.records.environment import UNSEARCHED
+from bench.records.environment import UNSEARCHED, section
 from bench.records.run import RunFile, Settings
 from bench.reports._again import again, of_server
 
@@ -35,6 +35,12 @@ WHOSE = {
 PIPES = ("stdin", "/dev/")
 """How paths begin that cannot be read again."""
 SHARED_HOST = "ranks compute on the cores of one host, as one device"
+
+
+def energy_of(row: Row, drawn: str = "") -> str:
+    """Of what its energy is, by whose word, what was drawn, and what is idle."""
+    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+    return f"{WHOSE.get(row.energy_scope, row.energy_scope)}; {row.energy_source}{drawn}{idle}"
 
 
 def packed(row: Row) -> str:
@@ -122,6 +128,11 @@ def ratio(value: float) -> str:
 def factor(value: float) -> str:
     """Two digits after the point; of what is small or huge, two that count."""
     return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.2g}"
+
+
+def spread(interval: stats.Estimate | None) -> str:
+    """How far it goes to either side, `±3.2%`; or that there is none."""
+    return "no interval" if interval is None else units.spread(interval.half_width)
 
 
 def share(value: float) -> str:
@@ -269,8 +280,7 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
     counted = stack.get("threads")
     if counted is None:
         return None
-    variables = stack.get("variables")
-    asked = variables.get("OMP_NUM_THREADS", "") if isinstance(variables, Mapping) else ""
+    asked = section(stack, "variables").get("OMP_NUM_THREADS", "")
     asked, ran = str(asked).split(",")[0].strip(), str(facts.get("threads_used", ""))
     beside = []
     if ran.isdecimal() and ran != str(counted):

@@ -91,16 +91,22 @@
     return texts.map((text, i) => (alike(text) ? label(slots[i], width, slots[i].mark) : text));
   }
 
+  // What marks say when they are pointed at, or that it is nothing; and the ends of their intervals.
+  const said = (marks) => ({ hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text" });
+  const silent = (mode) => ({ type: "scatter", mode, hoverinfo: "skip" });
+  const THIN = { thickness: 1, width: 3 }, THICK = { thickness: 1.5, width: 4 };
+  const ends = (marks, value, low, high, looks) => ({
+    type: "data", symmetric: false, ...looks,
+    array: marks.map((m) => (m[high] ?? m[value]) - m[value]),
+    arrayminus: marks.map((m) => m[value] - (m[low] ?? m[value])),
+  });
+
   // Intervals of the marks that have one: plotly would draw a cap for the others too.
   function whiskers(marks, value) {
     const known = marks.filter((m) => m.high !== null && m.low !== null);
     return {
-      type: "scatter", mode: "markers", hoverinfo: "skip", x: known.map(value), y: known.map((m) => m.y),
-      marker: { size: 1, opacity: 0 },
-      error_x: {
-        type: "data", symmetric: false, thickness: 1.5, width: 4,
-        array: known.map((m) => m.high - value(m)), arrayminus: known.map((m) => value(m) - m.low),
-      },
+      ...silent("markers"), x: known.map((m) => m[value]), y: known.map((m) => m.y),
+      marker: { size: 1, opacity: 0 }, error_x: ends(known, value, "low", "high", THICK),
     };
   }
 
@@ -133,9 +139,9 @@
           color: marks.map((m) => runColour(m.run)),
           opacity: marks.map((m) => (["OK", "NOISY", "FEW LAUNCHES"].includes(m.word) ? 1 : 0.45)),
         },
-        hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text",
+        ...said(marks),
       };
-      return [[...base.traces, bar, whiskers(marks, (m) => m.value)], base.layout, still];
+      return [[...base.traces, bar, whiskers(marks, "value")], base.layout, still];
     };
   }
 
@@ -180,7 +186,7 @@
       }, from);
       // Equal throughput: interrupted where a label stands.
       const one = {
-        type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: GREY, width: 2 },
+        ...silent("lines"), line: { color: GREY, width: 2 },
         x: marks.flatMap(() => [1, 1, null]), y: marks.flatMap((m) => [m.y - LINE * 0.65, m.y + LINE * 0.65, null]),
       };
       const points = {
@@ -190,9 +196,9 @@
           symbol: marks.map((m) => VERDICTS[m.verdict][1]),
           line: { width: 1.5, color: marks.map((m) => VERDICTS[m.verdict][0]) },
         },
-        hovertext: marks.map((m) => hover(m.hover)), hoverinfo: "text",
+        ...said(marks),
       };
-      return [[...base.traces, one, whiskers(marks, (m) => m.ratio), points], base.layout, still];
+      return [[...base.traces, one, whiskers(marks, "ratio"), points], base.layout, still];
     };
   }
 
@@ -243,7 +249,7 @@
       flats.sort((a, b) => b.y - a.y);
       slopes.sort((a, b) => b.bandwidth - a.bandwidth);
       const middle = left * (Math.min(right, ...ridges) / left) ** 0.75;
-      const ends = [
+      const roofNames = [
         ...flats.map((f, i) => ({ text: f.text, y: i ? f.y * lower : f.y, x: right / 4 ** Math.max(0, i - 1), to: i ? "bottom left" : "top left" })),
         ...slopes.map((s, i) => ({ x: middle, y: s.bandwidth * middle, text: s.text, to: i ? "bottom right" : "top left" })),
       ];
@@ -251,21 +257,21 @@
       const named = [...new Map(points.map((p) => [`${p.run} ${p.label}`, p])).values()];
       const labelled = named.length <= MANY_LABELS && !narrow ? named : [];
       const texts = (items) => ({
-        type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false,
+        ...silent("text"), cliponaxis: false,
         x: items.map((i) => i.x), y: items.map((i) => i.y), text: items.map((i) => safe(i.text)),
         textposition: items.map((i) => i.to),
       });
       const marks = {
         type: "scatter", mode: "markers", x: points.map((p) => p.intensity), y: points.map((p) => p.flop),
         marker: { size: 11, color: points.map((p) => runColour(p.run)), line: { width: 1, color: "#ffffff" } },
-        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+        ...said(points),
       };
       const names = labelled.map((p, i) => ({
         x: p.intensity, y: p.flop, text: "  " + p.label,
         to: i % 2 && labelled.length > 4 ? "bottom right" : "middle right",
       }));
       return [
-        [...roofTraces, texts(ends), marks, texts(names)],
+        [...roofTraces, texts(roofNames), marks, texts(names)],
         layout(width, narrow ? 340 : 440, {
           margin: { l: 62, r: 14, t: 12, b: 48 }, dragmode: narrow ? false : "zoom",
           xaxis: { ...axis, ...decades(x0, x1), title: { text: "FLOP for each byte moved" }, range: [x0, x1] },
@@ -283,17 +289,9 @@
         x: points.map((p) => p.throughput), y: points.map((p) => p.ms),
         text: points.map((p) => safe(p.batch)), textposition: "top left",
         line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
-        error_x: {
-          type: "data", symmetric: false, thickness: 1, width: 3,
-          array: points.map((p) => (p.high ?? p.throughput) - p.throughput),
-          arrayminus: points.map((p) => p.throughput - (p.low ?? p.throughput)),
-        },
-        error_y: {
-          type: "data", symmetric: false, thickness: 1, width: 3,
-          array: points.map((p) => (p.ms_high ?? p.ms) - p.ms),
-          arrayminus: points.map((p) => p.ms - (p.ms_low ?? p.ms)),
-        },
-        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+        error_x: ends(points, "throughput", "low", "high", THIN),
+        error_y: ends(points, "ms", "ms_low", "ms_high", THIN),
+        ...said(points),
       }));
       return [
         traces,
@@ -310,17 +308,12 @@
   // Points with whiskers both ways, and a line through some of them.
   function served(panel) {
     return (width) => {
-      const ends = (points, name) => ({
-        type: "data", symmetric: false, thickness: 1, width: 3,
-        array: points.map((p) => (p[`${name}_high`] ?? p[name]) - p[name]),
-        arrayminus: points.map((p) => p[name] - (p[`${name}_low`] ?? p[name])),
-      });
       const traces = panel.curves.flatMap(({ run, points, line }) => [
-        { type: "scatter", mode: "lines", hoverinfo: "skip", x: line.map(([x]) => x), y: line.map(([, y]) => y), line: { color: runColour(run), width: 2 } },
+        { ...silent("lines"), x: line.map(([x]) => x), y: line.map(([, y]) => y), line: { color: runColour(run), width: 2 } },
         {
           type: "scatter", mode: "markers+text", cliponaxis: false, x: points.map((p) => p.x), y: points.map((p) => p.y),
           text: points.map((p) => safe(p.label)), textposition: "top center", marker: { size: 8, color: runColour(run) },
-          error_x: ends(points, "x"), error_y: ends(points, "y"), hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+          error_x: ends(points, "x", "x_low", "x_high", THIN), error_y: ends(points, "y", "y_low", "y_high", THIN), ...said(points),
         },
       ]);
       const limit = panel.limit === null ? {} : {
@@ -351,24 +344,21 @@
       const texts = panel.curves.map((c) => (many ? `${c.run + 1}: ` : "") + c.label);
       const right = Math.min(0.4 * width, 16 + Math.max(...texts.map(breadth)));
       const high = Math.max(1, ...all.map((p) => p.high ?? p.value));
-      const ideal = { type: "scatter", mode: "lines", hoverinfo: "skip", x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };
+      const ideal = { ...silent("lines"), x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };
       const traces = panel.curves.map(({ run, weak, points }) => ({
         type: "scatter", mode: "lines+markers", x: points.map((p) => p.devices), y: points.map((p) => p.value),
         line: { color: runColour(run), width: 2, dash: weak ? "dash" : "solid" },
         marker: { size: 8, color: runColour(run), symbol: weak ? "circle-open" : "circle", line: { width: 2, color: runColour(run) } },
-        error_y: {
-          type: "data", symmetric: false, thickness: 1.5, width: 4,
-          array: points.map((p) => (p.high ?? p.value) - p.value), arrayminus: points.map((p) => p.value - (p.low ?? p.value)),
-        },
-        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+        error_y: ends(points, "value", "low", "high", THICK),
+        ...said(points),
       }));
       // Each curve is named at its end, the names out of each other's way.
       const step = (1.06 * high) / 12;
-      const ends = panel.curves.map((c, i) => ({ text: texts[i], at: c.points[c.points.length - 1] })).sort((a, b) => a.at.value - b.at.value);
-      ends.forEach((end, i) => { end.y = i ? Math.max(end.at.value, ends[i - 1].y + step) : end.at.value; });
+      const last = panel.curves.map((c, i) => ({ text: texts[i], at: c.points[c.points.length - 1] })).sort((a, b) => a.at.value - b.at.value);
+      last.forEach((end, i) => { end.y = i ? Math.max(end.at.value, last[i - 1].y + step) : end.at.value; });
       const names = {
-        type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false, textposition: "middle right",
-        x: ends.map((end) => end.at.devices), y: ends.map((end) => end.y), text: ends.map((end) => "  " + safe(cut(end.text, right))),
+        ...silent("text"), cliponaxis: false, textposition: "middle right",
+        x: last.map((end) => end.at.devices), y: last.map((end) => end.y), text: last.map((end) => "  " + safe(cut(end.text, right))),
       };
       return [
         [ideal, ...traces, names],
@@ -391,10 +381,10 @@
       const traces = panel.curves.map(({ run, points }) => ({
         type: "scatter", mode: "lines+markers", x: points.map((p) => p.size), y: points.map((p) => p.bus),
         line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
-        hovertext: points.map((p) => hover(p.hover)), hoverinfo: "text",
+        ...said(points),
       }));
       const fits = panel.curves.filter((c) => c.fit.length).map(({ run, fit }) => ({
-        type: "scatter", mode: "lines", hoverinfo: "skip", x: fit.map(([size]) => size), y: fit.map(([, bus]) => bus),
+        ...silent("lines"), x: fit.map(([size]) => size), y: fit.map(([, bus]) => bus),
         line: { color: runColour(run), width: 1.5, dash: "dot" },
       }));
       return [
@@ -477,7 +467,7 @@
           steady.t.push(`${who}<br>sample ${Math.floor(i) + 1}: ${ms} ms`);
         });
         curves.push({
-          type: "scatter", mode: "lines", hoverinfo: "skip", x: late.map(([i]) => start + i),
+          ...silent("lines"), x: late.map(([i]) => start + i),
           y: late.map(([, ms]) => ms), line: { color: runColour(launch.run), width: 1.2 },
         });
         ticks.push(start + length / 2 - 0.5);
@@ -521,16 +511,15 @@
     const widths = [...plots.keys()].map((element) => [element, element.clientWidth]);
     for (const [element, width] of widths) if (+element.dataset.width !== width) draw(element, width);
   }
-  data.ratios.forEach((cases, i) => byId(`ratio-${i}`) && plots.set(byId(`ratio-${i}`), ratio(cases)));
-  data.systems.forEach((cases, i) => byId(`systems-${i}`) && plots.set(byId(`systems-${i}`), ratio(cases)));
-  data.panels.forEach((panel, i) => plots.set(byId(`panel-${i}`), bars(panel)));
-  if (byId("roofline")) plots.set(byId("roofline"), roofline(data.roofline));
-  data.served.forEach((panel, i) => plots.set(byId(`served-${i}`), served(panel)));
-  data.efficiencies.forEach((panel, i) => plots.set(byId(`efficiency-${i}`), efficiency(panel)));
-  data.ranks.forEach((panel, i) => plots.set(byId(`ranks-${i}`), matrix(panel)));
-  data.links.forEach((panel, i) => plots.set(byId(`link-${i}`), link(panel)));
-  data.maps.forEach((panel, i) => plots.set(byId(`map-${i}`), matrix(panel)));
-  data.sweeps.forEach((panel, i) => plots.set(byId(`sweep-${i}`), sweep(panel)));
+  const add = (id, plot) => byId(id) && plots.set(byId(id), plot);
+  const KINDS = [
+    ["ratio", data.ratios, ratio], ["systems", data.systems, ratio], ["panel", data.panels, bars],
+    ["served", data.served, served], ["efficiency", data.efficiencies, efficiency],
+    ["ranks", data.ranks, matrix], ["link", data.links, link], ["map", data.maps, matrix],
+    ["sweep", data.sweeps, sweep],
+  ];
+  for (const [name, panels, plot] of KINDS) panels.forEach((panel, i) => add(`${name}-${i}`, plot(panel)));
+  add("roofline", roofline(data.roofline));
 
   const chooser = byId("trace-case");
   function choose() {

@@ -23,7 +23,17 @@ from bench.reports._comparison_notes import remarks as beside
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import ending, handed_on, limit, ratio, remarks, tail, whose, word_of
+from bench.reports._wording import (
+    ending,
+    handed_on,
+    limit,
+    ratio,
+    remarks,
+    spread,
+    tail,
+    whose,
+    word_of,
+)
 
 
 class MarkdownReport(Report):
@@ -46,8 +56,7 @@ class MarkdownReport(Report):
 
 
 def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
-    yield f"\n### accelmark {_text(run.run.suite)} on {_text(device)}\n"
+    yield f"\n### accelmark {_text(run.run.suite)} on {_text(run.run.on)}\n"
     counts = f"{units.counted(len(run.launches), 'launch')}, {run.run.started_at[:10]}"
     said = ending(run)
     yield f"{counts}, run `{_code(run.run.run_id)}`" + (f", **{said}**" if said else "")
@@ -100,16 +109,21 @@ def _served(curve: ServingCurve) -> Iterator[str]:
 
 
 def _measured(row: Row, counted: Sequence[str]) -> str:
-    assert row.throughput is not None
-    spread = "no interval" if row.interval is None else units.spread(row.interval.half_width)
     memory = _text(_memory.figure(row, counted)) or "—"
     verdict = word_of(row) + (f": {_text(_why(row))}" if _why(row) else "")
     if row.flags:
         verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
     cells = [
         _text(row.case.label),
-        _text(units.rate(row.throughput, row.unit.removesuffix("/s"))),
-        *(spread, str(row.launches), _latency(row), limit(row) or "—", memory, verdict),
+        _text(row.rate),
+        *(
+            spread(row.interval),
+            str(row.launches),
+            _latency(row),
+            limit(row) or "—",
+            memory,
+            verdict,
+        ),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -183,7 +197,7 @@ def _side(case: CaseComparison, row: Row | None) -> str:
         return word_of(row)
     if row is None or row.throughput is None or case.ratio is None:
         return "—"
-    return _text(units.rate(row.throughput, row.unit.removesuffix("/s")))
+    return _text(row.rate)
 
 
 def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, str]:

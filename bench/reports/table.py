@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,13 +15,14 @@ from bench.judging.scaling import Scaling, scalings
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch
+from bench.records.environment import section
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _memory, _scaling, _serving
 from bench.reports._card_notes import legend, notes
 from bench.reports._details import details
 from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, grid, put, small
+from bench.reports._grid import INDENT, Column, column, grid, put, small
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._summary import summary
@@ -77,13 +78,12 @@ def _card(console: Console, run: RunFile, rows: list[Row], canvas: Canvas) -> No
 
 
 def _headline(run: RunFile) -> str:
-    device = f"{run.run.device.get('name')} ({run.run.device.get('backend')})"
     launches, cases = len(run.launches), len(run.run.plan) - len(run.run.left_out)
     counts = f"{units.counted(launches, 'launch')} of {units.counted(cases, 'case')}"
     said = ending(run)
     state = f", {said}" if said else ""
     again = f", resumed {len(run.resumed)}x" if run.resumed else ""
-    return f"accelmark {run.run.suite} on {device}: {counts}{again}{state}"
+    return f"accelmark {run.run.suite} on {run.run.on}: {counts}{again}{state}"
 
 
 def _damage(run: RunFile, canvas: Canvas) -> str:
@@ -93,12 +93,12 @@ def _damage(run: RunFile, canvas: Canvas) -> str:
 
 def _stack(run: RunFile) -> str:
     stack: dict[str, Any] = next((x.environment for x in run.launches if x.environment), {})
-    facts = {**_section(run.run.device, "facts"), **_section(stack, "device_state")}
+    facts = {**section(run.run.device, "facts"), **section(stack, "device_state")}
     framework = str(stack.get("framework", "torch"))
     clock = facts.get("sm_clock_max_mhz")
     shown = {
         framework: stack.get(framework),
-        "transformers": _section(stack, "packages").get("transformers"),
+        "transformers": section(stack, "packages").get("transformers"),
         "threads": threads(stack, facts),
         "driver": facts.get("driver"),
         "compute capability": facts.get("compute_capability"),
@@ -108,12 +108,6 @@ def _stack(run: RunFile) -> str:
         or facts.get("instructions"),
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
-
-
-def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    """Part of a free-form description, which another version may have written otherwise."""
-    section = facts.get(name)
-    return section if isinstance(section, dict) else {}
 
 
 def _table(
@@ -136,17 +130,7 @@ def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
     for curve in curves:
         console.print(Text.assemble(("Scaling: ", "bold"), plain(_scaling.title(curve))))
         some = list(_scaling.lines(curve))
-        columns = [
-            Column(
-                heading=_scaling.HEADINGS[place],
-                cells=[Text(line[place]) for line in some],
-                drops=_scaling.DROPS.get(_scaling.HEADINGS[place], 0),
-            )
-            for place in _scaling.shown(some)
-        ]
-        for line in small(console.width - INDENT, columns):
-            line.rstrip()
-            console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+        _small(console, _scaling.HEADINGS, _scaling.DROPS, some, _scaling.shown(some))
         console.print()
 
 
@@ -155,19 +139,28 @@ def _served(console: Console, curves: Sequence[ServingCurve]) -> None:
     for curve in curves:
         console.print(Text.assemble(("Serving: ", "bold"), plain(_serving.title(curve))))
         some = list(_serving.lines(curve))
-        columns = [
-            Column(heading=heading, cells=[Text(line[place]) for line in some], drops=drops)
-            for place, (heading, drops) in enumerate(
-                zip(_serving.HEADINGS, _serving.DROPS, strict=True)
-            )
-        ]
-        for line in small(console.width - INDENT, columns):
-            line.rstrip()
-            console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
+        _small(console, _serving.HEADINGS, _serving.DROPS, some, range(len(_serving.HEADINGS)))
     for text in _serving.legend(curves):
         console.print(text, style="dim")
     if curves:
         console.print()
+
+
+def _small(
+    console: Console,
+    headings: Sequence[str],
+    drops: Sequence[int],
+    lines: Sequence[Sequence[str]],
+    places: Iterable[int],
+) -> None:
+    """Prints those of a table's columns, as far as they fit."""
+    columns = [
+        Column(heading=headings[k], cells=[Text(line[k]) for line in lines], drops=drops[k])
+        for k in places
+    ]
+    for line in small(console.width - INDENT, columns):
+        line.rstrip()
+        console.print(Text(" " * INDENT) + line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _lines(
@@ -192,9 +185,6 @@ def _alike(row: Row) -> object:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    def column(heading: str, cells: Iterator[Text], **changes: Any) -> Column:
-        return Column(heading=heading, cells=list(cells), **changes)
-
     launches = {row.launches for row in rows if row.status == "measured"}
     counted = _memory.scopes(rows)
     apart = len(launches) > 1
@@ -209,7 +199,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         column("FLOP/s", map(_arithmetic, rows), drops=5),
         column("energy", map(_energy, rows), drops=4),
         column("memory", (Text(_memory.figure(row, counted)) for row in rows), drops=2),
-        column("limit", map(_limit, rows), right=False, most=16),
+        column("limit", (Text(limit(row)) for row in rows), right=False, most=16),
         column("verdict", map(_verdict, rows), right=False, most=16),
     ]
 
@@ -217,7 +207,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 def _throughput(row: Row) -> Text:
     if row.throughput is None:
         return Text("—", "dim")
-    return Text(units.rate(row.throughput, plain(row.unit.removesuffix("/s"))), "bold")
+    return Text(plain(row.rate), "bold")
 
 
 def _bus(row: Row) -> Text:
@@ -251,11 +241,7 @@ def _arithmetic(row: Row) -> Text:
 def _energy(row: Row) -> Text:
     if row.items_per_joule is None:
         return Text()
-    return Text(units.joules(1 / row.items_per_joule, plain(row.unit.removesuffix("/s"))))
-
-
-def _limit(row: Row) -> Text:
-    return Text(limit(row))
+    return Text(units.joules(1 / row.items_per_joule, plain(row.item)))
 
 
 def _verdict(row: Row) -> Text:

@@ -53,6 +53,7 @@ serving/           | backend catalogue errors judging measuring planning        
                    | precision records running telemetry workload workloads     | torch transformers
 
 exchange/          | errors judging planning records telemetry                  | msgspec
+                   |                                                            | pytest_benchmark
 reports/           | errors exchange judging planning records report stats      | msgspec rich
                    | telemetry units                                            | plotly jinja2
 publishing/        | errors judging records report                              | msgspec

@@ -11,7 +11,7 @@ import pytest
 from bench.errors import ComparisonError
 from bench.judging.compare import Prices, compare
 from bench.judging.comparison import CaseComparison
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.judging.system import Product
 from bench.judging.systems import compare_systems
 from bench.records.outcome import Skipped

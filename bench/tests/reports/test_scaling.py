@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bench.judging.row import Interval, Row
+from bench.judging.interval import Interval
+from bench.judging.row import Row
 from bench.records.run import Launch, RunFile
 from bench.report import Canvas
 from bench.reports import _scaling, markdown, table

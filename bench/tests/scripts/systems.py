@@ -12,7 +12,7 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 
-from bench.judging.row import Interval
+from bench.judging.interval import Interval
 from bench.judging.systems import compare_systems
 from bench.records.run import RunFile, Settings
 from bench.tests.judging.two_systems import on
