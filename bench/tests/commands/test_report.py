@@ -122,7 +122,7 @@ def test_a_document_that_holds_a_run_is_replaced_by_another_such_alone(
     code, _, err = accelmark("report", "mine.json", "--format", "json", "--output", "mine.json")
     assert code == 2 and "mine.json: a record lies there" in err
     assert document.read_bytes() == before
-    for other in (b"[]", b"{}", b'{"accelmark": ', b"{\xff}"):
+    for other in (b"[]", b"{}", b'{"accelmark": ', b"{\xff}", b'{"x": ' + b"[" * 10**5):
         document.write_bytes(other)
         assert accelmark("report", str(RUN), "--output", "mine.json")[0] == 0
 
