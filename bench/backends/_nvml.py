@@ -25,6 +25,11 @@ REASONS: dict[int, Reason] = {
 }
 """nvmlClocksEventReasons (NVML API reference); 0x20 is heat seen by software, 0x40 by hardware.
 Bits that are not here are "other"."""
+APPLICATIONS = 0x2
+"""Held by the clocks of applications, which on some GPUs (V100, T4) are made below the highest, or
+by locked ones."""
+SAME_CLOCK = 0.02
+"""Relative difference up to which a GPU runs at the clock that it was made to have."""
 VIRTUAL = (2, 3, 4)
 """NVML_GPU_VIRTUALIZATION_MODE_VGPU, _HOST_VGPU and _HOST_VSGA; passed through (1) it is whole."""
 PCIE_LEVELS = {
@@ -160,7 +165,18 @@ class NvmlSource(Source):
         if not isinstance(bits, int) or float(bits) in ALL_ONES:
             self.absent.setdefault("reasons", "NVML: all bits are set: no figure")
             return None
+        if bits & APPLICATIONS and self._clocks_as_made():
+            bits &= ~APPLICATIONS
         return reasons_of(bits)
+
+    def _clocks_as_made(self) -> bool:
+        """Whether it runs at the clocks that applications had when it came."""
+        nvml, off = self._nvml, []
+        with suppress(Exception):  # it has no such clocks, or does not say
+            for kind in (nvml.NVML_CLOCK_GRAPHICS, nvml.NVML_CLOCK_MEM):
+                made = nvml.nvmlDeviceGetDefaultApplicationsClock(self._handle, kind)
+                off.append(abs(nvml.nvmlDeviceGetClockInfo(self._handle, kind) / made - 1))
+        return len(off) == 2 and max(off) <= SAME_CLOCK
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that compute; a desktop's are no load to speak of."""
