@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
 from bench.backends import _links, _loaded, _trial
+from bench.backends._cuda_type import CudaTypeDevice
 from bench.backends._nvml import NvmlSource, links
-from bench.backends._torch_device import TorchDevice
 from bench.backends._vendors import compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
@@ -51,7 +51,7 @@ QUANTITY_OF = {"_mhz": "memory clock", "_watts": "power", "_celsius": "temperatu
 the higher of two, for all clocks."""
 
 
-class CudaDevice(TorchDevice):
+class CudaDevice(CudaTypeDevice):
     """One GPU, current in this process."""
 
     graph_type = "CUDAGraph"
@@ -67,10 +67,6 @@ class CudaDevice(TorchDevice):
             return False
         switches = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
         return any(switches) or os.environ.get("NVIDIA_TF32_OVERRIDE") == "1"
-
-    def float16_sums(self) -> bool:
-        """In cuBLAS, by torch's switch."""
-        return _trial.float16_sums()
 
     def free_and_total(self) -> tuple[int, int]:
         """As the driver says; where the host shares its memory, free is also what the host's page
@@ -96,11 +92,6 @@ class CudaDevice(TorchDevice):
         }
         return {
             "tf32_matmul": str(cuda.matmul.allow_tf32),
-            "tf32_convolution": str(cudnn.allow_tf32),
-            "bf16_reduced_precision_reduction": str(
-                cuda.matmul.allow_bf16_reduced_precision_reduction
-            ),
-            **_trial.float16_switches(),
             "cudnn_benchmark": str(cudnn.benchmark),
             "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
             **super().facts(),

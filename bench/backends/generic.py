@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import Device, DeviceInfo
+from bench.backends._cuda_type import CudaTypeDevice
 from bench.backends._torch_device import TorchBackend, TorchDevice, first_line, torch_build
 from bench.backends._vendors import BY_TYPE, compatible_vendor
 from bench.errors import DeviceUnavailable, NothingInstalled
@@ -140,7 +141,8 @@ class GenericBackend(TorchBackend):
         device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return TorchDevice(info, device_type, GRAPHS.get(device_type, ""))
+        kind = CudaTypeDevice if device_type == "cuda" else TorchDevice
+        return kind(info, device_type, GRAPHS.get(device_type, ""))
 
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""

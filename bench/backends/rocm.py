@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _links, _loaded, _sysfs, _trial
+from bench.backends import _links, _loaded, _sysfs
 from bench.backends._amd_smi import amd_source
-from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
+from bench.backends._cuda_type import CudaTypeDevice
+from bench.backends._torch_device import LOST, TorchBackend
 from bench.backends._vendors import compatible_vendor
 from bench.precision import Precision
 from bench.quantized_product import Products
@@ -32,18 +33,8 @@ class RocmProducts(Products):
     swizzled = False
 
 
-class RocmDevice(TorchDevice):
+class RocmDevice(CudaTypeDevice):
     """One GPU, current in this process."""
-
-    def float32_reduced(self) -> bool:
-        """TF32 in convolutions, or in products."""
-        import torch
-
-        return bool(torch.backends.cudnn.allow_tf32) or super().float32_reduced()
-
-    def float16_sums(self) -> bool:
-        """In hipBLASLt, by torch's switch."""
-        return _trial.float16_sums()
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand. MIOpen's search is exhaustive where torch's benchmark switch
@@ -55,8 +46,6 @@ class RocmDevice(TorchDevice):
         search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
         return {
             **super().facts(),
-            **_trial.float16_switches(),
-            "tf32_convolution": str(cudnn.allow_tf32),
             **search,
             "miopen_user_db_mode": tuned(),
             **_sysfs.settings(self, "amdgpu"),
