@@ -75,6 +75,7 @@ def test_a_linear_backward_is_as_much_for_each_gradient(mask: tuple[bool, ...]) 
 def test_gradients_that_are_not_asked_for_move_nothing(kind: str, mask: tuple[int, ...]) -> None:
     """Though they are given, and so are the operands of which they would be made."""
     asked = [bool(one) for one in mask]
+    args: tuple[Any, ...]
     if kind == "linear":
         x, gradient, weight = empty(8, 64), empty(8, 32), empty(32, 64)
         func, args = ATEN.linear_backward.default, (x, gradient, weight, asked)
