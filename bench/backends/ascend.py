@@ -217,6 +217,12 @@ class AscendBackend(TorchBackend):
         """Makes the die current."""
         return AscendDevice(super().open(index, precision).info, self.device_type)
 
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """And float32 on a 310P. Source: CANN, aclnnMatmul, `cubeMathType`."""
+        if precision.arithmetic == "fp32" and "310P" in info.name:
+            return f"{info.name} multiplies float32 as float16, with HF32 off too"
+        return super().unsupported(info, precision)
+
     def shorten_float32(self, shortened: bool) -> None:
         """HF32, for matrix products and for convolutions alike."""
         import torch
