@@ -42,6 +42,16 @@ class Pair:
         return [c for c in cases if c.ratio is None]
 
     @property
+    def apart(self) -> str:
+        """What its name bears where curves lie over the base's that may not be compared."""
+        said = f", not comparable with run {self.base.number}"
+        if self.comparison is None:
+            return said
+        sides = [(c.base, c.other) for c in self.refused]
+        cases = sum(all(row and row.status == "measured" for row in pair) for pair in sides)
+        return f"{said} in {units.counted(cases, 'case')}" if cases else ""
+
+    @property
     def as_systems(self) -> list[CaseComparison]:
         """Whole systems with a ratio."""
         return [c for c in (self.systems.cases if self.systems else ()) if c.ratio is not None]
