@@ -26,10 +26,9 @@ REASONS: dict[int, Reason] = {
 """nvmlClocksEventReasons (NVML API reference); 0x20 is heat seen by software, 0x40 by hardware.
 Bits that are not here are "other"."""
 APPLICATIONS = 0x2
-"""Held by the clocks of applications, which on some GPUs (V100, T4) are made below the highest, or
-by locked ones."""
+"""Held by the clocks of applications, made below the highest on a V100 or T4, or by locked ones."""
 SAME_CLOCK = 0.02
-"""Relative difference up to which a GPU runs at the clock that it was made to have."""
+"""Relative difference of a clock that is still the one that it was made to have."""
 VIRTUAL = (2, 3, 4)
 """NVML_GPU_VIRTUALIZATION_MODE_VGPU, _HOST_VGPU and _HOST_VSGA; passed through (1) it is whole."""
 PCIE_LEVELS = {
@@ -67,7 +66,7 @@ class NvmlSource(Source):
         # Also where several lie on one board or module: NVML's power is each GPU's (API reference,
         # nvmlDeviceGetPowerUsage).
         with suppress(Exception):  # then it does not say
-            self.card = _text(pynvml.nvmlDeviceGetUUID(self._handle))
+            self.card = text_of(pynvml.nvmlDeviceGetUUID(self._handle))
         self.card_devices = None if self.part else 1
 
     def _find(self, index: int) -> Any:
@@ -86,7 +85,7 @@ class NvmlSource(Source):
             return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
         if not word.isdecimal():  # a UUID, or as much of one as tells it from the others
             handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
-            found = [h for h in handles if _text(nvml.nvmlDeviceGetUUID(h)).startswith(word)]
+            found = [h for h in handles if text_of(nvml.nvmlDeviceGetUUID(h)).startswith(word)]
             if len(found) != 1:
                 raise NotObservable(f"CUDA_VISIBLE_DEVICES={visible} names {len(found)} devices")
             return found[0]
@@ -250,5 +249,6 @@ def reasons_of(bits: int) -> tuple[Reason, ...]:
     return tuple(known)
 
 
-def _text(value: str | bytes) -> str:
+def text_of(value: str | bytes) -> str:
+    """What NVML says, of any age."""
     return value.decode() if isinstance(value, bytes) else value

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
 from bench.backends import _links, _loaded, _trial
-from bench.backends._cuda_type import CudaTypeDevice
-from bench.backends._nvml import NvmlSource, links
-from bench.backends._vendors import compatible_vendor
+from bench.backends._nvml import NvmlSource, links, text_of
+from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
 from bench.records.outcome import FailureKind
@@ -170,7 +169,7 @@ class CudaBackend(Backend):
         with _nvml() as nvml:
             if nvml is not None:
                 with suppress(nvml.NVMLError):  # no reason to lose a device that works
-                    facts["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+                    facts["driver"] = text_of(nvml.nvmlSystemGetDriverVersion())
         return DeviceInfo(
             backend=self.name,
             index=index,
@@ -305,10 +304,6 @@ def _nvml_links(devices: int) -> str:
     uuids = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(devices)]
     with _nvml() as nvml:
         return "links not observable: NVML does not load" if nvml is None else links(nvml, uuids)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 BACKEND = CudaBackend()

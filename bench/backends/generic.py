@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 
 from bench.backend import Device, DeviceInfo
-from bench.backends._cuda_type import CudaTypeDevice
 from bench.backends._torch_device import TorchBackend, TorchDevice, first_line, torch_build
-from bench.backends._vendors import BY_TYPE, compatible_vendor
+from bench.backends._vendors import BY_TYPE, CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
 

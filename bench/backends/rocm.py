@@ -15,9 +15,8 @@ import msgspec
 from bench.backend import DeviceInfo
 from bench.backends import _links, _loaded, _sysfs
 from bench.backends._amd_smi import amd_source
-from bench.backends._cuda_type import CudaTypeDevice
 from bench.backends._torch_device import LOST, TorchBackend
-from bench.backends._vendors import compatible_vendor
+from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.telemetry.source import Source
