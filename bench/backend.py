@@ -257,6 +257,17 @@ class Backend(ABC):
     def open(self, index: int, precision: Precision) -> Device:
         """Makes device `index` current and sets its precision switches for `precision`."""
 
+    def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
+        """The device of that index; `DeviceUnavailable` with those that there are."""
+        here = list(devices)
+        for info in here:
+            if info.index == index:
+                return info
+        raise DeviceUnavailable(
+            f"{self.name}:{index}: there is no such device. "
+            f"Here: {', '.join(info.address for info in here)}."
+        )
+
     def shorten_float32(self, shortened: bool) -> None:
         """Sets every switch by which float32 products get a short mantissa (TF32 and its like).
 

@@ -313,17 +313,6 @@ class TorchBackend(Backend):
         self.shorten_float32(precision.shortened)
         return self.opened(info, self.device_type, self.graph_type)
 
-    def pick(self, index: int, devices: Iterable[DeviceInfo]) -> DeviceInfo:
-        """The device of that index; `DeviceUnavailable` with those that there are."""
-        here = list(devices)
-        for info in here:
-            if info.index == index:
-                return info
-        raise DeviceUnavailable(
-            f"{self.name}:{index}: there is no such device. "
-            f"Here: {', '.join(info.address for info in here)}."
-        )
-
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
         """Peer access, and the library's version, where torch has them."""
         import torch

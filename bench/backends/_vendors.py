@@ -1,13 +1,12 @@
 """True vendors behind borrowed device types: by the device's name, its type, or the environment;
-and what all have that answer to `cuda`.
-
-Not a backend. Some need it: to leave alone what is not their own, or to name it.
+and what all share that answer to `cuda`. Not a backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bench.backend import Backend
 from bench.backends._torch_device import TorchDevice
 
 BY_NAME = {
@@ -38,6 +37,17 @@ OWN_NAMES = ("nvidia", "tesla", "geforce", "quadro", "grid")
 """In the names of CUDA's own parts, whatever else is installed beside them."""
 SUMS = ("fp16_accumulation", "fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction")
 """torch's switches for sums of products of 16 bits; an older one lacks some."""
+
+
+class CudaTypeBackend(Backend):
+    """One of such devices."""
+
+    def shorten_float32(self, shortened: bool) -> None:
+        """Convolutions too: the switch comes with that type, heeded or not."""
+        import torch
+
+        super().shorten_float32(shortened)
+        torch.backends.cudnn.allow_tf32 = shortened
 
 
 class CudaTypeDevice(TorchDevice):

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
+from bench.backend import Device, DeviceInfo, is_out_of_memory
 from bench.backends import _links, _loaded, _trial
 from bench.backends._nvml import NvmlSource, links, text_of
-from bench.backends._vendors import CudaTypeDevice, compatible_vendor
+from bench.backends._vendors import CudaTypeBackend, CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
 from bench.records.outcome import FailureKind
@@ -83,22 +83,18 @@ class CudaDevice(CudaTypeDevice):
         import torch
 
         cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-        kernels = {
-            "flash": cuda.flash_sdp_enabled(),
-            "mem_efficient": cuda.mem_efficient_sdp_enabled(),
-            "cudnn": cuda.cudnn_sdp_enabled(),
-            "math": cuda.math_sdp_enabled(),
-        }
+        kernels = ("flash", "mem_efficient", "cudnn", "math")
+        allowed = [name for name in kernels if getattr(cuda, f"{name}_sdp_enabled")()]
         return {
             "tf32_matmul": str(cuda.matmul.allow_tf32),
             "cudnn_benchmark": str(cudnn.benchmark),
-            "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
+            "sdpa_kernels_enabled": " ".join(allowed),
             **super().facts(),
             **_nvml_facts(self.info),
         }
 
 
-class CudaBackend(Backend):
+class CudaBackend(CudaTypeBackend):
     """NVIDIA's own CUDA devices. (Others borrow the type; they are not claimed.)"""
 
     name = "cuda"
@@ -185,23 +181,11 @@ class CudaBackend(Backend):
         """
         import torch
 
-        devices = {info.index: info for info in self.devices()}
-        if index not in devices:
-            raise DeviceUnavailable(
-                f"cuda:{index}: there is no such device. "
-                f"Here: {', '.join(info.address for info in devices.values())}."
-            )
+        info = self.pick(index, self.devices())
         torch.cuda.set_device(index)
         self.shorten_float32(precision.shortened)
         torch.backends.cudnn.benchmark = True
-        return CudaDevice(devices[index])
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """TF32, for matrix products and for convolutions alike."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
+        return CudaDevice(info)
 
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
         """NCCL's version, peer access, and NVML's NVLinks and PCIe levels between the devices."""

@@ -14,7 +14,7 @@ import msgspec
 
 from bench.backend import Device, DeviceInfo
 from bench.backends._torch_device import TorchBackend, TorchDevice, first_line, torch_build
-from bench.backends._vendors import BY_TYPE, CudaTypeDevice, compatible_vendor
+from bench.backends._vendors import BY_TYPE, CudaTypeBackend, CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
 
@@ -36,7 +36,7 @@ GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 """`graph_type` of a device type."""
 
 
-class GenericBackend(TorchBackend):
+class GenericBackend(CudaTypeBackend, TorchBackend):
     """Whatever device type torch has once the plug-ins that are installed have been loaded."""
 
     name = "generic"
@@ -146,13 +146,6 @@ class GenericBackend(TorchBackend):
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""
         return info.facts["torch_device"]
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """CUDA's switch for convolutions too: it comes with that type, heeded or not."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
 
 
 BACKEND = GenericBackend()

@@ -16,7 +16,7 @@ from bench.backend import DeviceInfo
 from bench.backends import _links, _loaded, _sysfs
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend
-from bench.backends._vendors import CudaTypeDevice, compatible_vendor
+from bench.backends._vendors import CudaTypeBackend, CudaTypeDevice, compatible_vendor
 from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.telemetry.source import Source
@@ -42,10 +42,9 @@ class RocmDevice(CudaTypeDevice):
         import torch
 
         cudnn = torch.backends.cudnn
-        search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
         return {
             **super().facts(),
-            **search,
+            "miopen_search": "exhaustive" if cudnn.benchmark else "torch's default",
             "miopen_user_db_mode": tuned(),
             **_sysfs.settings(self, "amdgpu"),
         }
@@ -64,7 +63,7 @@ def tuned() -> str:
     return f"tuned, {len(entries)} lines, SHA-256 {digest}" if entries else "not tuned"
 
 
-class RocmBackend(TorchBackend):
+class RocmBackend(CudaTypeBackend, TorchBackend):
     """Every device of a torch with `torch.version.hip`."""
 
     name = "rocm"
@@ -85,13 +84,6 @@ class RocmBackend(TorchBackend):
     def worker_environment(self) -> Mapping[str, str]:
         """With TF32 allowed to hipBLASLt, so that torch's switch decides: without it, never."""
         return {**super().worker_environment(), "HIPBLASLT_ALLOW_TF32": "1"}
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """MIOpen's convolutions too."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices and kernels."""

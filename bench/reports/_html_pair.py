@@ -44,12 +44,11 @@ class Pair:
     @property
     def apart(self) -> str:
         """What its name bears where curves lie over the base's that may not be compared."""
-        said = f", not comparable with run {self.base.number}"
-        if self.comparison is None:
-            return said
         sides = [(c.base, c.other) for c in self.refused]
         cases = sum(all(row and row.status == "measured" for row in pair) for pair in sides)
-        return f"{said} in {units.counted(cases, 'case')}" if cases else ""
+        several = f" in {units.counted(cases, 'case')}" if self.comparison else ""
+        said = cases or not self.comparison
+        return f", not comparable with run {self.base.number}{several}" if said else ""
 
     @property
     def as_systems(self) -> list[CaseComparison]:

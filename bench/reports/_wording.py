@@ -283,9 +283,9 @@ def _go_on(run: RunFile, beside_record: bool) -> str:
         return "run the same command again."
     if run.run.command[:2] != ("accelmark", "run"):
         return f"run again with more time: {again(run.run)}"
-    typed, short = _typed(run, beside_record), run.end is not None and run.end.reason == "budget"
-    how = " and with a longer budget or none" if short else ""
-    return f"go on with it, where it was made{how}: accelmark run --resume {typed}"
+    longer = " and with a longer budget or none" if "budget" in ending(run) else ""
+    typed = _typed(run, beside_record)
+    return f"go on with it, where it was made{longer}: accelmark run --resume {typed}"
 
 
 def _typed(run: RunFile, beside_record: bool) -> str:

@@ -120,8 +120,7 @@ async def _told(pool: Pool) -> dict[str, Any]:
         with contextlib.suppress(Broken, *UNREADABLE):
             head, said = await pool.get(path)
             if head.status == 200:
-                value = msgspec.json.decode(said)
-                found |= value if isinstance(value, dict) else {}
+                found |= msgspec.json.decode(said, type=dict[str, Any])
     with contextlib.suppress(Broken):
         for name, labels, _ in _samples(await _metrics(pool)):
             if name.endswith(("_config_info", "_build_info")):

@@ -85,8 +85,8 @@ def _every_code(how: Precision) -> Tensor:
 
 
 def _scales(stand: Stand, name: str, how: Precision) -> Finding:
-    """Blocks whose scales differ by powers of two, and no scale grows, for what is beyond e4m3 an
-    older torch (2.11) makes no number: of either side, wherever they lie."""
+    """Blocks whose scales differ by powers of two: of either side, wherever they lie. None grows:
+    beyond e4m3 torch 2.11 makes no number."""
     import torch
 
     title = f"{name}: scales are applied"

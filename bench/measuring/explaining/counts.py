@@ -36,8 +36,7 @@ PLACES = ("index_copy_", "scatter_", "masked_scatter_", "index_fill_")
 PRODUCT = re.compile(r"^(?!.*backward)(.*_)?(mm|linear|matmul)(_|$)")
 """Names of what multiplies rows by a matrix, a vendor's own too; torch's registry knows few."""
 OPERANDS = (("weight",), ("self", "input"))
-"""What the gradient of a product's rows is made of beside that of its results, and that of its
-matrix, in the order of `output_mask`."""
+"""Of which a product's first gradients are made, in the order of `output_mask`."""
 FUSED = "_fused_"
 """How the names of fused optimizers begin: they write the gradients where they scale them, and else
 only read them. Source: aten/src/ATen/native/FusedAdam.cpp and its like."""
@@ -89,7 +88,7 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     name, read, written = base(func.name()), 0, 0
     given = by_name(func, args, kwargs)
     mask = given.get("output_mask", ())
-    if mask:  # what is not asked for may be there all the same
+    if mask:  # others may be there too
         out = [one for one, asked in zip(out, mask, strict=False) if asked]
     unread = {"self"} if SHAPE_ONLY.search(name) else set()
     if re.search(r"(linear|conv(olution|\dd))_backward", name):
