@@ -25,6 +25,10 @@ REASONS: dict[int, Reason] = {
 }
 """nvmlClocksEventReasons (NVML API reference); 0x20 is heat seen by software, 0x40 by hardware.
 Bits that are not here are "other"."""
+APPLICATIONS = 0x2
+"""Held by the clocks of applications, made below the highest on a V100 or T4, or by locked ones."""
+SAME_CLOCK = 0.02
+"""Relative difference of a clock that is still the one that it was made to have."""
 VIRTUAL = (2, 3, 4)
 """NVML_GPU_VIRTUALIZATION_MODE_VGPU, _HOST_VGPU and _HOST_VSGA; passed through (1) it is whole."""
 PCIE_LEVELS = {
@@ -62,7 +66,7 @@ class NvmlSource(Source):
         # Also where several lie on one board or module: NVML's power is each GPU's (API reference,
         # nvmlDeviceGetPowerUsage).
         with suppress(Exception):  # then it does not say
-            self.card = _text(pynvml.nvmlDeviceGetUUID(self._handle))
+            self.card = text_of(pynvml.nvmlDeviceGetUUID(self._handle))
         self.card_devices = None if self.part else 1
 
     def _find(self, index: int) -> Any:
@@ -81,7 +85,7 @@ class NvmlSource(Source):
             return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
         if not word.isdecimal():  # a UUID, or as much of one as tells it from the others
             handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
-            found = [h for h in handles if _text(nvml.nvmlDeviceGetUUID(h)).startswith(word)]
+            found = [h for h in handles if text_of(nvml.nvmlDeviceGetUUID(h)).startswith(word)]
             if len(found) != 1:
                 raise NotObservable(f"CUDA_VISIBLE_DEVICES={visible} names {len(found)} devices")
             return found[0]
@@ -160,7 +164,18 @@ class NvmlSource(Source):
         if not isinstance(bits, int) or float(bits) in ALL_ONES:
             self.absent.setdefault("reasons", "NVML: all bits are set: no figure")
             return None
+        if bits & APPLICATIONS and self._clocks_as_made():
+            bits &= ~APPLICATIONS
         return reasons_of(bits)
+
+    def _clocks_as_made(self) -> bool:
+        """Whether it runs at the clocks that applications had when it came."""
+        nvml, off = self._nvml, []
+        with suppress(Exception):  # it has no such clocks, or does not say
+            for kind in (nvml.NVML_CLOCK_GRAPHICS, nvml.NVML_CLOCK_MEM):
+                made = nvml.nvmlDeviceGetDefaultApplicationsClock(self._handle, kind)
+                off.append(abs(nvml.nvmlDeviceGetClockInfo(self._handle, kind) / made - 1))
+        return len(off) == 2 and max(off) <= SAME_CLOCK
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that compute; a desktop's are no load to speak of."""
@@ -234,5 +249,6 @@ def reasons_of(bits: int) -> tuple[Reason, ...]:
     return tuple(known)
 
 
-def _text(value: str | bytes) -> str:
+def text_of(value: str | bytes) -> str:
+    """What NVML says, of any age."""
     return value.decode() if isinstance(value, bytes) else value

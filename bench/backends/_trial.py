@@ -147,18 +147,3 @@ def _wrong_format(backend: Backend, device: torch.device, precision: Precision) 
     error = float((found.cpu().to(torch.float64) - exact).norm() / exact.norm())
     # Rounding to bfloat16 makes 1.7e-3; NaN is no number below.
     return None if error <= LARGEST_ERROR else f"a product is off by {error:.1%}"
-
-
-def float16_switches() -> dict[str, str]:
-    """torch's for sums in float16, of what it calls cuda; without those that this torch has not."""
-    import torch
-
-    here = torch.backends.cuda.matmul
-    names = ("fp16_accumulation", "fp16_reduced_precision_reduction")
-    found = {name: getattr(here, f"allow_{name}", None) for name in names}
-    return {name: str(value) for name, value in found.items() if value is not None}
-
-
-def float16_sums() -> bool:
-    """Whether by them products are summed in it."""
-    return float16_switches().get("fp16_accumulation") == "True"

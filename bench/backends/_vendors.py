@@ -1,11 +1,13 @@
-"""True vendors behind borrowed device types: by the device's name, its type, or the environment.
-
-Not a backend. Two of them need it: one to leave alone what is not its own, one to name it.
+"""True vendors behind borrowed device types: by the device's name, its type, or the environment;
+and what all share that answer to `cuda`. Not a backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+
+from bench.backends._torch_device import TorchDevice
 
 BY_NAME = {
     "metax": "MetaX",
@@ -33,6 +35,29 @@ BY_TYPE = {
 """Types that only one vendor uses."""
 OWN_NAMES = ("nvidia", "tesla", "geforce", "quadro", "grid")
 """In the names of CUDA's own parts, whatever else is installed beside them."""
+SUMS = ("fp16_accumulation", "fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction")
+"""torch's switches for sums of products of 16 bits; an older one lacks some."""
+
+
+class CudaTypeDevice(TorchDevice):
+    """One that torch calls `cuda`, current in this process."""
+
+    switches = MappingProxyType({"tf32_convolution": "backends.cudnn.allow_tf32"})
+
+    def float16_sums(self) -> bool:
+        """By torch's switch."""
+        import torch
+
+        return bool(getattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", False))
+
+    def facts(self) -> dict[str, str]:
+        """The switches as they stand."""
+        import torch
+
+        here = torch.backends.cuda.matmul
+        found = {name: getattr(here, f"allow_{name}", None) for name in SUMS}
+        known = {name: str(value) for name, value in found.items() if value is not None}
+        return {**super().facts(), **known}
 
 
 def compatible_vendor(device_name: str, variables: Mapping[str, str]) -> str | None:

@@ -211,6 +211,12 @@ class AscendBackend(TorchBackend):
         """What npu-smi says of this die."""
         return smi_facts(info)
 
+    def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
+        """And float32 on a 310P. Source: CANN, aclnnMatmul, `cubeMathType`."""
+        if precision.arithmetic == "fp32" and "310P" in info.name:
+            return f"{info.name} multiplies float32 as float16, with HF32 off too"
+        return super().unsupported(info, precision)
+
 
 def smi_facts(info: DeviceInfo) -> dict[str, str]:
     """Health, power, clock and temperature now, from npu-smi; "not observable" where it is mute."""

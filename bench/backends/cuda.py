@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
 from bench.backends import _links, _loaded, _trial
-from bench.backends._nvml import NvmlSource, links
-from bench.backends._torch_device import TorchDevice
-from bench.backends._vendors import compatible_vendor
+from bench.backends._nvml import NvmlSource, links, text_of
+from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
 from bench.records.outcome import FailureKind
@@ -51,7 +50,7 @@ QUANTITY_OF = {"_mhz": "memory clock", "_watts": "power", "_celsius": "temperatu
 the higher of two, for all clocks."""
 
 
-class CudaDevice(TorchDevice):
+class CudaDevice(CudaTypeDevice):
     """One GPU, current in this process."""
 
     graph_type = "CUDAGraph"
@@ -67,10 +66,6 @@ class CudaDevice(TorchDevice):
             return False
         switches = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
         return any(switches) or os.environ.get("NVIDIA_TF32_OVERRIDE") == "1"
-
-    def float16_sums(self) -> bool:
-        """In cuBLAS, by torch's switch."""
-        return _trial.float16_sums()
 
     def free_and_total(self) -> tuple[int, int]:
         """As the driver says; where the host shares its memory, free is also what the host's page
@@ -88,21 +83,12 @@ class CudaDevice(TorchDevice):
         import torch
 
         cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-        kernels = {
-            "flash": cuda.flash_sdp_enabled(),
-            "mem_efficient": cuda.mem_efficient_sdp_enabled(),
-            "cudnn": cuda.cudnn_sdp_enabled(),
-            "math": cuda.math_sdp_enabled(),
-        }
+        kernels = ("flash", "mem_efficient", "cudnn", "math")
+        allowed = [name for name in kernels if getattr(cuda, f"{name}_sdp_enabled")()]
         return {
             "tf32_matmul": str(cuda.matmul.allow_tf32),
-            "tf32_convolution": str(cudnn.allow_tf32),
-            "bf16_reduced_precision_reduction": str(
-                cuda.matmul.allow_bf16_reduced_precision_reduction
-            ),
-            **_trial.float16_switches(),
             "cudnn_benchmark": str(cudnn.benchmark),
-            "sdpa_kernels_enabled": " ".join(k for k, enabled in kernels.items() if enabled),
+            "sdpa_kernels_enabled": " ".join(allowed),
             **super().facts(),
             **_nvml_facts(self.info),
         }
@@ -179,7 +165,7 @@ class CudaBackend(Backend):
         with _nvml() as nvml:
             if nvml is not None:
                 with suppress(nvml.NVMLError):  # no reason to lose a device that works
-                    facts["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+                    facts["driver"] = text_of(nvml.nvmlSystemGetDriverVersion())
         return DeviceInfo(
             backend=self.name,
             index=index,
@@ -309,10 +295,6 @@ def _nvml_links(devices: int) -> str:
     uuids = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(devices)]
     with _nvml() as nvml:
         return "links not observable: NVML does not load" if nvml is None else links(nvml, uuids)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 BACKEND = CudaBackend()

@@ -15,7 +15,7 @@ import msgspec
 
 from bench.backend import Device, DeviceInfo
 from bench.backends._torch_device import TorchBackend, TorchDevice, first_line, torch_build
-from bench.backends._vendors import BY_TYPE, compatible_vendor
+from bench.backends._vendors import BY_TYPE, CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
 
@@ -171,7 +171,8 @@ class GenericBackend(TorchBackend):
         device_type = self.type_of(info)
         torch.get_device_module(device_type).set_device(index)
         self.shorten_float32(precision.shortened)
-        return GenericDevice(info, device_type, GRAPHS.get(device_type, ""))
+        kind = CudaTypeDevice if device_type == "cuda" else GenericDevice
+        return kind(info, device_type, GRAPHS.get(device_type, ""))
 
     def type_of(self, info: DeviceInfo) -> str:
         """As torch named it."""

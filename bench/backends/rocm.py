@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _links, _loaded, _sysfs, _trial
+from bench.backends import _links, _loaded, _sysfs
 from bench.backends._amd_smi import amd_source
-from bench.backends._torch_device import LOST, TorchBackend, TorchDevice
-from bench.backends._vendors import compatible_vendor
+from bench.backends._torch_device import LOST, TorchBackend
+from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.precision import Precision
 from bench.quantized_product import Products
 from bench.telemetry.source import Source
@@ -35,18 +35,8 @@ class RocmProducts(Products):
     swizzled = False
 
 
-class RocmDevice(TorchDevice):
+class RocmDevice(CudaTypeDevice):
     """One GPU, current in this process."""
-
-    def float32_reduced(self) -> bool:
-        """TF32 in convolutions, or in products."""
-        import torch
-
-        return bool(torch.backends.cudnn.allow_tf32) or super().float32_reduced()
-
-    def float16_sums(self) -> bool:
-        """In hipBLASLt, by torch's switch."""
-        return _trial.float16_sums()
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand. MIOpen's search is exhaustive where torch's benchmark switch
@@ -55,12 +45,9 @@ class RocmDevice(TorchDevice):
         import torch
 
         cudnn = torch.backends.cudnn
-        search = {"miopen_search": "exhaustive" if cudnn.benchmark else "torch's default"}
         return {
             **super().facts(),
-            **_trial.float16_switches(),
-            "tf32_convolution": str(cudnn.allow_tf32),
-            **search,
+            "miopen_search": "exhaustive" if cudnn.benchmark else "torch's default",
             "miopen_user_db_mode": tuned(),
             **_sysfs.settings(self, "amdgpu"),
         }
@@ -100,13 +87,6 @@ class RocmBackend(TorchBackend):
     def worker_environment(self) -> Mapping[str, str]:
         """With TF32 allowed to hipBLASLt, so that torch's switch decides: without it, never."""
         return {**super().worker_environment(), "HIPBLASLT_ALLOW_TF32": "1"}
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """MIOpen's convolutions too."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the choice of devices and kernels."""

@@ -206,6 +206,7 @@ def _is_record(path: Path, plain: bool) -> bool:
     from bench.exchange.benchmark_json import KEY
     from bench.records.flaws import HEADER
     from bench.records.opened import opened
+    from bench.records.runfile import UNREADABLE
 
     try:
         if not path.is_file():
@@ -216,5 +217,5 @@ def _is_record(path: Path, plain: bool) -> bool:
                 return HEADER.match(start) is not None
             text = start + found.file.read()
             return KEY in msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except (OSError, RecordError, msgspec.DecodeError):
+    except (OSError, RecordError, *UNREADABLE):
         return False

@@ -67,7 +67,7 @@ def _why_unreached(run: RunFile) -> str:
     if run.end is None:
         return "not reached: the run's record ends before it"
     return {
-        "budget": "not reached: the time budget was spent",
+        "budget": "not reached: too long for what the time budget left",
         "interrupted": "not reached: the run was interrupted",
         "complete": "not run",
     }[run.end.reason]

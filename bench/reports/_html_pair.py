@@ -42,6 +42,15 @@ class Pair:
         return [c for c in cases if c.ratio is None]
 
     @property
+    def apart(self) -> str:
+        """What its name bears where curves lie over the base's that may not be compared."""
+        sides = [(c.base, c.other) for c in self.refused]
+        cases = sum(all(row and row.status == "measured" for row in pair) for pair in sides)
+        several = f" in {units.counted(cases, 'case')}" if self.comparison else ""
+        said = cases or not self.comparison
+        return f", not comparable with run {self.base.number}{several}" if said else ""
+
+    @property
     def as_systems(self) -> list[CaseComparison]:
         """Whole systems with a ratio."""
         return [c for c in (self.systems.cases if self.systems else ()) if c.ratio is not None]

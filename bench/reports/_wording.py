@@ -296,8 +296,9 @@ def _go_on(run: RunFile, beside_record: bool) -> str:
         return "run the same command again."
     if run.run.command[:2] != ("accelmark", "run"):
         return f"run again with more time: {again(run.run)}"
+    longer = " and with a longer budget or none" if "budget" in ending(run) else ""
     typed = _typed(run, beside_record)
-    return f"go on with it, where it was made: accelmark run --resume {typed}"
+    return f"go on with it, where it was made{longer}: accelmark run --resume {typed}"
 
 
 def _typed(run: RunFile, beside_record: bool) -> str:

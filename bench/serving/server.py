@@ -19,6 +19,7 @@ from bench.errors import ServerError
 from bench.records import environment
 from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
+from bench.records.runfile import UNREADABLE
 from bench.running import scratch
 from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
@@ -77,7 +78,7 @@ async def identify(
         )
     try:
         models = msgspec.json.decode(said, type=Models).data if head.status == 200 else []
-    except msgspec.DecodeError:
+    except UNREADABLE:
         models = []
     names = [str(model["id"]) for model in models if model.get("id")]
     if not names and asked_model is None:
@@ -116,11 +117,10 @@ async def _told(pool: Pool) -> dict[str, Any]:
     """All that it shows to whoever asks."""
     found: dict[str, Any] = {}
     for path in VERSIONS:
-        with contextlib.suppress(Broken, msgspec.DecodeError):
+        with contextlib.suppress(Broken, *UNREADABLE):
             head, said = await pool.get(path)
             if head.status == 200:
-                value = msgspec.json.decode(said)
-                found |= value if isinstance(value, dict) else {}
+                found |= msgspec.json.decode(said, type=dict[str, Any])
     with contextlib.suppress(Broken):
         for name, labels, _ in _samples(await _metrics(pool)):
             if name.endswith(("_config_info", "_build_info")):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from bench.records.private import cleaned, own_names
+from bench.records.runfile import UNREADABLE
 from bench.records.served import ServedRequest
 from bench.serving import tokenizer
 from bench.serving.framing import Broken
@@ -253,7 +254,7 @@ def decoded(said: bytes) -> Event:
     """An event; raises `Broken` where it is none."""
     try:
         return _DECODER.decode(said)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Broken(f"an event that is none ({error}): {_short(said)}") from error
 
 

@@ -6,6 +6,7 @@ and GroupedBlas.cpp), element by element and by no code of ours. Tests only.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 functions: Any = functional
 kinds, swizzles = functions.ScalingType, functions.SwizzleType
+scaled_rows = torch._scaled_mm
 TABLE = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
@@ -29,6 +31,40 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     them, undone first, would have those put the stand-in back."""
     monkeypatch.setattr(functional, "scaled_mm", scaled_mm)
     monkeypatch.setattr(functional, "scaled_grouped_mm", scaled_grouped_mm)
+    stand_in_for_rows(monkeypatch)
+
+
+def stand_in_for_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For fp8 with scales of rows, of which an older torch (2.11) has only one for all on a CPU."""
+    if not takes_scales_of_rows():
+        monkeypatch.setattr(torch, "_scaled_mm", scaled_by_rows)
+
+
+@functools.cache
+def takes_scales_of_rows() -> bool:
+    """Whether torch's own product of fp8 does so here."""
+    ones, scales = torch.ones((16, 16)).to(torch.float8_e4m3fn), torch.ones((16, 1))
+    try:
+        scaled_rows(ones, ones.t(), scale_a=scales, scale_b=scales.t(), out_dtype=torch.bfloat16)
+    except RuntimeError:
+        return False
+    return True
+
+
+def scaled_by_rows(
+    a: Tensor,
+    b: Tensor,
+    *,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    out_dtype: torch.dtype,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`torch._scaled_mm`, of a scale for each row of both operands, or one for each."""
+    shapes = [tuple(scale.shape) for scale in (scale_a, scale_b)]
+    refuse(shapes in ([(), ()], [(len(a), 1), (1, b.shape[1])]), f"scales of {shapes}")
+    found = ((a.float() * scale_a) @ (b.float() * scale_b)).to(out_dtype)
+    return found if out is None else out.copy_(found)
 
 
 def refuse(good: bool, why: str) -> None:

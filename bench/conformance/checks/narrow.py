@@ -94,7 +94,8 @@ def _every_code(how: Precision) -> Tensor:
 
 
 def _scales(stand: Stand, name: str, how: Precision) -> Finding:
-    """Blocks whose scales differ by powers of two: of either side, wherever they lie."""
+    """Blocks whose scales differ by powers of two: of either side, wherever they lie. None grows:
+    beyond e4m3 torch 2.11 makes no number."""
     import torch
 
     title = f"{name}: scales are applied"
@@ -103,7 +104,7 @@ def _scales(stand: Stand, name: str, how: Precision) -> Finding:
     plain = _product(stand, sides[0], sides[1], how)
     worst, moved = 0.0, []
     for side in turned:
-        powers = torch.randint(-2, 3, side.shared.shape, generator=_generator()).float().exp2()
+        powers = torch.randint(-4, 1, side.shared.shape, generator=_generator()).float().exp2()
         other = side._replace(scales=(side.shared.float() * powers).to(side.shared.dtype))
         pair = [other if one is side else one for one in sides]
         found = _product(stand, pair[0], pair[1], how)

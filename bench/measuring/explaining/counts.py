@@ -35,6 +35,8 @@ PLACES = ("index_copy_", "scatter_", "masked_scatter_", "index_fill_")
 """Write into their table what they bring."""
 PRODUCT = re.compile(r"^(?!.*backward)(.*_)?(mm|linear|matmul)(_|$)")
 """Names of what multiplies rows by a matrix, a vendor's own too; torch's registry knows few."""
+OPERANDS = (("weight",), ("self", "input"))
+"""Of which a product's first gradients are made, in the order of `output_mask`."""
 FUSED = "_fused_"
 """How the names of fused optimizers begin: they write the gradients where they scale them, and else
 only read them. Source: aten/src/ATen/native/FusedAdam.cpp and its like."""
@@ -85,6 +87,12 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     """What a call must read and write at least; func: an overload of torch's."""
     name, read, written = base(func.name()), 0, 0
     given = by_name(func, args, kwargs)
+    mask = given.get("output_mask", ())
+    if mask:  # others may be there too
+        out = [one for one, asked in zip(out, mask, strict=False) if asked]
+    unread = {"self"} if SHAPE_ONLY.search(name) else set()
+    if re.search(r"(linear|conv(olution|\dd))_backward", name):
+        unread = {n for asked, of in zip(mask, OPERANDS, strict=False) if not asked for n in of}
     outputs = list(tensors(out))
     adds = given.get("accumulate") if "index_put" in name else name in ADDS
     seen: set[tuple[Any, ...]] = set()
@@ -92,7 +100,7 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     groups, used = _groups(given.get("offs", given.get("group_list")))
     first = True  # a table is the first tensor of what gathers or scatters
     for argument in func._schema.arguments:
-        if argument.name == "self" and SHAPE_ONLY.search(name):
+        if argument.name in unread:
             continue
         writes = is_written(argument)
         if argument.name == "grads" and name.startswith(FUSED):

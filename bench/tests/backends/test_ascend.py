@@ -128,6 +128,22 @@ def test_bfloat16_is_what_its_runtime_says() -> None:
     assert backend.unsupported(info, PRECISIONS["fp16"]) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Ascend310P3", "Ascend310P3 multiplies float32 as float16, with HF32 off too"),
+        ("Ascend910B3", None),
+        ("Ascend910_9382", None),
+        ("Ascend950PR", None),
+    ],
+)
+def test_float32_that_is_multiplied_as_float16_is_none(name: str, said: str | None) -> None:
+    """Its gate would make every such case void."""
+    info = DeviceInfo(backend="ascend", index=0, name=name, memory_bytes=1)
+    assert AscendBackend().unsupported(info, PRECISIONS["fp32"]) == said
+    assert AscendBackend().unsupported(info, PRECISIONS["fp16"]) is None
+
+
 def test_nothing_simulated_is_kept_without_being_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -115,6 +115,25 @@ def test_cuda_leaves_another_vendors_part_to_generic(borrowed: BorrowedCuda) -> 
     assert torch.backends.cudnn.allow_tf32 is False
 
 
+def test_the_switches_of_a_borrowed_type_are_asked(
+    borrowed: BorrowedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 is void by them, and fp32 no float32."""
+    import torch
+
+    opened = generic.BACKEND.open(1, PRECISIONS["fp32"])
+    assert not opened.float32_reduced() and opened.facts()["tf32_convolution"] == "False"
+    torch.backends.cudnn.allow_tf32 = True
+    assert opened.float32_reduced() and opened.facts()["tf32_convolution"] == "True"
+    for on in (True, False):
+        now = {"allow_fp16_accumulation": on, "allow_fp16_reduced_precision_reduction": not on}
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**now))
+        assert opened.float16_sums() is on
+        facts = opened.facts()
+        assert facts["fp16_accumulation"] == str(on)
+        assert facts["fp16_reduced_precision_reduction"] == str(not on)
+
+
 def test_graphs_of_a_borrowed_type_are_those_that_it_has(
     borrowed: BorrowedCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ class FakeNvml(SimpleNamespace):
     """As much of pynvml as is used; figures of an H100 as its documentation gives them."""
 
     NVMLError = NvmlError
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_CLOCK_GRAPHICS, NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 0, 1, 2, 0
 
     def __init__(self, count: int = 1, broken: dict[str, str] | None = None) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class FakeNvml(SimpleNamespace):
         return SimpleNamespace(used=2**34, total=85_520_809_984)
 
     def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
-        return {1: 1410, 2: 2619}[kind]
+        return {0: 1410, 1: 1410, 2: 2619}[kind]
 
     def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
         return 61
@@ -161,6 +161,34 @@ def test_without_nvml_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_reasons_by_bit(bits: int, words: tuple[str, ...]) -> None:
     assert _nvml.reasons_of(bits) == words
+
+
+@pytest.mark.parametrize(
+    ("made", "memory", "broken", "said"),
+    [
+        (1410, 2619, {}, ("power cap",)),
+        (1395, 2619, {}, ("power cap",)),
+        (1980, 2619, {}, ("user clocks", "power cap")),
+        (1290, 2619, {}, ("user clocks", "power cap")),
+        (1410, 1593, {}, ("user clocks", "power cap")),
+        (1410, 2619, {"nvmlDeviceGetDefaultApplicationsClock": "x"}, ("user clocks", "power cap")),
+    ],
+    ids=["the factory's", "a step off", "lower", "higher", "memory's", "unsaid"],
+)
+def test_clocks_as_a_gpu_was_made_are_nobodys_setting(
+    made: int,
+    memory: int,
+    broken: dict[str, str],
+    said: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs at 1410 MHz, for applications' clocks of a V100 or a T4 are below its highest."""
+    fake = FakeNvml(broken=broken)
+    fake.bits = 0x2 | 0x4
+    fake.nvmlDeviceGetDefaultApplicationsClock = lambda _, kind: {0: made, 2: memory}[kind]
+    assert nvml_source(monkeypatch, fake).read().reasons == said
+    fake.bits = 0x100
+    assert nvml_source(monkeypatch, fake).read().reasons == ("user clocks",)
 
 
 @pytest.mark.parametrize(

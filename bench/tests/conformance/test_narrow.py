@@ -12,7 +12,7 @@ from bench import catalogue
 from bench.conformance.check import Finding, Stand
 from bench.conformance.checks import narrow
 from bench.formats import Operand
-from bench.precision import Precision
+from bench.precision import PRECISIONS, Precision
 from bench.quantized_product import Products, Ready
 from bench.tests.stand_in_products import Experts, stand_in
 
@@ -117,6 +117,22 @@ class WrongForOneRow(Products):
             return found.roll(1, 1) if len(found) == 1 else found
 
         return ready._replace(queue=queue)
+
+
+def test_no_scale_leaves_its_format(stand_in: None) -> None:
+    """An older torch makes no number of it, and a right device was wrong. In e4m3 the largest of
+    nvfp4 is the largest that there is, and a newer torch would keep it there."""
+    found = []
+
+    class Noting(Products):
+        def product(self, rows: Operand, matrix: Operand, how: Precision, device: Any) -> Ready:
+            found.append(rows.shared.double())
+            return super().product(rows, matrix, how, device)
+
+    stand = Device(Noting())
+    narrow._scales(stand, "nvfp4", PRECISIONS["nvfp4"])
+    plain, moved, _ = found
+    assert set((moved / plain).log2().unique().tolist()) == {-4.0, -3.0, -2.0, -1.0, 0.0}
 
 
 @pytest.mark.parametrize(

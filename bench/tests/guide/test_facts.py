@@ -7,7 +7,7 @@ import re
 import tomllib
 
 from bench import catalogue, cli, guide
-from bench.backend import DeviceInfo
+from bench.backend import Backend, DeviceInfo
 from bench.commands import check_backend
 from bench.conformance.check import passed, unseen
 from bench.conformance.examine import Examined
@@ -26,6 +26,13 @@ def test_kernels_that_are_compiled_are_named_beside_the_models() -> None:
         said = re.findall(rf"`{name}` ?(\w*)", row)
         assert bool(said) == bool(compiled), name
         assert not said or said == [""] or set(said) == compiled, name
+
+
+def test_what_a_backend_says_of_settings_is_told_to_who_writes_one() -> None:
+    """What it leaves out there, no record has, and no comparison knows of."""
+    page = guide.page("new-backend").text
+    for said in (Backend.recorded_variables, Backend.heeded, Backend.harmful_variables):
+        assert f"\n| `{said.__name__}` | " in page
 
 
 def test_the_end_of_the_conformance_kit_is_what_it_prints() -> None:

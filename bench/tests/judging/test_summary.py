@@ -30,7 +30,10 @@ def test_failed_and_skipped_rows_say_why() -> None:
     ("end", "reason"),
     [
         (None, "not reached: the run's record ends before it"),
-        (End(reason="budget", finished_at="x"), "not reached: the time budget was spent"),
+        (
+            End(reason="budget", finished_at="x"),
+            "not reached: too long for what the time budget left",
+        ),
         (End(reason="interrupted", finished_at="x"), "not reached: the run was interrupted"),
         (COMPLETE, "not run"),
     ],

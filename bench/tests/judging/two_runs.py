@@ -112,6 +112,6 @@ REFUSED: dict[str, tuple[RunFile, str]] = {
     ),
     "never reached": (
         runs((CASE, []), end=End(reason="budget", finished_at="x")),
-        "other is not reached: the time budget was spent",
+        "other is not reached: too long for what the time budget left",
     ),
 }

@@ -285,7 +285,8 @@ def test_the_time_left_counts_the_choices_that_are_left(tmp_path: Path) -> None:
 def test_a_budget_that_ends_in_the_search_says_how_far_it_got(tmp_path: Path) -> None:
     row = only_row(play(tmp_path, SCRIPT, budget_seconds=4)[1])
     assert not row.reached
-    assert row.reason == ("not reached: the time budget was spent; 4 choices tried, 2 left")
+    left = "too long for what the time budget left"
+    assert row.reason == f"not reached: {left}; 4 choices tried, 2 left"
     (found,) = tuned([row])
     words = found.words
     assert words.startswith("no best choice of 6 yet, of which 4 ran")

@@ -180,6 +180,16 @@ def test_other_work_is_no_point_of_the_sweep() -> None:
     assert limits.beyond(point(4)) is None
 
 
+def test_memory_that_the_gate_lacked_says_nothing_of_a_batch(tmp_path: Path) -> None:
+    """Its twin is as small at any: the next one is tried, and the failure is no end of a sweep."""
+    short = Failed(kind="oom", phase="numerics", message="the host has no memory")
+    tried, file = double(tmp_path, {4: FINE[4], 8: short, 16: FINE[4]})
+    assert [16] in tried
+    rows = summarize(file)
+    assert [row.status for row in rows] == ["measured", "failed", "measured"]
+    assert not rows[1].sweep_end
+
+
 def test_a_batch_at_the_brim_that_fitted_once_does_not_undo_the_end_of_its_sweep() -> None:
     """It says so itself, by the launches in which it failed."""
     limits = Limits()

@@ -132,7 +132,7 @@ def test_markdown_has_every_row_with_its_reason() -> None:
     for status in ("VOID", "SKIPPED", "FAILED", "UNREACHED"):
         assert f"**{status}**: " in text
     assert "\n1 of 7 cases OK: 2 NOISY, 1 VOID, 1 SKIPPED, 1 FAILED, 1 UNREACHED. Held" in text
-    assert "output off by 0.5" in text and "the time budget was spent" in text
+    assert "output off by 0.5" in text and "too long for what the time budget left" in text
 
 
 @pytest.mark.parametrize(

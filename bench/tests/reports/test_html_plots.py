@@ -140,6 +140,21 @@ def test_a_sweep_is_one_curve_in_the_order_of_batches() -> None:
     assert points[2]["ms_low"] < points[2]["ms"] < points[2]["ms_high"]
 
 
+def test_curves_that_lie_over_one_another_and_are_not_compared_say_so() -> None:
+    """By the name of their run, above every plot: here of two sweeps over the batch."""
+    base, other = a_sweep(), a_sweep(2.0)
+    stepped = msgspec.structs.replace(other.run, settings=Settings(timing="step"))
+    refused = msgspec.structs.replace(other, run=stepped)
+    assert "not comparable with run 1 in" not in Page(render(base, other)).text
+    for runs in ((base, refused), (base, other, refused)):
+        page = Page(render(*runs))
+        assert [len(panel["curves"]) for panel in page.data["sweeps"]] == [len(runs)]
+        assert page.text.count("not comparable with run 1 in 6 cases") > 2
+    damaged = msgspec.structs.replace(other, damage="line 7: damaged")
+    text = Page(render(base, damaged)).text
+    assert "not comparable with run 1" in text and "run 1 in " not in text
+
+
 def test_one_batch_size_is_no_sweep() -> None:
     assert list(_html_plots.sweeps(sides(read(RUN)))) == []
     assert "No sweep" in Page(render(read(RUN))).text

@@ -18,6 +18,8 @@ SLOWED = make_measured(0.01, flags=("CONTENDED",), causes={"CONTENDED": "another
 TEN, AUTO = Settings(launches=10), Settings(launches="auto")
 GO_ON = "Next: not every launch was made; go on with it, where it was made: accelmark run --resume"
 EXPLAIN_ON = GO_ON.replace("not every launch was made", "not everything was explained")
+LONGER = GO_ON.replace("made:", "made and with a longer budget or none:")
+"""A launch that the whole of a budget is too short for is never made by going on with the same."""
 
 
 def wild(count: int) -> list[Outcome]:
@@ -36,13 +38,13 @@ def ended(reason: Literal["budget", "interrupted"]) -> End:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        (file(FINE, FINE, settings=TEN, end=ended("budget")), f"{GO_ON} fake.jsonl"),
+        (file(FINE, FINE, settings=TEN, end=ended("budget")), f"{LONGER} fake.jsonl"),
         (file(FINE, FINE, settings=TEN, end=ended("interrupted")), f"{GO_ON} fake.jsonl"),
         (file(FINE, FINE, settings=TEN, end=None), f"{GO_ON} fake.jsonl"),
         (file(FINE, SLOWED, FINE, FINE, settings=TEN, end=None), f"{GO_ON} fake.jsonl"),
-        (file(FINE, FINE, settings=AUTO, end=ended("budget")), f"{GO_ON} fake.jsonl"),
-        (file(*wild(10), settings=AUTO, end=ended("budget")), f"{GO_ON} fake.jsonl"),
-        (file(*wild(30), settings=Settings(launches=40), end=ended("budget")), GO_ON),
+        (file(FINE, FINE, settings=AUTO, end=ended("budget")), f"{LONGER} fake.jsonl"),
+        (file(*wild(10), settings=AUTO, end=ended("budget")), f"{LONGER} fake.jsonl"),
+        (file(*wild(30), settings=Settings(launches=40), end=ended("budget")), LONGER),
         (
             file(FINE, settings=TEN, end=None, command=("accelmark", "ab", "quick")),
             "Next: not every launch was made; run again with more time: accelmark run quick",

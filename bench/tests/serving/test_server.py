@@ -11,6 +11,7 @@ import pytest
 from bench.errors import ServerError
 from bench.records.endpoint import Server
 from bench.serving import server
+from bench.serving.framing import Head
 from bench.serving.server import Counters, counters, on_this_host, settings, shown
 from bench.serving.wire import Endpoint, Pool
 
@@ -186,6 +187,21 @@ def test_how_a_server_is_tuned_stands_in_its_command(words: str) -> None:
 def test_the_other_scheme_is_said_where_something_listens(url: str, error: str, hint: str) -> None:
     said = server._other_scheme(Pool(Endpoint.of(url)), error)
     assert said.rstrip(".").endswith(hint) and bool(said) is bool(hint)
+
+
+@pytest.mark.parametrize("said", [b"{", b"[]", b"{\xff", b'{"x": ' + b"[" * 10**5])
+def test_a_server_whose_answers_are_none_is_asked_by_the_name_given(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(pool: Pool, path: str) -> tuple[Head, bytes]:
+        return Head(status=200, headers={}), said
+
+    monkeypatch.setattr(Pool, "get", get)
+    pool = Pool(Endpoint.of("http://127.0.0.1:9"))
+    with pytest.raises(ServerError, match="names no model"):
+        asyncio.run(server.identify(pool, None, (), by_the_run=False))
+    told, name = asyncio.run(server.identify(pool, "m", (), by_the_run=False))
+    assert (told.model, name, told.settings) == ("m", "m", {})
 
 
 def test_this_host_is_known() -> None:

@@ -161,3 +161,9 @@ def test_log_probabilities_are_read(mock: Mock, server: tuple[Mock, str]) -> Non
     with pytest.raises(Broken, match=r"status 400: .*strings"):
         spoken(server[1])
     assert spoken(server[1], Dialect(model="m", as_text=True)) == found
+
+
+@pytest.mark.parametrize("said", [b"{", b"[]", b'{"error": "\xff"}', b'{"x": ' + b"[" * 10**5])
+def test_what_is_no_event_breaks_its_stream_alone(said: bytes) -> None:
+    with pytest.raises(Broken, match="an event that is none"):
+        decoded(said)

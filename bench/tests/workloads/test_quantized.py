@@ -27,11 +27,19 @@ from bench.tests.small_workloads import (
     site,
     small,
 )
+from bench.tests.stand_in_products import stand_in_for_rows
 from bench.workload import Unsupported
 from bench.workloads import _quantized, gemm, llama, qwen3
 from bench.workloads._quantized import layers_of, products, quantize_layer
 
 __all__ = ["one_thread"]  # a fixture, used by being here
+
+
+@pytest.fixture(autouse=True)
+def fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a torch that has no such product on a CPU."""
+    stand_in_for_rows(monkeypatch)
+
 
 EIGHT_BITS = pytest.mark.parametrize("precision", ["fp8", "int8"])
 MODELS = pytest.mark.parametrize(

@@ -70,6 +70,33 @@ def test_a_linear_backward_is_as_much_for_each_gradient(mask: tuple[bool, ...]) 
     assert flop(ATEN.linear_backward.default, args, None) == 2 * 8 * 64 * 32 * sum(mask[:2])
 
 
+@pytest.mark.parametrize("mask", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "layer norm"])
+def test_gradients_that_are_not_asked_for_move_nothing(kind: str, mask: tuple[int, ...]) -> None:
+    """Though they are given, and so are the operands of which they would be made."""
+    asked = [bool(one) for one in mask]
+    args: tuple[Any, ...]
+    if kind == "linear":
+        x, gradient, weight = empty(8, 64), empty(8, 32), empty(32, 64)
+        func, args = ATEN.linear_backward.default, (x, gradient, weight, asked)
+    elif kind == "convolution":
+        x, gradient, weight = empty(2, 4, 8, 8), empty(2, 32, 8, 8), empty(32, 4, 3, 3)
+        how = ([32], [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+        func, args = ATEN.convolution_backward.default, (gradient, x, weight, *how, asked)
+    else:
+        x, gradient, weight = empty(8, 32), empty(8, 32), empty(32)
+        rows = empty(8, 1)
+        func = ATEN.native_layer_norm_backward.default
+        args = (gradient, x, [32], rows, rows[:], weight, None, asked)
+    size = [counts.touched(one) for one in (x, weight, empty(32))]
+    read, written = counts.least_bytes(func, args, {}, (x.clone(), weight.clone(), empty(32)))
+    assert written == sum(one for one, there in zip(size, mask, strict=True) if there)
+    operands = size[0] * mask[1] + size[1] * mask[0]
+    if kind == "layer norm":
+        operands = size[0] + size[1] + counts.touched(rows)
+    assert read == counts.touched(gradient) + operands
+
+
 def test_a_vendors_product_is_counted_by_its_operands_whatever_its_namespace() -> None:
     library = torch.library.Library("another", "DEF")
     library.define(
