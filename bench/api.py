@@ -10,8 +10,8 @@
     print(bench.render(comparison))
 
 The command `accelmark` calls these, so that both do the same. Wherever a path is taken, a string
-and a `pathlib.Path` will do. What is wrong with what was given raises an `AccelmarkError`, whose
-message is the whole story (`bench.errors`).
+and a `pathlib.Path` will do. A value that cannot be used raises an `AccelmarkError`, whose message
+is the whole story (`bench.errors`).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def run_suite(
     if not is_open or devices is not None:
         plan.require(read_suite, devices, wanted(None, precision), only)
     count = None if launches is None else str(launches)
-    budget = read_suite.budget_minutes if budget_minutes is None else budget_minutes
+    budget = suite_file.budget("run_suite", budget_minutes) or read_suite.budget_minutes
     settings = suite_file.with_launches(read_suite.settings, count, "--launches")
     with looking():
         where = elsewhere(framework, python)
@@ -162,7 +162,7 @@ def run_suite(
         writer = begin(path, *header, *whys, explanations=int(explain), framework=where.framework)
         with contextlib.closing(writer):
             open_session(
-                *(writer, what.cases, settings, chosen, face, _seconds(budget)),
+                *(writer, what.cases, settings, chosen, face, 60 * budget if budget else None),
                 here=here,
                 left_out=what.left_out,
                 leader=leader,
@@ -234,6 +234,7 @@ def resume_run(
     `RecordError` where launches of two environments would mix, or where the record is none of
     `run_suite`'s.
     """
+    budget = suite_file.budget("resume_run", budget_minutes)
     file = read(record)
     if is_complete(file):
         return file
@@ -250,9 +251,8 @@ def resume_run(
         writer = resume(file, chosen, typed, hosts, here)
         with contextlib.closing(writer):
             file = read(file.path)  # a large one's launches lie in it as it is now
-            budget = _seconds(budget_minutes)
             session = open_session(
-                *(writer, file.run.plan, settings, chosen, face, budget),
+                *(writer, file.run.plan, settings, chosen, face, 60 * budget if budget else None),
                 done=file.launches,
                 here=here,
                 left_out=file.run.left_out,
@@ -307,6 +307,7 @@ def compare_runs(
     it measured. Raises `RecordError` for a damaged run: a ratio of half a run would pass for the
     whole.
     """
+    _require(prices)
     with _without_collection():
         if tpot_ms is not None:
             return compare_at_tpot(_whole(base), _whole(other), tpot_ms / 1e3, prices)
@@ -325,6 +326,7 @@ def compare_systems(
     a spread (`fsdp64`); by default the largest number that the side measured. Of each case
     `CaseComparison.system` has the ratio as count x chip x scaling. Raises as `compare_runs` does.
     """
+    _require(prices)
     mine, theirs = map(str, devices)
     with _without_collection():
         return systems.compare_systems(_whole(base), _whole(other), prices, (mine, theirs))
@@ -365,6 +367,11 @@ def _run(run: Runs) -> RunFile:
     return run if isinstance(run, RunFile) else read_run(run)
 
 
+def _require(prices: Prices | None) -> None:
+    if not isinstance(prices, Prices | None):
+        raise ComparisonError(f"prices: give bench.Prices(base=, other=), not {prices!r}.")
+
+
 def _whole(run: Runs) -> RunFile:
     return whole(_run(run))
 
@@ -379,10 +386,6 @@ def _without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _seconds(minutes: float | None) -> float | None:
-    return None if minutes is None else minutes * 60
 
 
 def _as_typed(words: list[str], given: Mapping[str, object], out: StrPath = RUNS) -> list[str]:

@@ -32,6 +32,7 @@ from bench.commands.options import HELP, complaint, require_once
 from bench.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
+    EXIT_OK,
     AccelmarkError,
     UnknownName,
     suggestion,
@@ -63,6 +64,7 @@ class Commands(click.Group):
         """Reads its own options, of which --help and --version print."""
         with streams.named():
             return super().make_context(info_name, args, parent, **extra)
+        raise click.exceptions.Exit(EXIT_OK)  # who asked for help has left
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,10 +76,15 @@ class Commands(click.Group):
             )
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
-            require_once(command, click.Context(command, parent=ctx, info_name=name), rest)
+            own = click.Context(command, parent=ctx, info_name=name)
+            require_once(command, own, rest)
             if not ctx.resilient_parsing:
-                with streams.named():  # a command's --help is printed while its words are read
-                    command.make_context(name, list(rest), ctx)
+                try:
+                    with streams.named():  # a command's --help is printed while its words are read
+                        command.make_context(name, list(rest), ctx)
+                except click.UsageError as error:
+                    error.ctx = error.ctx or own
+                    raise
         return name, command, rest
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.streams import folded, is_plain, put_card
+from bench.commands.streams import folded, is_plain, put_whole
 from bench.errors import OutputError, RecordError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def say(text: str) -> None:
 def show(card: str, path: str) -> None:
     """The card on stdout, for as long as that is there: the record is what counts."""
     try:
-        put_card(card)
+        put_whole(card)
     except OSError as error:
         say(
             f"stdout: the card cannot be written ({error.strerror}). The record is complete. Print "

@@ -94,7 +94,7 @@ def complaint(error: click.ClickException) -> str:
     said = said if said.startswith("-") else said[:1].lower() + said[1:]
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = "accelmark" if context is None else context.command_path
-    end = "" if said.endswith("?") else "."
+    end = "" if said.endswith(("?", "?)")) else "."
     return f"{said}{end} See `{path} --help`."
 
 

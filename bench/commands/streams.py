@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import io
+import os
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -58,7 +59,14 @@ codecs.register_error(HANDLER, _stand_in)
 
 
 def prepare() -> None:
-    """Has stdout and stderr refuse nothing, whatever their encoding."""
+    """Has stdout and stderr refuse nothing, whatever their encoding. What the caller has closed is
+    empty, and no file that is opened later takes its place."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
@@ -66,12 +74,15 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def named() -> Iterator[None]:
-    """Whatever goes wrong with stdout says that it is stdout; a reader that left is click's."""
+    """Whatever goes wrong with stdout says that it is stdout; that its reader left is no failure,
+    and what follows goes nowhere."""
     try:
         yield
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     except OSError as error:
-        if error.errno != errno.EPIPE:
-            error.filename = STDOUT
+        error.filename = STDOUT
         raise
 
 
@@ -122,7 +133,14 @@ def put_file(text: str) -> None:
 
 def put_card(card: str) -> None:
     """A card on stdout; its columns stay in line where a character has a longer stand-in."""
-    put(in_line(card, getattr(sys.stdout, "encoding", None) or "utf-8"))
+    with named():
+        put_whole(card)
+
+
+def put_whole(card: str) -> None:
+    """`put_card`; `OSError` where its reader left, too."""
+    text = in_line(card, getattr(sys.stdout, "encoding", None) or "utf-8")
+    click.echo(text, file=sys.stdout, nl=False)
 
 
 def in_line(card: str, encoding: str) -> str:

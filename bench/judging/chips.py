@@ -18,6 +18,7 @@ import msgspec
 
 from bench.catalogue import configs_folder
 from bench.errors import SuiteError
+from bench.units import significant
 
 USER_FILE = "ACCELMARK_CHIPS"
 Trust = Literal["high", "medium", "low"]
@@ -98,7 +99,7 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Its figures, their source and trust, on one line."""
         name, peak = next(iter(self.peaks.items()), ("", None))
         arithmetic = name.removesuffix("_tflops")
-        figures = ["no peak" if peak is None else f"{peak:,.0f} TFLOP/s {arithmetic}"]
+        figures = ["no peak" if peak is None else f"{significant(peak)} TFLOP/s {arithmetic}"]
         if self.memory_gb is not None:
             figures.append(f"{self.memory_gb:g} GB")
         if self.memory_tbps is not None:

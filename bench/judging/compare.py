@@ -53,8 +53,8 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for price in (self.base, self.other):
-            if not math.isfinite(price) or price <= 0:
-                raise ComparisonError(f"a price must be a number above 0, not {price}.")
+            if not isinstance(price, int | float) or not 0 < price < math.inf:
+                raise ComparisonError(f"a price must be a number above 0, not {price!r}.")
 
 
 def compare(base: RunFile, other: RunFile, prices: Prices | None = None) -> Comparison:

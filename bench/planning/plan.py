@@ -103,7 +103,7 @@ def whole(
             f"--devices {devices}: every case of {suite.name} says itself how many devices it "
             'takes. Leave it out, or give a suite whose cases leave it open (parallelism = "dp").'
         )
-    planned = _planned(suite, devices or FEWEST, wanted)
+    planned = _planned(suite, FEWEST if devices is None else devices, wanted)
     if only is not None:
         names = [{*matched(one.case), *matched(one.written or one.case)} for one in planned]
         planned = [planned[k] for k in matching(names, [p.case.name for p in planned], only)]

@@ -21,6 +21,8 @@ def select(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
 
 def matching(names: list[set[str]], hints: list[str], pattern: str) -> list[int]:
     """Which of those with several names each some globs match, in their order."""
+    if not isinstance(pattern, str):
+        raise SuiteError(f"only: give one text, with commas between its globs, not {pattern!r}.")
     chosen: set[int] = set()
     for glob in pattern.split(","):
         found = {

@@ -139,7 +139,7 @@ def read_suite(path: StrPath) -> Suite:
         source=source,
         description=description,
         settings=_settings(source, content.get("settings", {})),
-        budget_minutes=_budget(source, content.get("budget_minutes")),
+        budget_minutes=budget(source, content.get("budget_minutes")),
         instead=_instead(source, content.get("instead", {})),
         entries=tuple(entries),
     )
@@ -158,7 +158,8 @@ def _title(path: Path) -> tuple[str, int | None]:
     return path.stem, None
 
 
-def _budget(source: str, value: Any) -> float | None:
+def budget(source: str, value: Any) -> float | None:
+    """In minutes; `SuiteError` for what is no number above 0. source: who gave it."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:

@@ -214,6 +214,11 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         )
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
+    if not any(row.status == "measured" for row in rows):
+        return (
+            "Next: nothing was measured. See why above, then take another precision, suite or "
+            "device: accelmark devices says what each can do."
+        )
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
     held = [row for row in rows if row.verdict == "INVALID" and "QUOTA" in row.flags]

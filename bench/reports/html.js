@@ -236,7 +236,7 @@
           hovertext: hover([data.runs[r.run], `${r.arithmetic} roof`, r.matmul_text ?? "no matmul ceiling", r.bandwidth_text ?? "no bandwidth ceiling"]),
           line: { color: runColour(r.run), width: 2, dash: DASHES[arithmetics.indexOf(r.arithmetic) % DASHES.length] },
         });
-        if (r.matmul) flats.push({ y: r.matmul, text: `${who}${r.arithmetic} matmul ${r.matmul_text}` });
+        if (r.matmul) flats.push({ y: r.matmul, x: xs[xs.length - 2], text: `${who}${r.arithmetic} matmul ${r.matmul_text}` });
         if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who}memory ${r.bandwidth_text}` });
         floor.push(...ys);
       }
@@ -245,12 +245,18 @@
       const x0 = Math.log10(left), x1 = Math.log10(right);
       const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
       const lower = 10 ** (((y0 - y1) * 6) / 380); // by 6 px, off the line
-      // The highest roof is named above its line and the others below theirs, out of each other's way.
+      // A roof is named at its ridge, far from its best products: the highest above its line and the
+      // others below theirs, out of each other's way; where that leaves no room, at its end.
       flats.sort((a, b) => b.y - a.y);
+      flats.forEach((f, i) => {
+        f.side = "right";
+        if (i > 1 && f.y > flats[i - 1].y * lower ** 3) f.x = Math.max(f.x, flats[i - 1].x * 4);
+        if ((Math.log10(right / f.x) / (x1 - x0)) * (width - 76) < LETTER * f.text.length) [f.x, f.side] = [right / 4 ** Math.max(0, i - 1), "left"];
+      });
       slopes.sort((a, b) => b.bandwidth - a.bandwidth);
       const middle = left * (Math.min(right, ...ridges) / left) ** 0.75;
       const roofNames = [
-        ...flats.map((f, i) => ({ text: f.text, y: i ? f.y * lower : f.y, x: right / 4 ** Math.max(0, i - 1), to: i ? "bottom left" : "top left" })),
+        ...flats.map((f, i) => ({ text: f.text, y: i ? f.y * lower : f.y, x: f.x, to: `${i ? "bottom" : "top"} ${f.side}` })),
         ...slopes.map((s, i) => ({ x: middle, y: s.bandwidth * middle, text: s.text, to: i ? "bottom right" : "top left" })),
       ];
       // Of several points of one name in one run, the last bears it.
@@ -266,9 +272,10 @@
         marker: { size: 11, color: points.map((p) => runColour(p.run)), line: { width: 1, color: "#ffffff" } },
         ...said(points),
       };
+      const at = (p) => flats.some((f) => p.flop > f.y * lower ** 1.5 && p.flop < f.y / lower ** 1.5);
       const names = labelled.map((p, i) => ({
         x: p.intensity, y: p.flop, text: "  " + p.label,
-        to: i % 2 && labelled.length > 4 ? "bottom right" : "middle right",
+        to: at(p) ? "top right" : i % 2 && labelled.length > 4 ? "bottom right" : "middle right",
       }));
       return [
         [...roofTraces, texts(roofNames), marks, texts(names)],

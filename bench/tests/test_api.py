@@ -118,7 +118,28 @@ def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) 
         bench.run_suite(suite, launches=0)
     with pytest.raises(bench.AccelmarkError, match="unknown backend `cpo`"):
         bench.run_suite(suite, device="cpo")
+    minutes: Any
+    for minutes in ("x", 0, -1, float("nan"), True):
+        for measure in (bench.run_suite, bench.resume_run):
+            with pytest.raises(SuiteError, match="`budget_minutes` must be a number above 0, not"):
+                measure(suite, budget_minutes=minutes)
+    globs: Any = ["gemm"]
+    with pytest.raises(SuiteError, match="only: give one text, with commas between its globs"):
+        bench.run_suite(suite, device="cpu", only=globs)
+    with pytest.raises(SuiteError, match="takes 2 devices or more, not 0"):
+        bench.run_suite("collectives", devices=0)
     assert not Path("runs").exists()
+
+
+def test_what_is_no_price_is_said_to_be_none() -> None:
+    prices: Any
+    for prices in ([2.1], (2.1, 2), 3):
+        for judge in (bench.compare_runs, bench.compare_systems):
+            with pytest.raises(ComparisonError, match=r"give bench\.Prices\(base=, other=\), not"):
+                judge(BASE, OTHER, prices)
+    for price in ("2", 0, -1, float("nan"), None):
+        with pytest.raises(ComparisonError, match="must be a number above 0, not"):
+            bench.Prices(base=2.5, other=price)  # type: ignore[arg-type]
 
 
 def test_a_damaged_run_is_shown_but_not_compared(tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def test_help_says_of_exit_code_1_what_the_guide_says(accelmark: Accelmark) -> N
             ["run", "smoke", "--lunches", "3"],
             ["no such option '--lunches'", "'--launches'", "run --help"],
         ),
+        (["report", "r.jsonl", "--out", "x"], ["'--output'?) See `accelmark report --help`"]),
+        (["run", "--resume"], ["'--resume' requires an argument. See `accelmark run --help`"]),
         (
             ["walk"],
             ["accelmark walk: unknown command. Allowed: ab, check-backend, compare, devices, "],

@@ -281,6 +281,68 @@ def test_a_stdout_that_takes_nothing_is_named(words: str) -> None:
     assert done.returncode == 2 and done.stderr.startswith(said)
 
 
+@posix
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        *(("list", 0), ("guide api", 0), ("report run.jsonl --format csv", 0), ("--help", 0)),
+        *(("compare -h", 0), ("compare base.jsonl other.jsonl --fail-if-slower 1", 3)),
+    ],
+)
+def test_a_reader_that_left_changes_no_verdict(words: str, code: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *words.split()],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=variables("utf-8"),
+        cwd=GOLDEN,
+    )
+    os.close(writer)
+    assert done.returncode == code
+    assert (b"slower by 20.0%" in done.stderr) == (code == 3) and b"rror" not in done.stderr
+
+
+SLOWER = "compare base.jsonl other.jsonl --fail-if-slower 1"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("words", "closed", "code", "said"),
+    [
+        (SLOWER, ">&-", 3, "slower by 20.0%"),
+        (SLOWER, "2>&-", 3, ""),
+        ("report -", "<&-", 2, "stdin, line 1: not an accelmark record (it is empty)"),
+    ],
+)
+def test_what_is_closed_is_empty(words: str, closed: str, code: int, said: str) -> None:
+    """And what would be said there goes nowhere else."""
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-W", "error", "-m", "bench"]
+    done = subprocess.run(
+        [*shell, *words.split()],
+        capture_output=True,
+        env=variables("utf-8"),
+        cwd=GOLDEN,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert said in done.stderr and bool(said) == bool(done.stderr)
+    assert "slower by 20.0%" not in done.stdout
+
+
+@posix
+def test_no_file_takes_the_place_of_a_closed_stream() -> None:
+    """Of this process, or of one that it starts: a library's words would lie in the record."""
+    opened = "print(open('/dev/null').fileno() > 2, flush=True)"
+    own = f"from bench.commands.streams import prepare as p; p(); {opened}"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {opened!r}])"
+    shell = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", f"{own}; {start}"]
+    done = subprocess.run(shell, capture_output=True, env=variables("utf-8"), text=True)
+    assert done.stdout.split() == ["True"] * 2
+
+
 # --- Names ---------------------------------------------------------------------------------------
 
 

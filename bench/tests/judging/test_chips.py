@@ -362,3 +362,5 @@ def test_a_chip_in_one_line() -> None:
     )
     bare = Chip(name="X", match=("X",), source="a talk", trust="low")
     assert bare.summary == "no peak (a talk; trust low)"
+    small = Chip(name="X", match=("X",), peaks={"fp32_tflops": 0.4}, source="a talk", trust="low")
+    assert small.summary == "0.400 TFLOP/s fp32 (a talk; trust low)"

@@ -30,7 +30,7 @@ from bench.tests.reports.pages import (
     some_ranks,
 )
 from bench.tests.scaled import over_devices, run_of
-from bench.tests.scripts.regenerate import RUN
+from bench.tests.scripts.regenerate import GOLDEN, RUN
 from bench.tests.values import another, failed, make_case, make_file, make_launches, make_measured
 
 FLAGS = (
@@ -162,6 +162,21 @@ def test_plots_of_many_devices(show: Show) -> None:
     page.execute_script("Plotly.Fx.hover('map-0', {xval: 3, yval: 1})")
     told = page.execute_script("return document.querySelector('#map-0 .hoverlayer').textContent")
     assert told == "rank 1, rank 3262 MB/s, 25%each way, and of the median"
+
+
+def test_what_is_named_on_a_roof_is_legible(show: Show) -> None:
+    """The roof, and the product that makes it: neither over the other, nor on the line."""
+    page = show(read(GOLDEN / "h200.jsonl.gz"))
+    script = """
+        return [...document.querySelectorAll(arguments[0])].map(element => {
+          const box = element.getBoundingClientRect();
+          return [element.textContent, box.left, box.right, box.top, box.bottom]; })"""
+    names = page.execute_script(script, "#roofline .textpoint text")
+    ((_, _, _, line, _),) = page.execute_script(script, "#roofline path.js-line")
+    on_it = [name for name in names if "matmul" in name[0]]
+    assert len(on_it) == 2 and all(line >= bottom - 3 for *_, bottom in on_it)
+    for (_, left, right, top, bottom), other in itertools.combinations(names, 2):
+        assert right < other[1] or other[2] < left or bottom < other[3] or other[4] < top
 
 
 @pytest.mark.parametrize(("title", "width"), [("serving", 1280), ("long-context", 700)])

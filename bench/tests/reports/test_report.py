@@ -52,7 +52,7 @@ def file(*outcomes: Outcome, **changes: Any) -> RunFile:
         (file(FINE, FINE, FINE), "--launches auto"),
         (file(FINE, FINE), "--launches auto"),
         (file(*[FINE] * 5), "hand fake.jsonl to whoever compares"),
-        (file(Skipped(reason="no bf16")), "hand fake.jsonl to whoever compares"),
+        (file(Skipped(reason="no bf16")), "nothing was measured. See why above, then take another"),
     ],
 )
 def test_the_next_step_is_the_most_useful_one(run: RunFile, text: str) -> None:
