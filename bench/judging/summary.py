@@ -104,6 +104,17 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
     )
 
 
+def _unlike(launches: Sequence[Launch]) -> str:
+    """Why launches of one case are no one figure; empty where their steps do the same, or where a
+    load was served, whose window has as many tokens as it has."""
+    measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    works = [outcome.work for outcome in measured if outcome.served is None]
+    steps = {f"{units.counted(w.items, w.unit)} and {w.flop or 'no'} FLOP a step" for w in works}
+    if len(steps) < 2:
+        return ""
+    return f"its launches did unlike work: {' or '.join(sorted(steps))}. Measure it again"
+
+
 def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:
     """Of a tuned case no choice of which could be measured: skipped if the device can do none."""
     broken = [trial for trial in trials if trial.status in ("void", "failed")]
@@ -124,6 +135,8 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     measured = [x for x in launches if isinstance(x.outcome, Measured)]
     others = [x.outcome for x in launches if isinstance(x.outcome, Skipped | Failed)]
     if measured:
+        if unlike := _unlike(measured):
+            return Row(case=case, status="void", reason=unlike)
         row = measured_row(case, measured, len(others), settings)
         return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")
     if others:
