@@ -15,7 +15,7 @@ PYTEST_DONT_REWRITE
 """
 
 from bench.pytest_plugin.items import pytest_collection_finish, pytest_pycollect_makeitem
-from bench.pytest_plugin.measure import pytest_runtest_protocol, pytest_terminal_summary
+from bench.pytest_plugin.measure import pytest_runtestloop, pytest_terminal_summary
 from bench.pytest_plugin.options import pytest_addoption, pytest_configure
 from bench.pytest_plugin.saved import (
     pytest_benchmark_compare_machine_info,
@@ -29,6 +29,6 @@ __all__ = [
     "pytest_collection_finish",
     "pytest_configure",
     "pytest_pycollect_makeitem",
-    "pytest_runtest_protocol",
+    "pytest_runtestloop",
     "pytest_terminal_summary",
 ]
