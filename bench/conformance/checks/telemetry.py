@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -26,6 +27,9 @@ SEEN_SHARE = 50
 LOOKS = 4
 """At a figure that has not risen yet: some are counted once a second."""
 OWN = "its memory is this device's"
+AGREE = "its energy rises by its power"
+AGREE_FACTOR = 3.0
+"""Less than any slip of a unit; more than a counter of whole seconds errs in two of them."""
 
 
 def readings(stand: Stand) -> Iterator[Finding]:
@@ -49,6 +53,8 @@ def readings(stand: Stand) -> Iterator[Finding]:
         wrong += backwards(first, second)
         next = "Look at the unit and the column that Source.read takes it from"
         yield judged(title, not wrong, _told(source, second), "; ".join(wrong), next)
+    if None not in (second.power_watts, second.energy_joules):
+        yield _agree(source)
     mute = {name: why for name, why in source.absent.items() if name not in said}
     if mute:
         why = "; ".join(f"{name}: {reason}" for name, reason in mute.items())
@@ -63,6 +69,27 @@ def readings(stand: Stand) -> Iterator[Finding]:
         yield _own(source, (first.memory_used_bytes, second.memory_used_bytes), device, size)
     yield _processes(source)
     del held
+
+
+def _agree(source: Source) -> Finding:
+    """Whether its counter of energy and its power are of one device, in the units of a reading."""
+    watts, joules, seconds = [], [], []
+    for look in range(LOOKS + 1):
+        time.sleep(APART_SECONDS if look else 0.0)
+        seconds.append(time.monotonic())
+        with contextlib.suppress(NotObservable):
+            reading = source.read()
+            if reading.power_watts is None or reading.energy_joules is None:
+                break
+            watts.append(reading.power_watts)
+            joules.append(reading.energy_joules)
+    if len(joules) <= LOOKS or joules[-1] == joules[0]:
+        return unseen(AGREE, "its counter did not rise while it was looked at")
+    rate, power = (joules[-1] - joules[0]) / (seconds[-1] - seconds[0]), statistics.fmean(watts)
+    agree = power / AGREE_FACTOR <= rate <= power * AGREE_FACTOR
+    observed = f"{rate:.3g} J/s beside {power:.3g} W"
+    next = "Check the units: Source.read gives energy in joules and power in watts"
+    return judged(AGREE, agree, observed, "energy and power disagree", next)
 
 
 def _hold(stand: Stand) -> tuple[object, int]:
