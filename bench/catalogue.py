@@ -8,10 +8,12 @@ docstrings only; `load` imports the one that is asked for.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ import msgspec
 
 import bench
 from bench.backend import Backend
-from bench.errors import UnknownName, suggestion
+from bench.errors import AccelmarkError, UnknownName, suggestion
 from bench.framework import Framework
 from bench.report import Report
 from bench.workload import Workload
@@ -144,11 +146,26 @@ def load(kind: Kind, name: str) -> Any:
         found = getattr(importlib.import_module(plug_in.module), plug_in.attribute)
         flaw = _flaw(kind, name, found)
     except (Exception, SystemExit) as error:  # another's code: whatever it raises means the same
-        text = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise _broken(kind, plug_in, f"does not load: {text}") from error
+        raise _broken(kind, plug_in, f"does not load: {_told(error)}") from error
     if flaw:
         raise _broken(kind, plug_in, flaw)
     return found
+
+
+@contextlib.contextmanager
+def blamed(kind: Kind, name: str) -> Iterator[None]:
+    """Raises `UnknownName`, which says whose it is, where a package's plug-in fails within."""
+    try:
+        yield
+    except Exception as error:
+        plug_in = _known(kind, name)[name]
+        if not plug_in.package or isinstance(error, AccelmarkError):
+            raise
+        raise _broken(kind, plug_in, f"fails: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _flaw(kind: Kind, name: str, found: Any) -> str:

@@ -7,14 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from bench import catalogue
+from bench import api, catalogue
 from bench.commands import check_backend
 from bench.commands.listing import _listing
-from bench.errors import UnknownName
+from bench.errors import MissingPackage, UnknownName
 from bench.running import probe
 from bench.running.elsewhere import HERE
+from bench.tests.values import make_file
 
-CODE = "from bench.workloads.gemm import WORKLOAD\nfrom bench.backends.cpu import BACKEND\n"
+CODE = """
+from bench.backends.cpu import BACKEND
+from bench.errors import MissingPackage
+from bench.report import Report
+from bench.workloads.gemm import WORKLOAD
+
+class TheirReport(Report):
+    def render(self, runs, canvas):
+        raise {"wide": KeyError("rows"), "plain": MissingPackage("pip install it")}[
+            "wide" if canvas.wide else "plain"
+        ]
+
+REPORT = TheirReport()
+"""
 Install = Callable[..., None]
 
 
@@ -71,3 +85,16 @@ def test_a_name_that_is_taken_is_said(install: Install, monkeypatch: pytest.Monk
     with pytest.raises(Exception, match="none"):
         check_backend._device("cpu", 0, HERE)
     assert said == ["cpu (first): not used: accelmark has one of that name"]
+
+
+def test_a_report_that_fails_is_its_packages(install: Install) -> None:
+    install("theirs", "1.2", reports="their-report")
+    run = make_file([], [])
+    with pytest.raises(UnknownName) as caught:
+        api.render(run, "their-report", wide=True)
+    assert str(caught.value) == (
+        "report `their-report` (from the package theirs) fails: 'rows'. Repair or uninstall that "
+        "package."
+    )
+    with pytest.raises(MissingPackage, match="pip install it"):
+        api.render(run, "their-report")
