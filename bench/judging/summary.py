@@ -105,14 +105,12 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
 
 
 def _unlike(launches: Sequence[Launch]) -> str:
-    """Why launches of one case are no one figure; empty where their steps do the same, or where a
-    load was served, whose window has as many tokens as it has."""
+    """Why launches are no one figure; empty where they are, and of a load, whose tokens vary."""
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
     works = [outcome.work for outcome in measured if outcome.served is None]
     steps = {f"{units.counted(w.items, w.unit)} and {w.flop or 'no'} FLOP a step" for w in works}
-    if len(steps) < 2:
-        return ""
-    return f"its launches did unlike work: {' or '.join(sorted(steps))}. Measure it again"
+    said = f"its launches did unlike work: {' or '.join(sorted(steps))}. Measure it again"
+    return said if len(steps) > 1 else ""
 
 
 def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:

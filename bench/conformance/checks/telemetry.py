@@ -29,7 +29,7 @@ LOOKS = 4
 OWN = "its memory is this device's"
 AGREE = "its energy rises by its power"
 AGREE_FACTOR = 3.0
-"""Less than any slip of a unit; more than a counter of whole seconds errs in two of them."""
+"""Less than a slip of a unit; more than a counter that is late errs."""
 
 
 def readings(stand: Stand) -> Iterator[Finding]:
@@ -54,7 +54,8 @@ def readings(stand: Stand) -> Iterator[Finding]:
         next = "Look at the unit and the column that Source.read takes it from"
         yield judged(title, not wrong, _told(source, second), "; ".join(wrong), next)
     if None not in (second.power_watts, second.energy_joules):
-        yield _agree(source)
+        with contextlib.suppress(NotObservable):
+            yield _agree(source)
     mute = {name: why for name, why in source.absent.items() if name not in said}
     if mute:
         why = "; ".join(f"{name}: {reason}" for name, reason in mute.items())
@@ -72,24 +73,19 @@ def readings(stand: Stand) -> Iterator[Finding]:
 
 
 def _agree(source: Source) -> Finding:
-    """Whether its counter of energy and its power are of one device, in the units of a reading."""
-    watts, joules, seconds = [], [], []
-    for look in range(LOOKS + 1):
-        time.sleep(APART_SECONDS if look else 0.0)
-        seconds.append(time.monotonic())
-        with contextlib.suppress(NotObservable):
-            reading = source.read()
-            if reading.power_watts is None or reading.energy_joules is None:
-                break
-            watts.append(reading.power_watts)
-            joules.append(reading.energy_joules)
-    if len(joules) <= LOOKS or joules[-1] == joules[0]:
+    """Whether its counter of energy rises as its power says."""
+    looks = []
+    for _ in range(LOOKS + 1):
+        looks.append((time.monotonic(), source.read()))
+        time.sleep(APART_SECONDS)
+    (start, first), *_, (end, last) = looks
+    rate = ((last.energy_joules or 0.0) - (first.energy_joules or 0.0)) / (end - start)
+    if rate == 0:
         return unseen(AGREE, "its counter did not rise while it was looked at")
-    rate, power = (joules[-1] - joules[0]) / (seconds[-1] - seconds[0]), statistics.fmean(watts)
+    power = statistics.fmean(reading.power_watts or 0.0 for _, reading in looks)
     agree = power / AGREE_FACTOR <= rate <= power * AGREE_FACTOR
     observed = f"{rate:.3g} J/s beside {power:.3g} W"
-    next = "Check the units: Source.read gives energy in joules and power in watts"
-    return judged(AGREE, agree, observed, "energy and power disagree", next)
+    return judged(AGREE, agree, observed, "energy and power disagree", "Check the unit of both")
 
 
 def _hold(stand: Stand) -> tuple[object, int]:

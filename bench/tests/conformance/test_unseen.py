@@ -214,7 +214,7 @@ def test_energy_in_another_unit_is_told_by_the_power(
     found = told(monkeypatch, Counter([]), (GIB, GIB))[telemetry.AGREE]
     assert found.verdict == verdict, found
     if verdict == "fail":
-        assert found.reason == "energy and power disagree" and "units" in found.next
+        assert found.reason == "energy and power disagree" and "unit" in found.next
 
 
 def test_a_source_that_says_but_one_of_both_is_not_held_to_the_other(
