@@ -346,7 +346,8 @@ def render(
     format: of runs one of `accelmark list reports`, of comparisons `table`, `json` or `csv`; width:
     columns of a table; wide: everything of every case, rather than a line; beside_record: for who
     typed the records' paths, so that a command to type next has them. Raises `UnknownName` for
-    another format, and `MissingPackage` where a format needs a package that is not installed.
+    another format, or one of a package's that fails, and `MissingPackage` where a format needs a
+    package that is not installed.
     """
     canvas = Canvas(width=width, colour=colour, wide=wide, beside_record=beside_record)
     several: list[Any] = [what] if _is_one(what) else list(what)  # type: ignore[arg-type]
@@ -356,7 +357,9 @@ def render(
     if comparisons:
         raise ComparisonError("render: give runs or comparisons, not both.")
     report: Report = catalogue.load("reports", format)
-    return report.render([_run(one) for one in several], canvas)
+    runs = [_run(one) for one in several]
+    with catalogue.blamed("reports", format):
+        return report.render(runs, canvas)
 
 
 def _is_one(what: object) -> bool:

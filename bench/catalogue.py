@@ -8,10 +8,12 @@ docstrings only; `load` imports the one that is asked for.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ import msgspec
 
 import bench
 from bench.backend import Backend
-from bench.errors import UnknownName, suggestion
+from bench.errors import AccelmarkError, UnknownName, suggestion
 from bench.framework import Framework
 from bench.report import Report
 from bench.workload import Workload
@@ -49,6 +51,10 @@ class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
     attribute: str
     package: str = ""
     """The installed one that brings it; empty for ours."""
+    version: str = ""
+    """Of that package."""
+    flaw: str = ""
+    """Why it is not used, if it is not."""
 
     @property
     def source(self) -> str:
@@ -59,17 +65,26 @@ class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
     def summary(self) -> str:
         """One line: the first of our file's docstring, which is read only when it is asked for."""
         if self.package:
-            return self.source
+            return f"{self.source}, {self.flaw}" if self.flaw else self.source
         file = Path(bench.__file__).parent.parent / f"{self.module.replace('.', '/')}.py"
         doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         return doc.split("\n", 1)[0].rstrip(".")
 
 
 def plug_ins(kind: Kind) -> dict[str, PlugIn]:
-    """Every plug-in of a kind by name: ours first, then installed packages' in name order."""
+    """Every plug-in of a kind by name: ours first, then installed packages'.
+
+    One whose name is taken has that of its package besides, and does not load.
+    """
     found = dict(_ours(kind))
-    for plug_in in _installed(kind, tuple(sys.path)):
-        found.setdefault(plug_in.name, plug_in)
+    for one in _installed(kind, tuple(sys.path)):
+        name = one.name
+        if first := found.get(name):
+            name = f"{name} ({one.package})"
+            flaw = f"not used: {first.package or 'accelmark'} has one of that name"
+            found[name] = msgspec.structs.replace(one, name=name, flaw=flaw)
+        else:
+            found[name] = one
     return found
 
 
@@ -82,6 +97,7 @@ def _installed(kind: Kind, path: tuple[str, ...]) -> tuple[PlugIn, ...]:
             module=point.module,
             attribute=point.attr or CONSTANTS[kind],
             package=point.dist.name if point.dist else point.module,
+            version=point.dist.version if point.dist else "",
         )
         for point in importlib.metadata.entry_points(group=f"accelmark.{kind}")
     )
@@ -101,21 +117,55 @@ def _ours(kind: Kind) -> dict[str, PlugIn]:
     return found
 
 
+def _known(kind: Kind, name: str) -> dict[str, PlugIn]:
+    """All that are looked at for one name: for one of ours no package is."""
+    return _ours(kind) if name in _ours(kind) else plug_ins(kind)
+
+
+def versions(workload: str, backend: str, framework: str) -> dict[str, dict[str, str]]:
+    """Those of the packages that bring these, as a launch's `plug_ins`; nothing for ours."""
+    named: tuple[tuple[Kind, str], ...] = (
+        ("workloads", workload),
+        ("backends", backend),
+        ("frameworks", framework),
+    )
+    found = [_known(kind, name).get(name) for kind, name in named]
+    said = {one.package: one.version for one in found if one and one.package}
+    return {"plug_ins": said} if said else {}
+
+
 def load(kind: Kind, name: str) -> Any:
     """Imports one plug-in and gives its constant; `UnknownName` if there is none of that name."""
-    known = _ours(kind) if name in _ours(kind) else plug_ins(kind)
+    known = _known(kind, name)
     if name not in known:
         raise UnknownName(f"unknown {kind.removesuffix('s')} `{name}`.{suggestion(name, known)}")
     plug_in = known[name]
+    if plug_in.flaw:
+        raise _broken(kind, plug_in, f"is {plug_in.flaw}")
     try:
         found = getattr(importlib.import_module(plug_in.module), plug_in.attribute)
         flaw = _flaw(kind, name, found)
     except (Exception, SystemExit) as error:  # another's code: whatever it raises means the same
-        text = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise _broken(kind, plug_in, f"does not load: {text}") from error
+        raise _broken(kind, plug_in, f"does not load: {_told(error)}") from error
     if flaw:
         raise _broken(kind, plug_in, flaw)
     return found
+
+
+@contextlib.contextmanager
+def blamed(kind: Kind, name: str) -> Iterator[None]:
+    """Raises `UnknownName`, which says whose it is, where a package's plug-in fails within."""
+    try:
+        yield
+    except Exception as error:
+        plug_in = _known(kind, name)[name]
+        if not plug_in.package or isinstance(error, AccelmarkError):
+            raise
+        raise _broken(kind, plug_in, f"fails: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _flaw(kind: Kind, name: str, found: Any) -> str:

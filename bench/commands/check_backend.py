@@ -84,11 +84,14 @@ def _device(name: str, index: int, where: Elsewhere) -> DeviceInfo:
     from bench.running import probe, reached
     from bench.running.elsewhere import TORCH
 
-    known = list(catalogue.plug_ins("backends"))
+    known = catalogue.plug_ins("backends")
     if name not in known:
         raise UnknownName(
             f"accelmark check-backend {name}: unknown backend.{suggestion(name, known)}"
         )
+    for other in known.values():
+        if other.flaw and other.name.startswith(f"{name} ("):
+            say(f"{other.name}: {other.flaw}")
     if where.framework != TORCH:
         with looking():
             chosen = reached.choose_by(where, f"{name}:{index}").device

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, lifeline
 from bench.backend import DeviceInfo
 from bench.conformance.check import Check, Finding, failed, unseen
 from bench.conformance.worker import Task, checks
@@ -27,8 +27,6 @@ TOGETHER = 4
 """Processes that import torch side by side; none opens the device before all of them have."""
 IMPORT_SECONDS = 120.0
 """A torch that takes longer to import is taken for broken."""
-WORKER = ("-m", "bench.conformance.worker")
-"""A check's process, by its interpreter."""
 DECODER = msgspec.json.Decoder(Finding | None)
 
 
@@ -55,32 +53,31 @@ def examine(
     """Runs the checks one after the other; none ends another. Leaves no process behind.
 
     command: of a check's process, for tests; where: the framework that reaches the device. Raises
-    `OutputError` where its interpreter cannot be given this package.
+    `OutputError` where its compilers have no place to write.
     """
-    command = command or (where.python, *WORKER)
+    command = command or lifeline.command("bench.conformance.worker", where.python)
     variables = catalogue.backend(device.backend).worker_environment()
     with contextlib.ExitStack() as stack:
-        given = environment.worker_variables(variables, _package(where, stack))
+        given = environment.worker_variables(variables, _folders(where, stack))
         for first in range(0, len(wanted), TOGETHER):
             batch = wanted[first : first + TOGETHER]
             yield from _batch(device, batch, given, command, where.framework)
 
 
-def _package(where: Elsewhere, stack: contextlib.ExitStack) -> dict[str, str]:
-    """Variables by which another interpreter finds this package, for as long as the stack is."""
+def _folders(where: Elsewhere, stack: contextlib.ExitStack) -> dict[str, str]:
+    """Variables that say where a framework's compilers write, for as long as the stack is."""
     if where.framework == TORCH:
         return {}
     try:
         folder = scratch.new()
-        stack.callback(scratch.gone, folder)
-        names = catalogue.framework(where.framework).compiler_folders
-        written = {name: str(folder / name.lower()) for name in names if name not in os.environ}
-        return {**written, **where.variables(folder)}
     except OSError as error:
         raise OutputError(
-            f"--framework {where.framework}: no link can be made in the temporary folder "
-            f"({error.strerror}). Set TMPDIR."
+            f"--framework {where.framework}: there is no temporary folder ({error.strerror}). "
+            "Set TMPDIR."
         ) from error
+    stack.callback(scratch.gone, folder)
+    names = catalogue.framework(where.framework).compiler_folders
+    return {name: str(folder / name.lower()) for name in names if name not in os.environ}
 
 
 def _batch(

@@ -15,7 +15,7 @@ NOT_COMPARED = (
     *("cpu_limits", "variables_looked_for", "variables_compared"),
 )
 """Facts that differ between any two runs, or are listed in another form."""
-FLATTENED = ("device_state", "variables")
+FLATTENED = ("device_state", "plug_ins", "variables")
 """Sections whose keys are clear without the section's name."""
 MOST_VALUES = 3
 """A fact that took more values than this within one run is given by its first ones."""

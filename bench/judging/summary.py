@@ -104,6 +104,15 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
     )
 
 
+def _unlike(launches: Sequence[Launch]) -> str:
+    """Why launches are no one figure; empty where they are, and of a load, whose tokens vary."""
+    measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    works = [outcome.work for outcome in measured if outcome.served is None]
+    steps = {f"{units.counted(w.items, w.unit)} and {w.flop or 'no'} FLOP a step" for w in works}
+    said = f"its launches did unlike work: {' or '.join(sorted(steps))}. Measure it again"
+    return said if len(steps) > 1 else ""
+
+
 def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:
     """Of a tuned case no choice of which could be measured: skipped if the device can do none."""
     broken = [trial for trial in trials if trial.status in ("void", "failed")]
@@ -126,6 +135,8 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     counted = [x for x in launches if x.seconds >= longest or not _cut_off(x.outcome)]
     others = [x.outcome for x in counted if isinstance(x.outcome, Skipped | Failed)]
     if measured:
+        if unlike := _unlike(measured):
+            return Row(case=case, status="void", reason=unlike)
         row = measured_row(case, measured, len(others), settings)
         return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")
     if others:

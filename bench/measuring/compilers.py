@@ -44,7 +44,7 @@ def make_room(jobs: int) -> None:
     import torch._dynamo
 
     config: Any = torch._dynamo.config
-    config.recompile_limit *= jobs
+    config.cache_size_limit *= jobs  # the name that torch 2.6 has too
 
 
 def chosen(names: Iterable[str], device: torch.device) -> str:

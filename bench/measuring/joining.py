@@ -127,7 +127,7 @@ def join(
     )
 
 
-SAME = ("torch", "python", "packages", "threads", "interop_threads", "cpu_capability")
+SAME = ("torch", "python", "packages", "plug_ins", "threads", "interop_threads", "cpu_capability")
 """What a worker's environment says that must be the same of all ranks of a launch."""
 OF_THE_HOST = ("interop_threads", "cpu_capability")
 """Of those what follows from a host's cores, and matters where they compute."""

@@ -135,6 +135,7 @@ class Launch:
             os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
+        self.environment |= catalogue.versions(workload.name, request.backend, request.framework)
         folders = (*self.backend.compiler_folders, *self.framework.compiler_folders)
         kept.keep_compiled(request.scratch, folders)
         if request.explain:
@@ -323,8 +324,7 @@ class Launch:
             return Void(reason=wrong, numerics=verdict)
         work = job.counted(work)
         slowed = {} if series.contention is None else dict(causes(series.contention))
-        if series.stopped:
-            slowed["STOPPED"] = series.stopped
+        slowed |= {"STOPPED": series.stopped} if series.stopped else {}
         silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
         if request.explain:  # last: so does this
             channel.enter("explain")

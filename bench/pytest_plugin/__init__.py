@@ -15,8 +15,12 @@ PYTEST_DONT_REWRITE
 """
 
 from bench.pytest_plugin.items import pytest_collection_finish, pytest_pycollect_makeitem
-from bench.pytest_plugin.measure import pytest_runtest_protocol, pytest_terminal_summary
-from bench.pytest_plugin.options import pytest_addoption, pytest_configure
+from bench.pytest_plugin.measure import pytest_runtestloop, pytest_terminal_summary
+from bench.pytest_plugin.options import (
+    pytest_addoption,
+    pytest_configure,
+    pytest_load_initial_conftests,
+)
 from bench.pytest_plugin.saved import (
     pytest_benchmark_compare_machine_info,
     pytest_benchmark_update_json,
@@ -28,7 +32,8 @@ __all__ = [
     "pytest_benchmark_update_json",
     "pytest_collection_finish",
     "pytest_configure",
+    "pytest_load_initial_conftests",
     "pytest_pycollect_makeitem",
-    "pytest_runtest_protocol",
+    "pytest_runtestloop",
     "pytest_terminal_summary",
 ]

@@ -40,7 +40,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuses what would end in a number that means something else."""
     config = session.config
     cases = cases_of(session)
-    if not cases or config.getoption("collectonly") or hasattr(config, "workerinput"):
+    if not cases or runs_nothing(config) or hasattr(config, "workerinput"):
         return
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError(
@@ -57,6 +57,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config.stash[SAVED] = [
         comparable(config, cases, document) for document in config.stash.get(COMPARED, ())
     ]
+
+
+def runs_nothing(config: pytest.Config) -> bool:
+    """Whether items are only shown (`--setup-plan` is `--setup-only` too)."""
+    return bool(config.getoption("collectonly") or config.getoption("setuponly", False))
 
 
 def cases_of(session: pytest.Session) -> list[Case]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.pytest_plugin.items import cases_of
-from bench.pytest_plugin.keys import CASE, PLAN, RECORD, RUN, TEMPORARY
+from bench.pytest_plugin.items import cases_of, runs_nothing
+from bench.pytest_plugin.keys import PLAN, RECORD, RUN, TEMPORARY
 from bench.pytest_plugin.options import device, distributed, translated, usage_errors
 
 if TYPE_CHECKING:
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> None:
-    """Before the first item of ours: everything is measured, one launch of each case in turn."""
-    ours = CASE in item.stash and item.get_closest_marker("skip") is None
-    if ours and RUN not in item.config.stash and not distributed(item.config):
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before the first item: everything is measured, one launch of each case in turn.
+
+    Within none of them, whose time somebody may limit.
+    """
+    config = session.config
+    failed = session.testsfailed and not config.getoption("continue_on_collection_errors")
+    if not (failed or runs_nothing(config) or distributed(config)) and cases_of(session):
         with usage_errors():
-            _measure(item.session)
+            _measure(session)
 
 
 def _measure(session: pytest.Session) -> None:
@@ -65,12 +69,16 @@ def _measure(session: pytest.Session) -> None:
     left_out, instead = plan.whole.left_out, plan.whole.instead
     header = (identity, plan.suite.title, cases, plan.settings, chosen, typed)
     writer = begin(path, *header, left_out, instead)
-    with contextlib.closing(writer):
-        reason = open_session(
-            *(writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)),
-            here=here,
-            left_out=left_out,
-        ).run()
+    try:
+        with contextlib.closing(writer):
+            reason = open_session(
+                *(writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)),
+                here=here,
+                left_out=left_out,
+            ).run()
+    except BaseException:  # of which pytest may print no summary
+        say(f"record: {path}")
+        raise
     config.stash[RUN], config.stash[RECORD] = runfile.read(path), path
     if not kept and reason != "interrupted":
         config.stash[TEMPORARY] = folder

@@ -26,8 +26,8 @@ from bench.records.cpu_limits import affinity_cores, usable_cores
 from bench.records.encoding import readable
 from bench.records.paths import without_paths
 
-PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy", "triton", "accelmark")
-"""Distributions whose versions every record names; absent ones are left out."""
+PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy", "triton")
+"""Distributions whose versions every record names beside ours; absent ones are left out."""
 
 VARIABLES = (
     # How many threads compute, where they lie and how they wait.
@@ -223,7 +223,7 @@ def _package_versions() -> Mapping[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return {**versions, "accelmark": bench.__version__}  # which another Python need not have
 
 
 def host() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bench.records.observed import Contention, Watched
 from bench.records.proof import Proof
 from bench.records.served import Served
 from bench.records.silent import Silent
-from bench.records.value import Value, finite, positive_and_finite
+from bench.records.value import Value, finite, positive_and_finite, whole
 
 DOES_NOT_FIT = "does not fit"
 """Begins the reason of a case that is skipped because the device has too little memory for it."""
@@ -173,7 +173,6 @@ class Share(Value, frozen=True, kw_only=True):
     flags: tuple[Flag, ...] = ()
     causes: dict[str, str] = msgspec.field(default_factory=dict)
     """Its own, of those that the launch has; none in old records."""
-
     peer_ns: tuple[int, ...] = ()
     """Of an exchange with each rank, both ways at once, as this one saw it; 0 with itself. Empty
     where ranks do not meet in pairs."""
@@ -212,11 +211,12 @@ class Work(Value, frozen=True, kw_only=True):
     """Of a collective: how many operations one step does, one after the other."""
 
     def __post_init__(self) -> None:
-        positive_and_finite(items=self.items)
-        done = (self.flop, self.least_flop, self.again_flop, self.experts_hit, self.operations)
-        for value in (*done, self.moved_bytes, self.transferred_bytes, self.bus_bytes):
+        whole(items=self.items)
+        counts = (self.flop, self.least_flop, self.again_flop, self.operations, self.moved_bytes)
+        for value in (*counts, self.transferred_bytes, self.bus_bytes):
             if value is not None:
-                positive_and_finite(flop_or_bytes=value)
+                whole(flop_or_bytes=value)
+        positive_and_finite(experts_hit=1.0 if self.experts_hit is None else self.experts_hit)
         if (self.least_flop or 0) > (self.flop or 0):
             raise ValueError(f"least_flop = {self.least_flop} is above flop = {self.flop}")
         if not self.unit:

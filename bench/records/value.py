@@ -23,3 +23,11 @@ def positive_and_finite(**values: float) -> None:
     for name, value in values.items():
         if not math.isfinite(value) or value <= 0:
             raise ValueError(f"{name} must be finite and above zero, not {value}")
+
+
+def whole(**values: int) -> None:
+    """`positive_and_finite`, and raises ValueError too for one with a fraction, were it .0."""
+    positive_and_finite(**values)
+    for name, value in values.items():
+        if not isinstance(value, int):  # whoever counts it may be another's code
+            raise ValueError(f"{name} must be a whole number, not {value}")

@@ -1,7 +1,7 @@
 """What computes a run's steps, and in which interpreter: torch in this one, or another elsewhere.
 
-Another interpreter need not have accelmark, nor torch: it is given this package by a folder that
-holds nothing else, so that it finds none of this one's libraries, made for another Python.
+Another interpreter need not have accelmark, nor torch: `bench.lifeline.command` gives it this
+package alone, and none of this one's libraries, made for another Python.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-import bench
 from bench import catalogue
 from bench.errors import DeviceUnavailable, SuiteError
 
 TORCH = "torch"
-PATHS = "PYTHONPATH"
 
 
 class Elsewhere(NamedTuple):
@@ -25,21 +22,6 @@ class Elsewhere(NamedTuple):
 
     framework: str = TORCH
     python: str = sys.executable
-
-    def variables(self, folder: Path) -> dict[str, str]:
-        """Variables by which that interpreter finds this package; nothing where it is this one.
-
-        folder: a temporary one. Raises OSError where no link can be made in it.
-        """
-        if self.framework == TORCH or self.python == sys.executable:
-            return {}
-        only = folder / "package"
-        only.mkdir(exist_ok=True)
-        link = only / "bench"
-        if not link.exists():
-            link.symlink_to(Path(bench.__file__).parent.resolve(), target_is_directory=True)
-        before = os.environ.get(PATHS, "")
-        return {PATHS: f"{only}{os.pathsep}{before}" if before else str(only)}
 
 
 HERE = Elsewhere()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import msgspec
 
 from bench.backend import Backend
 from bench.errors import OutputError
-from bench.lifeline import Lifeline
+from bench.lifeline import Lifeline, command
 from bench.measuring.messages import Answer, Order, Request
 from bench.records import environment
 from bench.records.encoding import encoded
@@ -21,7 +20,7 @@ from bench.records.reason import reason
 from bench.running import child
 from bench.running.elsewhere import TORCH
 
-COMMAND = (sys.executable, "-m", "bench.frameworks._hand_over")
+COMMAND = command("bench.frameworks._hand_over")
 AHEAD = 10
 """Launches of a case that are handed over at once: to import torch takes longest."""
 KILLED = -9

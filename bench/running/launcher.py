@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, lifeline
 from bench.measuring.messages import Report, Request
 from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
@@ -48,7 +47,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of the device meanwhile, or why nothing was."""
 
 
-COMMAND = (sys.executable, "-m", "bench.measuring.worker")
+COMMAND = lifeline.command("bench.measuring.worker")
 """A worker."""
 NOTHING: Mapping[str, str] = {}
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from bench.backend import Backend, DeviceInfo
-from bench.lifeline import Lifeline
+from bench.lifeline import Lifeline, command
 from bench.measuring.joining import machine
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
@@ -35,7 +34,7 @@ AGAIN_SECONDS = 0.05
 DEATHS = 3
 """A side process that did not answer so many times is not started again; up to then the next launch
 has a new one."""
-COMMAND = (sys.executable, "-m", "bench.running.sampler")
+COMMAND = command("bench.running.sampler")
 DECODER = msgspec.json.Decoder(tuple[Answer, ...])
 
 

@@ -29,7 +29,7 @@ from bench.errors import (
     suggestion,
 )
 from bench.framework import Framework
-from bench.lifeline import Lifeline, hold
+from bench.lifeline import Lifeline, command, hold
 from bench.precision import PRECISIONS
 from bench.records import cpu_limits
 from bench.records.encoding import encoded
@@ -104,7 +104,7 @@ def start(
     stack.callback(lifeline.cut)
     try:
         return lifeline.start(
-            [python, "-m", "bench.running.probe", asked],
+            [*command("bench.running.probe", python), asked],
             {**variables, **os.environ, **forced},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

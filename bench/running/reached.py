@@ -15,9 +15,9 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import DeviceUnavailable
-from bench.running import probe, scratch
+from bench.running import probe
 from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
-from bench.running.probe import HOST, Chosen, Found
+from bench.running.probe import HOST, NOTHING, Chosen, Found
 
 MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)'")
 VERSION = re.compile(r"Python ((\d+)\.(\d+)\S*)")
@@ -48,15 +48,8 @@ def ask(where: Elsewhere, names: Sequence[str] = ()) -> list[Found]:
     """What a framework reaches of these backends, by default of all; of one whose devices it does
     not know at all, nothing. Where it reaches none of them, why not the host, if that was asked."""
     with contextlib.ExitStack() as stack:
-        folder = scratch.new()
-        stack.callback(scratch.gone, folder)
-        try:
-            forced = where.variables(folder)
-        except OSError as error:
-            reason = f"{where.framework}: no link can be made in {folder} ({error.strerror})"
-            return [Found(backend=HOST, reason=reason, framework=where.framework)]
         children = [
-            (name, probe.start(name, where.python, forced, stack, where.framework))
+            (name, probe.start(name, where.python, NOTHING, stack, where.framework))
             for name in probe.in_order(names or catalogue.plug_ins("backends"))
             if _may_reach(where.framework, name)
         ]

@@ -28,7 +28,7 @@ from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher, scratch
 from bench.running.case_state import CaseState, groups
-from bench.running.elsewhere import TORCH, Elsewhere
+from bench.running.elsewhere import TORCH
 from bench.running.explanations import NOTHING, Explaining, explain
 from bench.running.face import Ahead, Face, Start
 from bench.running.handing import Handing
@@ -339,8 +339,6 @@ def open_session(
     folder = scratch.made()
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     handing = Handing.of(framework, folder, backend)
-    if folder is not None:
-        own = {**own, **Elsewhere(framework, python).variables(folder)}
     variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
     stems = rehearsals = None
     if framework == TORCH:

@@ -15,6 +15,12 @@ FACTS = ("python", "packages")
 """What a launch says of its software, if it came so far."""
 
 
+def _said(launch: Launch | Explanation) -> dict[str, Any]:
+    """Each fact by its name; a package of plug-ins is one, as each case has its own."""
+    said = {k: v for k, v in launch.environment.items() if k in FACTS}
+    return said | dict(launch.environment.get("plug_ins", {}))
+
+
 class Software:
     """What the launches of a run were measured with, and its explanations."""
 
@@ -23,18 +29,16 @@ class Software:
         self._first: dict[str, Any] = {}
         for launch in done:
             self._note(launch)
-            if len(self._first) == len(FACTS):  # a record may be long
-                break
 
     def _note(self, launch: Launch | Explanation) -> None:
-        self._first = {k: v for k, v in launch.environment.items() if k in FACTS} | self._first
+        self._first = _said(launch) | self._first
 
     def require(self, launch: Launch | Explanation, writer: Writer) -> None:
         """Raises `RecordError` if a launch that is to be added to the record had other software."""
         changed = [
-            f"{name} was {then}, is {launch.environment[name]}"
-            for name, then in self._first.items()
-            if launch.environment.get(name, then) != then
+            f"{name} was {self._first[name]}, is {now}"
+            for name, now in _said(launch).items()
+            if self._first.get(name, now) != now
         ]
         if changed:
             raise RecordError(

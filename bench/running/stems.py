@@ -22,7 +22,7 @@ import msgspec
 
 from bench import catalogue
 from bench.backend import Backend
-from bench.lifeline import Lifeline
+from bench.lifeline import Lifeline, command
 from bench.measuring.messages import Request
 from bench.measuring.stem import (
     AVAILABLE,
@@ -43,7 +43,6 @@ from bench.running import child
 READY_SECONDS = 120.0
 """A stem that imports for longer is ended, and launches import by themselves."""
 DECODER = msgspec.json.Decoder(Word)
-COMMAND = ("-m", "bench.measuring.stem")
 GENERATIONS = 2
 """At most so many import side by side, where there are as many cores: one that waits for its round
 holds memory."""
@@ -80,7 +79,7 @@ class Stem:
 
         def started(held: Lifeline, theirs: int) -> child.Process:
             return held.start(
-                (python, *COMMAND, str(theirs)),
+                (*command("bench.measuring.stem", python), str(theirs)),
                 given,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.errors import AccelmarkError
+from bench.lifeline import command
 from bench.records.value import Value
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def in_a_process(folder: Path, texts: Sequence[Text], wrong: bool) -> Truth:
     question = Question(folder=str(folder), texts=tuple(texts), wrong=wrong)
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "bench.serving.reference"],
+            command("bench.serving.reference"),
             input=msgspec.json.encode(question),
             capture_output=True,
             timeout=LIMIT_SECONDS,

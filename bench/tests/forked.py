@@ -32,6 +32,8 @@ from typing import Any
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 ERRORS = ("-W", "error")
 """Words before `-m` or `-c` that a fork can follow."""
+SAFE = "-P"
+"""Another, by which nothing of the current folder is found."""
 READY_SECONDS = 120.0
 WIDE = ".wide"
 """At the end of the place of the second nursery."""
@@ -132,7 +134,7 @@ def _can(words: Sequence[str]) -> bool:
 
 def target_of(words: Sequence[str]) -> Sequence[str]:
     """From `-m` or `-c` on."""
-    return words[2:] if tuple(words[:2]) == ERRORS else words[words[:1] == ["-u"] :]
+    return words[2:] if tuple(words[:2]) == ERRORS else words[words[:1] in (["-u"], [SAFE]) :]
 
 
 def as_bytes(text: str | os.PathLike[str]) -> str:

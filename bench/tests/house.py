@@ -49,8 +49,9 @@ running/           | backend catalogue errors framework lifeline measuring      
                    | planning precision records stats telemetry                 |
 judging/           | catalogue errors planning precision records stats          | msgspec
                    | telemetry units                                            |
-serving/           | backend catalogue errors judging measuring planning        | msgspec psutil
-                   | precision records running telemetry workload workloads     | torch transformers
+serving/           | backend catalogue errors judging lifeline measuring        | msgspec psutil
+                   | planning precision records running telemetry workload      | torch transformers
+                   | workloads                                                  |
 
 exchange/          | errors judging planning records telemetry                  | msgspec
                    |                                                            | pytest_benchmark

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench import catalogue
-from bench.tests.forked import ERRORS, PLACES, WIDE, Popen, exactly, target_of
+from bench.tests.forked import ERRORS, PLACES, SAFE, WIDE, Popen, exactly, target_of
 
 FREE = 500
 """File descriptors from here on are nobody's."""
@@ -186,7 +186,8 @@ def _run(words: list[str], forks: bool) -> int:
         warnings.simplefilter("error")
     option, target, *arguments = target_of(words)
     extra = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:0] = [str(Path.cwd()) if option == "-m" else "", *extra]
+    own = [] if words[0] == SAFE else [str(Path.cwd()) if option == "-m" else ""]
+    sys.path[:0] = [*own, *extra]
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
     _hide()

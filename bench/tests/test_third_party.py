@@ -234,6 +234,7 @@ def test_its_workload_and_ours_are_measured_on_its_device(
         assert isinstance(launch.outcome, Measured), launch.outcome
         assert launch.outcome.step_clock == "device event"
         assert launch.environment["device"]["facts"]["driver"] == "2.13.0"
+        assert launch.environment["plug_ins"] == {"accelmark-examplium": "1.0"}
 
 
 def test_the_cpu_works_beside_broken_packages(

@@ -87,6 +87,8 @@ def _follow(
     """Adds what is seen of its gradients, when they come."""
     import torch
 
+    if not output.requires_grad:
+        return
     upstream: list[Tensor] = []
     read = {x: x._version for x in given.values() if isinstance(x, torch.Tensor)}
 
@@ -101,12 +103,11 @@ def _follow(
 
         return arrived
 
-    if output.requires_grad:
-        output.register_hook(upstream.append)
-        for name in call.gradients:
-            x = given.get(name)
-            if x is not None and x.requires_grad:
-                x.register_hook(hook(name))
+    output.register_hook(upstream.append)
+    for name in call.gradients:
+        x = given.get(name)
+        if x is not None and x.requires_grad:
+            x.register_hook(hook(name))
 
 
 def _chosen(sizes: Sequence[tuple[int, ...]]) -> set[int]:

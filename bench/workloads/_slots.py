@@ -195,4 +195,5 @@ class SlotModel:
 
         variants = 2 * len(self._reaches)
         config: Any = torch._dynamo.config
-        return config.patch(recompile_limit=max(variants + 2, config.recompile_limit))
+        # By the name that torch 2.6 has too.
+        return config.patch(cache_size_limit=max(variants + 2, config.cache_size_limit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -27,6 +28,9 @@ LOOKS = 4
 """At a figure that has not risen yet: some are counted once a second."""
 TOLD = ("power", "energy", "clock", "temperature", "utilisation")
 OWN = "its memory is this device's"
+AGREE = "its energy rises by its power"
+AGREE_FACTOR = 3.0
+"""Less than a slip of a unit; more than a counter that is late errs."""
 
 
 def readings(stand: Stand) -> Iterator[Finding]:
@@ -50,6 +54,9 @@ def readings(stand: Stand) -> Iterator[Finding]:
         wrong += backwards(first, second)
         next = "Look at the unit and the column that Source.read takes it from"
         yield judged(title, not wrong, _told(source, second), "; ".join(wrong), next)
+    if None not in (second.power_watts, second.energy_joules):
+        with contextlib.suppress(NotObservable):
+            yield _agree(source)
     mute = {name: why for name, why in source.absent.items() if name not in said}
     if mute:
         why = "; ".join(f"{name}: {reason}" for name, reason in mute.items())
@@ -64,6 +71,22 @@ def readings(stand: Stand) -> Iterator[Finding]:
         yield _own(source, (first.memory_used_bytes, second.memory_used_bytes), device, size)
     yield _processes(source)
     del held
+
+
+def _agree(source: Source) -> Finding:
+    """Whether its counter of energy rises as its power says."""
+    looks = []
+    for _ in range(LOOKS + 1):
+        looks.append((time.monotonic(), source.read()))
+        time.sleep(APART_SECONDS)
+    (start, first), *_, (end, last) = looks
+    rate = ((last.energy_joules or 0.0) - (first.energy_joules or 0.0)) / (end - start)
+    if rate == 0:
+        return unseen(AGREE, "its counter did not rise while it was looked at")
+    power = statistics.fmean(reading.power_watts or 0.0 for _, reading in looks)
+    agree = power / AGREE_FACTOR <= rate <= power * AGREE_FACTOR
+    observed = f"{rate:.3g} J/s beside {power:.3g} W"
+    return judged(AGREE, agree, observed, "energy and power disagree", "Check the unit of both")
 
 
 def _hold(stand: Stand) -> tuple[object, int]:

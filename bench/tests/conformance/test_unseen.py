@@ -193,6 +193,36 @@ def test_what_is_held_is_held_until_it_was_looked_for(monkeypatch: pytest.Monkey
     assert not pieces, "and is given back"
 
 
+@pytest.mark.parametrize(
+    ("joules_per_second", "verdict"),
+    [(100.0, "pass"), (60.0, "pass"), (0.1, "fail"), (1e5, "fail"), (0.0, "not observable")],
+    ids=["right", "late", "kJ", "mJ", "still"],
+)
+def test_energy_in_another_unit_is_told_by_the_power(
+    monkeypatch: pytest.MonkeyPatch, joules_per_second: float, verdict: str
+) -> None:
+    """Items per joule were a thousand times too good, or too bad."""
+
+    class Counter(Card):
+        def read(self) -> Reading:
+            joules = 1e6 + joules_per_second * clock.monotonic()
+            return Reading(power_watts=100.0, energy_joules=joules)
+
+    now = itertools.count(step=0.25)
+    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=lambda seconds: None)
+    monkeypatch.setattr(telemetry, "time", clock)
+    found = told(monkeypatch, Counter([]), (GIB, GIB))[telemetry.AGREE]
+    assert found.verdict == verdict, found
+    if verdict == "fail":
+        assert found.reason == "energy and power disagree" and "unit" in found.next
+
+
+def test_a_source_that_says_but_one_of_both_is_not_held_to_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert telemetry.AGREE not in told(monkeypatch, Card([None]), (GIB, GIB))
+
+
 @pytest.mark.parametrize("percent", [5.0, 5.2, 5.99])
 def test_a_source_of_whole_percents_is_this_device_s(
     monkeypatch: pytest.MonkeyPatch, percent: float

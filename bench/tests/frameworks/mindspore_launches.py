@@ -21,6 +21,7 @@ import msgspec
 from bench.conformance.check import Finding
 from bench.conformance.worker import Task, findings
 from bench.frameworks import _mindspore_jobs as jobs
+from bench.lifeline import command
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
 from bench.running.elsewhere import Elsewhere
@@ -43,10 +44,9 @@ def launched(there: Elsewhere, trials: Iterable[Trial], folder: Path) -> list[An
     """What came of each, of one process: a `Report`, or a list of findings."""
     given = [*trials]
     done = subprocess.run(
-        [there.python, "-m", "bench.tests.frameworks.mindspore_launches"],
+        command("bench.tests.frameworks.mindspore_launches", there.python),
         input=msgspec.json.encode(given),
         stdout=subprocess.PIPE,
-        env={**os.environ, **there.variables(folder)},
         cwd=folder,  # where a compiler that fails leaves what it was about
         check=True,
     )

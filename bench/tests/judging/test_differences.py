@@ -23,6 +23,7 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
         {
             "torch": "2.13.0",
             "packages": {"transformers": "5.0.0", "numpy": "2.0"},
+            "plug_ins": {"theirs": "1.0", "alike": "3"},
             "threads": 8,
             "variables": {"OMP_NUM_THREADS": "8", "LD_PRELOAD": "x.so"},
             "device": {"facts": {"driver": "580"}, "memory_bytes": 1},
@@ -34,6 +35,7 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
         {
             "torch": "2.12.0",
             "packages": {"transformers": "5.0.0", "numpy": "2.1"},
+            "plug_ins": {"theirs": "1.1", "alike": "3"},
             "threads": 8,
             "variables": {"LD_PRELOAD": "x.so"},
             "device": {"facts": {"driver": "550"}, "memory_bytes": 2},
@@ -44,6 +46,7 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
     assert differences(base, other) == {
         "torch": ("2.13.0", "2.12.0"),
         "numpy": ("2.0", "2.1"),
+        "theirs": ("1.0", "1.1"),
         "OMP_NUM_THREADS": ("8", "absent"),
         "driver": ("580", "550"),
         "power_limit": ("700 W", "500 W"),

@@ -8,7 +8,7 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Skipped, Void
 from bench.records.run import End
 from bench.tests.judging.rows import CASE, FINE, row
-from bench.tests.values import COMPLETE, failed, make_case, make_file, make_launches
+from bench.tests.values import COMPLETE, failed, make_case, make_file, make_launches, make_measured
 
 
 def test_one_void_launch_voids_the_case() -> None:
@@ -16,6 +16,19 @@ def test_one_void_launch_voids_the_case() -> None:
     assert found.status == "void" and found.reason == "numerics: logits off"
     assert found.throughput is None and found.interval is None and found.verdict is None
     assert found.flop_per_second is None and found.peak_memory_bytes is None
+
+
+def test_launches_that_did_unlike_work_are_no_one_figure() -> None:
+    """As where a package's workload was changed while its run was resumed."""
+    few, many = (make_measured(items=n, flop=8, moved_bytes=n) for n in (1, 2))
+    found = row([few, many, few])
+    assert (found.status, found.throughput) == ("void", None)
+    assert found.reason == (
+        "its launches did unlike work: 1 image and 8 FLOP a step or 2 images and 8 FLOP a step. "
+        "Measure it again"
+    )
+    assert row([many, make_measured(items=2, flop=9)]).status == "void"
+    assert row([many, make_measured(items=2, flop=8, moved_bytes=9)]).status == "measured"
 
 
 def test_failed_and_skipped_rows_say_why() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bench.backends.cpu import CpuBackend
-from bench.measuring import asked
+from bench.measuring import asked, compilers
 from bench.measuring.execution import Execution
 from bench.precision import PRECISIONS
 from bench.records.environment import UNSEARCHED
 from bench.workload import Unsupported
+from bench.workloads import _slots
 
 
 @pytest.mark.parametrize("large", [True, False])
@@ -54,3 +56,24 @@ def test_a_search_is_what_its_backend_says_and_is_counted(monkeypatch: pytest.Mo
     assert asked_for == [{"effort": 2}]
     assert "max-autotune" not in asked.complaint(execution.looks(record))
     assert record["compiler_searched"] == 1
+
+
+def test_room_to_compile_is_made_by_a_name_that_the_oldest_torch_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch 2.6 has no `recompile_limit`; what is patched is what holds in later ones."""
+
+    class Config:
+        cache_size_limit = 8
+
+        def patch(self, **changes: int) -> dict[str, int]:
+            return changes
+
+    job: Any = SimpleNamespace(_compiled=True, _reaches=range(10))
+    with _slots.SlotModel._room_to_compile(job):
+        assert torch._dynamo.config.recompile_limit == 22
+    old = Config()
+    monkeypatch.setattr(torch._dynamo, "config", old)
+    compilers.make_room(3)
+    assert old.cache_size_limit == 24
+    assert _slots.SlotModel._room_to_compile(job) == {"cache_size_limit": 24}

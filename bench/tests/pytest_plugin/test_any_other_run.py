@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,22 @@ def test_a_run_of_something_else_is_left_alone(tmp_path: Path, off: tuple[str, .
         again = Run(tmp_path, "--benchmark-compare=own.json", "--benchmark-max-time=0.01")
         assert again.code == 0, again.out + again.err
         assert (tmp_path / "modules.txt").read_text().split() == OURS
+
+
+def test_a_project_keeps_a_package_of_our_name(tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").touch()
+    (tmp_path / "bench" / "own.py").write_text("VALUE = 7")
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "conftest.py").write_text("from bench.own import VALUE")
+    (tmp_path / "test_own.py").write_text("def test_own():\n    from bench.own import VALUE")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import pytest; pytest.main()", "-q"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("place", ["microbench/suite", "bench/suite"])

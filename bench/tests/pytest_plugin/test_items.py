@@ -44,6 +44,20 @@ def test_skipped_benchmarks_measure_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--setup-plan", "--setup-only"])
+def test_items_that_are_only_shown_measure_nothing(tmp_path: Path, option: str) -> None:
+    run = scripted(tmp_path, {"8x8x8": []}, option, "--accelmark-out", "out")
+    assert run.code == 0 and "SETUP" in run.out, run.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_items_that_cannot_all_be_collected_measure_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_broken.py").write_text("import no_such_module")
+    run = scripted(tmp_path, {"8x8x8": []}, "test_broken.py", "--accelmark-out", "out")
+    assert run.code == pytest.ExitCode.INTERRUPTED, run.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_sweep_leaves_out_is_not_measured_here_either() -> None:
     """A session takes two devices for what leaves the number open, as a suite is planned."""
 

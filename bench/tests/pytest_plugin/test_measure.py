@@ -52,6 +52,49 @@ def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:
     path.parent.rmdir()
 
 
+LIMITED = """
+import pytest
+
+from bench.running import launcher
+
+launches = launcher.launch_together
+within = []
+
+def limited(*asked, **options):
+    if within:
+        pytest.fail("Timeout (>24.0s) from pytest-timeout.")
+    return launches(*asked, **options)
+
+launcher.launch_together = limited
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    within.append(item)
+    try:
+        return (yield)
+    finally:
+        within.clear()
+"""
+"""As pytest-timeout does with what an item takes."""
+
+
+def test_nothing_is_measured_within_an_item_whose_time_may_be_limited(tmp_path: Path) -> None:
+    (tmp_path / "limited.py").write_text(LIMITED)
+    run = scripted(
+        tmp_path, {"8x8x8": [0.01, 0.02], "9x9x9": [0.01, 0.02]}, "-p", "limited", "-W", "error"
+    )
+    assert run.outcomes == {"passed": 2}, run.out
+
+
+def test_a_run_that_breaks_names_its_record(tmp_path: Path) -> None:
+    run = scripted(tmp_path, {"8x8x8": [0.01, "bug"]})
+    assert run.code == pytest.ExitCode.INTERNAL_ERROR and "nobody thought of it" in run.out
+    path = Path(run.out.split("record: ")[1].split()[0])
+    assert len(runfile.read(path).launches) == 1
+    path.unlink()
+    path.parent.rmdir()
+
+
 BROKEN = """
 from bench.reports.table import TableReport
 

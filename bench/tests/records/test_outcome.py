@@ -13,6 +13,7 @@ from bench.records.outcome import Block, Check, Cold, Failed, Memory, Numerics, 
 from bench.tests.values import BAD_NUMERICS, make_block, make_measured
 
 nan, inf = math.nan, math.inf
+half: Any = 1.5
 
 NONSENSE: list[tuple[str, Callable[[], Any], str]] = [
     ("no steady sample", lambda: make_measured(steady=()), "without a steady sample"),
@@ -61,6 +62,8 @@ NONSENSE: list[tuple[str, Callable[[], Any], str]] = [
     ("item without a name", lambda: Work(items=1, unit=""), "item without a name"),
     ("no FLOP", lambda: Work(items=1, unit="image", flop=0), "flop_or_bytes must be"),
     ("no bytes", lambda: Work(items=1, unit="image", moved_bytes=-1), "flop_or_bytes must be"),
+    ("a half item", lambda: Work(items=half, unit="image"), "a whole number, not 1.5"),
+    ("a float", lambda: Work(items=1, unit="x", flop=half), "a whole number, not 1.5"),
     ("no link", lambda: Work(items=1, unit="image", transferred_bytes=0), "flop_or_bytes must be"),
     ("void without reason", lambda: Void(reason=""), "must say why"),
     ("skipped without reason", lambda: Skipped(reason=" "), "must say why"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,20 +48,6 @@ def test_an_interpreter_is_named_by_option_or_variable(monkeypatch: pytest.Monke
         elsewhere("mindspore", "/nor/this")
     monkeypatch.delenv(variable)
     assert elsewhere("mindspore", None).python == sys.executable
-
-
-def test_it_finds_this_package_and_no_library_of_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a vendor's setup script has put into the path stays there."""
-    monkeypatch.setenv("PYTHONPATH", "/vendor/python")
-    given = Elsewhere("other", "/other/python").variables(tmp_path)
-    package, vendor = given["PYTHONPATH"].split(os.pathsep)
-    assert vendor == "/vendor/python"
-    assert [path.name for path in Path(package).iterdir()] == ["bench"]
-    assert Path(package, "bench", "framework.py").is_file()
-    assert Elsewhere("other", sys.executable).variables(tmp_path) == {}
-    assert HERE.variables(tmp_path) == {}
 
 
 def test_what_only_torch_does_is_refused() -> None:

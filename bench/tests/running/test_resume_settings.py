@@ -110,3 +110,17 @@ def test_what_a_library_reads_from_a_file_is_noted_and_compared(
     world = {"devices": 2, "hosts": 1}
     then = with_environment(variables={**noted, "NCCL_ALGO": "Ring"}, world=world)
     assert "variable NCCL_ALGO was Ring, is Tree" in mixed_launches(then, {}, "cuda")
+
+
+def test_a_plug_in_of_another_version_does_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one that is not there; of another interpreter nobody here can tell."""
+    launches = with_environment(plug_ins={"theirs": "1"})
+    now = {"theirs": "1"}
+    monkeypatch.setattr(catalogue, "versions", lambda *names: {"plug_ins": now})
+    assert (
+        mixed_launches(launches, {}, "cpu") == mixed_launches(with_environment(), {}, "cpu") == []
+    )
+    now["theirs"] = "2"
+    said = "a launch's plug-ins were {'theirs': '1'}, are {'theirs': '2'}"
+    assert mixed_launches(launches, {}, "cpu") == [said]
+    assert mixed_launches(launches, {}, "cpu", "mindspore") == []

@@ -22,6 +22,8 @@ from bench.tests.values import failed, make_launch, make_run
 
 OLD: dict[str, Any] = {"packages": {"torch": "1", "numpy": "2"}, "python": "3.11.9"}
 NEW: dict[str, Any] = {**OLD, "packages": {"torch": "2", "numpy": "2"}}
+PLUGGED: dict[str, Any] = {**OLD, "plug_ins": {"theirs": "1"}}
+"""Of the second case alone: its workload is a package's."""
 SILENT: dict[str, Any] = {}
 """Of a worker that came to nothing."""
 
@@ -81,6 +83,7 @@ def play(
         ([OLD, NEW], "packages was {'torch': '1', 'numpy': '2'}, is {'torch': '2', 'numpy': '2'}"),
         ([OLD, SILENT, NEW], "is {'torch': '2', 'numpy': '2'}"),
         ([SILENT, OLD, OLD, {**OLD, "python": "3.12.1"}], "python was 3.11.9, is 3.12.1"),
+        ([OLD, PLUGGED, OLD, {**OLD, "plug_ins": {"theirs": "2"}}], "theirs was 1, is 2"),
     ],
 )
 def test_a_launch_of_other_software_is_not_in_the_record(

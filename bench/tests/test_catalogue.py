@@ -1,0 +1,100 @@
+"""What installed packages bring: whose version it is, and whose name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import api, catalogue
+from bench.commands import check_backend
+from bench.commands.listing import _listing
+from bench.errors import MissingPackage, UnknownName
+from bench.running import probe
+from bench.running.elsewhere import HERE
+from bench.tests.values import make_file
+
+CODE = """
+from bench.backends.cpu import BACKEND
+from bench.errors import MissingPackage
+from bench.report import Report
+from bench.workloads.gemm import WORKLOAD
+
+class TheirReport(Report):
+    def render(self, runs, canvas):
+        raise {"wide": KeyError("rows"), "plain": MissingPackage("pip install it")}[
+            "wide" if canvas.wide else "plain"
+        ]
+
+REPORT = TheirReport()
+"""
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Installs a package of plug-ins, each `kind=name`."""
+
+    def installed(package: str, version: str, **plug_ins: str) -> None:
+        folder = tmp_path / f"{package}-{version}"
+        info = folder / f"{package}-{version}.dist-info"
+        info.mkdir(parents=True)
+        head = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        (info / "METADATA").write_text(head)
+        points = [f"[accelmark.{kind}]\n{name} = {package}" for kind, name in plug_ins.items()]
+        (info / "entry_points.txt").write_text("\n".join(points))
+        (folder / f"{package}.py").write_text(CODE)
+        monkeypatch.syspath_prepend(folder)
+
+    return installed
+
+
+def test_a_package_is_named_with_its_version_where_it_is_used(install: Install) -> None:
+    install("theirs", "1.2", workloads="their-work", backends="their-chip")
+    install("unused", "3", workloads="other-work", reports="their-report")
+    used = catalogue.versions
+    assert used("gemm", "cpu", "torch") == {}
+    assert used("their-work", "cpu", "torch") == used("gemm", "their-chip", "torch")
+    assert used("their-work", "their-chip", "torch") == {"plug_ins": {"theirs": "1.2"}}
+    assert used("nobody's", "cpu", "torch") == {}
+
+
+def test_a_name_that_is_taken_is_said(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever installs it would look for it in vain, and measure with another one."""
+    install("second", "1", workloads="their-work")
+    install("first", "1", backends="cpu", workloads="their-work")
+    assert catalogue.plug_ins("workloads")["their-work"].package == "first"
+    whys = {
+        "backends": ("cpu (first)", "from the package first, not used: accelmark has one of"),
+        "workloads": ("their-work (second)", "from the package second, not used: first has one of"),
+    }
+    for kind, (name, why) in whys.items():
+        assert _listing(kind)[name] == f"{why} that name"
+    with pytest.raises(UnknownName, match=r"is not used: first has one of that name\. Repair or "):
+        catalogue.workload("their-work (second)")
+    (found,) = probe.probe(["cpu (first)"])
+    assert found.reason == (
+        "backend `cpu (first)` (from the package first) is not used: accelmark has one of that "
+        "name. Repair or uninstall that package."
+    )
+    assert catalogue.backend("cpu").name == "cpu" and not catalogue.plug_ins("backends")["cpu"].flaw
+    said: list[str] = []
+    monkeypatch.setattr(check_backend, "say", said.append)
+    monkeypatch.setattr(probe, "probe", lambda names: [probe.Found(backend="cpu", reason="none")])
+    with pytest.raises(Exception, match="none"):
+        check_backend._device("cpu", 0, HERE)
+    assert said == ["cpu (first): not used: accelmark has one of that name"]
+
+
+def test_a_report_that_fails_is_its_packages(install: Install) -> None:
+    install("theirs", "1.2", reports="their-report")
+    run = make_file([], [])
+    with pytest.raises(UnknownName) as caught:
+        api.render(run, "their-report", wide=True)
+    assert str(caught.value) == (
+        "report `their-report` (from the package theirs) fails: 'rows'. Repair or uninstall that "
+        "package."
+    )
+    with pytest.raises(MissingPackage, match="pip install it"):
+        api.render(run, "their-report")
