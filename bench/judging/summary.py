@@ -18,9 +18,13 @@ from bench.judging.scaling import with_efficiency
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words
 from bench.records.case import Case
-from bench.records.outcome import DOES_NOT_FIT, Cold, Failed, Measured, Outcome, Skipped, Void
+from bench.records.limits import ended_sooner
+from bench.records.outcome import DOES_NOT_FIT, Cold, Failed, Measured, Skipped, Void
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import by_case
+
+WORKING = ("numerics", "build", "warm-up", "measure")
+"""Phases in which a launch works; what ends before is broken, whatever the limit."""
 
 
 def summarize(run: RunFile) -> list[Row]:
@@ -132,7 +136,7 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
         return Row(case=case, status="void", reason=voids[0].reason)
     measured = [x for x in launches if isinstance(x.outcome, Measured)]
     longest = max((x.seconds for x in measured), default=0.0)
-    counted = [x for x in launches if x.seconds >= longest or not _cut_off(x.outcome)]
+    counted = [x for x in launches if x.seconds >= longest or not _cut_off(x, settings)]
     others = [x.outcome for x in counted if isinstance(x.outcome, Skipped | Failed)]
     if measured:
         if unlike := _unlike(measured):
@@ -147,10 +151,7 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     return Row(case=case, status="skipped", reason=unreached, reached=False)
 
 
-def _cut_off(outcome: Outcome) -> bool:
-    """Whether it ended amid its steps: by a small budget, where others took longer."""
-    return (
-        isinstance(outcome, Failed)
-        and outcome.kind == "timeout"
-        and outcome.phase in ("warm-up", "measure")
-    )
+def _cut_off(launch: Launch, settings: Settings) -> bool:
+    """Whether a small budget ended it at its work."""
+    at_work = isinstance(launch.outcome, Failed) and launch.outcome.phase in WORKING
+    return at_work and ended_sooner(launch, settings.launch_limit_seconds)

@@ -50,7 +50,7 @@ class Settings(Value, frozen=True, kw_only=True):
     """Time after which no further steady sample is taken, once there are ten."""
     launch_limit_seconds: float = 1800.0
     """A worker that takes longer is ended: Failed, timeout. A run with a smaller time budget takes
-    that, or two minutes; each phase has a share (`bench.running.worker_process.SHARES`)."""
+    that, or two minutes; each phase has a share (`bench.records.limits.SHARES`)."""
     seed: int = 0
     """Launch k of a figure draws weights and inputs from seed + k, on every device; the trials of a
     tuned case from seed."""

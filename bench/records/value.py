@@ -30,4 +30,4 @@ def whole(**values: int) -> None:
     positive_and_finite(**values)
     for name, value in values.items():
         if not isinstance(value, int):  # whoever counts it may be another's code
-            raise ValueError(f"{name} must be a whole number, not {value}")
+            raise ValueError(f"{name} must be an int, not {type(value).__name__} {value}")

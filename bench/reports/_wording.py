@@ -215,6 +215,8 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
     if not any(row.status == "measured" for row in rows):
+        if of_server(run.run):
+            return "Next: nothing was measured: more came than was answered. Ask at a lower rate."
         return (
             "Next: nothing was measured. See why above, then take another precision, suite or "
             "device: accelmark devices says what each can do."

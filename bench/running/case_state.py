@@ -11,9 +11,9 @@ from bench import stats
 from bench.planning.sweep import without_batch
 from bench.planning.tuning import Key, Search, hopeless, key_of, too_many
 from bench.records.case import Case, Choice
-from bench.records.outcome import Failed, Measured
+from bench.records.limits import ended_sooner
+from bench.records.outcome import Measured
 from bench.records.run import Launch, Settings
-from bench.running.worker_process import phase_limit
 from bench.telemetry.flags import Clocks, clocks_of, hindered, slow_clocks
 
 
@@ -78,7 +78,7 @@ class CaseState:
         """
         self.seconds.append(launch.seconds)
         self._of_choice[key_of(launch.choice or {})] = launch.seconds
-        if now is not None and _ended_sooner(launch, now.launch_limit_seconds):
+        if now is not None and ended_sooner(launch, now.launch_limit_seconds):
             return
         self.search.note(launch)
         if not launch.search:
@@ -188,14 +188,6 @@ class CaseState:
             looks = stats.LOOKS[-1:] if to_the_last_look else stats.LOOKS
             return next(look for look in looks if look > done) - done
         return self.settings.launches - done
-
-
-def _ended_sooner(launch: Launch, limit_seconds: float) -> bool:
-    """Whether it ended at a limit, and not at one of a launch that has so many."""
-    outcome = launch.outcome
-    if not isinstance(outcome, Failed) or outcome.kind != "timeout":
-        return False
-    return launch.seconds < phase_limit(outcome.phase, limit_seconds)
 
 
 def groups(states: Sequence[CaseState], together: int) -> Iterator[list[CaseState]]:

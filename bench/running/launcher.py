@@ -16,6 +16,7 @@ from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
 from bench.records import environment
 from bench.records.case import Case
+from bench.records.limits import SHARES, phase_limit
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
 from bench.records.run import Settings
@@ -24,14 +25,7 @@ from bench.running.handing import Handing
 from bench.running.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.stems import Stems
-from bench.running.worker_process import (
-    SHARES,
-    Listener,
-    NoWorker,
-    WorkerProcess,
-    phase_limit,
-    start_worker,
-)
+from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
 from bench.running.world import World
 from bench.telemetry.joined import Sight, Where, observed
 

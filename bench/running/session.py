@@ -24,6 +24,7 @@ from bench.planning.tuning import memory_format, searches, settled
 from bench.records import environment
 from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
+from bench.records.limits import SHORTEST_LIMIT_SECONDS
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import launcher, scratch
@@ -41,7 +42,7 @@ from bench.running.sampler import Order
 from bench.running.software import Software
 from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
-from bench.running.worker_process import SHORTEST_LIMIT_SECONDS, within
+from bench.running.worker_process import within
 
 TOGETHER = 2
 """Workers that import side by side, where there are as many cores."""

@@ -21,6 +21,7 @@ import msgspec
 from bench.lifeline import Lifeline
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.encoding import encoded
+from bench.records.limits import SHORTEST_LIMIT_SECONDS, phase_limit
 from bench.records.outcome import Cold, Failed, FailureKind, Phase, Skipped
 from bench.records.reason import reason
 from bench.records.run import Settings
@@ -32,20 +33,6 @@ from bench.running.stems import Stem
 STDERR_LINE_BYTES = 1 << 16
 """Longest line of stderr that is looked at in one piece."""
 
-SHARES: dict[Phase, float] = {
-    "start": 1 / 15,
-    "import": 1 / 6,
-    "open": 1 / 15,
-    "numerics": 1 / 3,
-    "build": 1 / 2,
-    "warm-up": 2 / 3,
-    "measure": 2 / 3,
-    "report": 1 / 3,
-    "explain": 2 / 3,
-}
-"""How much of a launch's limit each phase may take: what hangs early is ended early."""
-SHORTEST_LIMIT_SECONDS = 120.0
-"""No phase gets less, unless the whole launch does: a loaded machine may import for a minute."""
 LAST_GAP_SECONDS = 0.25
 """When its time is over a worker is heard until it is silent for so long: its parent may have been
 held up, and a whole report lie in the pipe. Less than lies between two lines of a slow one."""
@@ -331,12 +318,6 @@ def within(settings: Settings, budget_seconds: float | None, least: float = 0.0)
     if budget_seconds is not None:
         limit = min(limit, max(budget_seconds, SHORTEST_LIMIT_SECONDS))
     return msgspec.structs.replace(settings, launch_limit_seconds=limit)
-
-
-def phase_limit(phase: Phase, launch_limit_seconds: float) -> float:
-    """Seconds that a phase may take of a launch that has so many in all."""
-    share = SHARES[phase] * launch_limit_seconds
-    return min(launch_limit_seconds, max(SHORTEST_LIMIT_SECONDS, share))
 
 
 def failed(kind: FailureKind, phase: Phase, message: str) -> Report:

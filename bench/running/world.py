@@ -19,6 +19,7 @@ from bench import catalogue
 from bench.measuring import joining
 from bench.measuring.messages import Place, Report, Request
 from bench.records.cpu_limits import usable_cores
+from bench.records.limits import phase_limit
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
 from bench.running import blame, child, seating, wire
 from bench.running.ears import Ears
@@ -32,7 +33,6 @@ from bench.running.worker_process import (
     Listener,
     WorkerProcess,
     failed,
-    phase_limit,
 )
 from bench.telemetry.joined import Sight, Where
 

@@ -17,9 +17,9 @@ FINE = make_measured(0.01)
 SLOWED = make_measured(0.01, flags=("CONTENDED",), causes={"CONTENDED": "another process"})
 TEN, AUTO = Settings(launches=10), Settings(launches="auto")
 GO_ON = "Next: not every launch was made; go on with it, where it was made: accelmark run --resume"
-EXPLAIN_ON = GO_ON.replace("not every launch was made", "not everything was explained")
 LONGER = GO_ON.replace("made:", "made and with a longer budget or none:")
 """A launch that the whole of a budget is too short for is never made by going on with the same."""
+EXPLAIN_ON = LONGER.replace("not every launch was made", "not everything was explained")
 
 
 def wild(count: int) -> list[Outcome]:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench.judging.summary import summarize
+from bench.records.limits import ended_sooner
 from bench.records.observed import Reading, Watched
 from bench.records.outcome import Failed, Outcome, Phase
 from bench.records.run import Launch, Settings
@@ -96,22 +97,36 @@ def test_what_a_small_budget_ended_twice_is_tried_again_by_a_run_that_has_more_t
 
 
 @pytest.mark.parametrize(
-    ("seconds", "phase", "excluded"),
-    [(400.0, "measure", 0), (400.0, "import", 2), (20.0, "measure", 2)],
+    ("ended", "seconds", "phase", "excluded"),
+    [
+        *((121.0, 400.0, phase, 0) for phase in ("numerics", "build", "warm-up", "measure")),
+        *((121.0, 400.0, "import", 2), (121.0, 20.0, "measure", 2)),
+        *((215.0, 240.0, "measure", 2), (215.0, 240.0, "warm-up", 2)),
+    ],
 )
 def test_what_a_small_budget_ended_is_no_failure_of_a_case_that_takes_longer(
-    seconds: float, phase: Phase, excluded: int
+    ended: float, seconds: float, phase: Phase, excluded: int
 ) -> None:
-    """One that hangs is: it takes longer than others do, or ends before its steps."""
+    """One that hangs is: it takes longer than others do, ends before its work, or at its own limit:
+    a phase of these has two thirds of 300 s."""
     late = Failed(kind="timeout", phase=phase, message="x")
     outcomes: list[Outcome] = [late, late, *[make_measured(0.01)] * 3]
     launches = [
-        make_launch(one, CASE, launch=k, order=k, seconds=121.0 if k < 2 else seconds)
+        make_launch(one, CASE, launch=k, order=k, seconds=ended if k < 2 else seconds)
         for k, one in enumerate(outcomes)
     ]
-    (row,) = summarize(make_file([CASE], launches, settings=Settings(launches=3)))
+    own = Settings(launches=3, launch_limit_seconds=300.0)
+    (row,) = summarize(make_file([CASE], launches, settings=own))
     assert row.excluded == excluded and bool(row.exclusion) == bool(excluded)
     assert (row.verdict == "INVALID") == bool(excluded)
+
+
+def test_ranks_that_hang_are_no_launch_that_a_budget_ended() -> None:
+    """They are ended as soon as all are silent."""
+    two = msgspec.structs.replace(CASE, devices=2, parallelism="ddp")
+    late = Failed(kind="timeout", phase="measure", message="rank 1 of 2 hangs")
+    assert not ended_sooner(make_launch(late, two, seconds=70.0), 300.0)
+    assert ended_sooner(make_launch(late, CASE, seconds=70.0), 300.0)
 
 
 def test_a_fixed_number_is_that_number_whatever_the_clock() -> None:

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from bench import catalogue
+from bench.records import limits
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Outcome, Phase, Skipped
-from bench.running import launcher, worker_process
+from bench.running import launcher
 from bench.telemetry.joined import Sight, Where
 from bench.tests import launching
 from bench.tests.running.scripted_workers import REPORT, failure, request, scripted
@@ -67,9 +68,9 @@ def test_a_worker_that_dies_while_another_imports_is_its_own_outcome_only() -> N
 
 def test_waiting_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second imports for longer than the limit of the open phase, in which the first waits."""
-    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 1.2)
+    monkeypatch.setattr(limits, "SHORTEST_LIMIT_SECONDS", 1.2)
     shares: dict[Phase, float] = {"start": 1.0, "import": 1.0, "open": 0.001}
-    monkeypatch.setattr(worker_process, "SHARES", {**worker_process.SHARES, **shares})
+    monkeypatch.setattr(limits, "SHARES", {**limits.SHARES, **shares})
     code = """
         seed = json.loads(sys.stdin.readline())["seed"]
         time.sleep(1.5 * seed)
@@ -86,9 +87,9 @@ def test_waiting_for_others_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_that_hangs_in_its_import_is_gone_when_another_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 0.5)
-    shares = {**dict.fromkeys(worker_process.SHARES, 1.0), "import": 0.01}
-    monkeypatch.setattr(worker_process, "SHARES", shares)
+    monkeypatch.setattr(limits, "SHORTEST_LIMIT_SECONDS", 0.5)
+    shares = {**dict.fromkeys(limits.SHARES, 1.0), "import": 0.01}
+    monkeypatch.setattr(limits, "SHARES", shares)
     code = """
         import psutil
         if json.loads(sys.stdin.readline())["seed"] == 1:

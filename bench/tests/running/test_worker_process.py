@@ -18,8 +18,9 @@ import pytest
 from bench.measuring.messages import Progress, Request
 from bench.planning.sweep import too_large
 from bench.planning.tuning import hopeless
+from bench.records import limits
 from bench.records.outcome import Measured, Phase
-from bench.running import child, worker_process
+from bench.running import child
 from bench.running.child import STDERR_TAIL_BYTES
 from bench.tests.launching import launch
 from bench.tests.running.scripted_workers import (
@@ -233,9 +234,9 @@ def test_a_worker_that_hangs_is_ended_with_its_children(tmp_path: Path, stubborn
 
 
 def test_a_worker_that_hangs_leaves_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 0.5)
-    monkeypatch.setitem(worker_process.SHARES, "start", 1.0)
-    monkeypatch.setitem(worker_process.SHARES, "measure", 0.01)
+    monkeypatch.setattr(limits, "SHORTEST_LIMIT_SECONDS", 0.5)
+    monkeypatch.setitem(limits.SHARES, "start", 1.0)
+    monkeypatch.setitem(limits.SHARES, "measure", 0.01)
     code = """
         import faulthandler
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -261,20 +262,20 @@ def test_a_real_worker_that_is_too_slow_leaves_its_stack() -> None:
 
 def test_each_phase_has_a_limit_of_its_own() -> None:
     """1800 s: five minutes to import; 60 s: no phase less than all of it."""
-    limits = {phase: worker_process.phase_limit(phase, 1800.0) for phase in worker_process.SHARES}
-    assert limits["import"] == 300.0 and limits["start"] == 120.0 and limits["measure"] == 1200.0
-    assert set(limits) == set(get_args(Phase)) and max(limits.values()) < 1800.0
+    found = {phase: limits.phase_limit(phase, 1800.0) for phase in limits.SHARES}
+    assert found["import"] == 300.0 and found["start"] == 120.0 and found["measure"] == 1200.0
+    assert set(found) == set(get_args(Phase)) and max(found.values()) < 1800.0
     # A launch of 13 steps, as long as may be: three more are read once all is timed.
-    assert 3 * limits["measure"] / 13 <= limits["report"]
-    assert {worker_process.phase_limit(phase, 60.0) for phase in worker_process.SHARES} == {60.0}
+    assert 3 * found["measure"] / 13 <= found["report"]
+    assert {limits.phase_limit(phase, 60.0) for phase in limits.SHARES} == {60.0}
 
 
 def test_a_hang_in_a_phase_is_ended_by_the_limit_of_that_phase(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_process, "SHORTEST_LIMIT_SECONDS", 0.5)
-    monkeypatch.setitem(worker_process.SHARES, "start", 1.0)
-    monkeypatch.setitem(worker_process.SHARES, "numerics", 0.01)
+    monkeypatch.setattr(limits, "SHORTEST_LIMIT_SECONDS", 0.5)
+    monkeypatch.setitem(limits.SHARES, "start", 1.0)
+    monkeypatch.setitem(limits.SHARES, "numerics", 0.01)
     finished = run(
         'os.write(1, b\'{"line":"progress","phase":"numerics"}\\n\'); time.sleep(600)',
         limit_seconds=100.0,

@@ -18,10 +18,11 @@ import pytest
 from bench import catalogue
 from bench.errors import EXIT_INTERRUPTED
 from bench.measuring.messages import Request
+from bench.records import limits
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome
 from bench.records.run import Settings
-from bench.running import blame, child, worker_process
+from bench.running import blame, child
 from bench.running.launcher import launch_together
 from bench.tests.stage import FAULTY, RANKS_CASE, Stage, wait_until
 
@@ -115,9 +116,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blame, "QUIET_SECONDS", 3.0)
     monkeypatch.setattr(blame, "LATE_SECONDS", 3.0)
-    monkeypatch.setattr(
-        worker_process, "SHORTEST_LIMIT_SECONDS", 20.0
-    )  # of who spins: it is at work
+    monkeypatch.setattr(limits, "SHORTEST_LIMIT_SECONDS", 20.0)  # of who spins: it is at work
     monkeypatch.setattr(child, "GRACE_SECONDS", 0.5)
 
 
