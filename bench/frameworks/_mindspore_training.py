@@ -241,6 +241,16 @@ class TrainingJob(Job):
         """All parameters."""
         return self._weights
 
+    def inputs(self) -> Sequence[Any]:
+        """Of the last step's first micro-batch."""
+        return self._taken[0][:1] if self._taken else ()
+
+    def back(self) -> bool:
+        """By the rotation."""
+        for _ in self._taken:
+            self._batches.back()
+        return bool(self._taken)
+
     def again(self) -> bool:
         """The last step once more, and all that it moves back where it was."""
         if self._taken:

@@ -134,7 +134,7 @@ class TrainingJob(Job):
         self._model = executed(model.train(), site)
         self._spread = spread(self._model, site, accumulation_steps, policy)
         self._forward = forward
-        self._batches: Iterator[Batch] = Rotation(batches)
+        self._batches: Any = Rotation(batches)
         self._taken: list[Batch] = []
         self._accumulation_steps = accumulation_steps
         self._site = site
@@ -224,6 +224,16 @@ class TrainingJob(Job):
     def weights(self) -> Sequence[Tensor]:
         """All parameters, those that are not trained too; this rank's shards of them."""
         return [local(parameter) for parameter in self._model.parameters()]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """Of the last step's first batch."""
+        return leaves(self._taken[0][0]) if self._taken else ()
+
+    def back(self) -> bool:
+        """By the rotation, where what was taken is kept."""
+        for _ in self._taken:
+            self._batches.back()
+        return bool(self._taken)
 
     def again(self) -> bool:
         """Gradients of the last batches; no update."""
