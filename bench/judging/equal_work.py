@@ -25,6 +25,7 @@ from bench.records.agreement import (
     NARROW_PRODUCTS,
     NORM,
     NORM_ONLY,
+    SMOOTH,
     Bounds,
     chance,
 )
@@ -257,6 +258,7 @@ def _compared(
             error=base.wide_weights.error(other.wide_weights),
             most=_WEIGHTS_NARROW,
         )
+    smooth = not (base.kinks or other.kinks)
     readings = {reading.step: reading.quantities for reading in other.readings}
     for reading in base.readings:
         if reading.step not in readings:  # a warm-up that its limit ended before the third step
@@ -264,7 +266,7 @@ def _compared(
         theirs = readings[reading.step]
         for name in dict.fromkeys((*reading.quantities, *theirs)):
             pair = reading.quantities.get(name), theirs.get(name)
-            words, error, most = _one(name, pair, precision, noise)
+            words, error, most = _one(name, pair, precision, noise, smooth)
             yield Finding(quantity=words, seed=seed, step=reading.step, error=error, most=most)
 
 
@@ -273,6 +275,7 @@ def _one(
     pair: tuple[Vector | None, Vector | None],
     precision: str,
     noise: Mapping[str, Noise],
+    smooth: bool,
 ) -> tuple[str, float, float]:
     """A quantity in words, its error and its tolerance; a quantity of one side only is infinite."""
     base, other = pair
@@ -281,6 +284,8 @@ def _one(
     by_norm = name == UPDATE or (name == GRADIENTS and _turned(own, bounds))
     key = NORM if by_norm and name == GRADIENTS else name if name in WORDS else OUTPUT
     least, most = bounds.get(key, bounds[OUTPUT])
+    if smooth and key == GRADIENTS:
+        least, most = SMOOTH.get(precision, (least, most))
     if own is not None:
         factors = FACTOR | JUMPS if precision == "fp32" else FACTOR
         wanted = factors.get(key, 1.0) * own.error

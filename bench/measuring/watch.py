@@ -52,6 +52,8 @@ DRAWN = (
     "a step drew random numbers, so that none computes what another did: switch off dropout, or "
     "what else draws them"
 )
+ROUTED = "experts"
+"""A fact of models of which a rounding may choose another expert."""
 NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"
 
@@ -117,6 +119,7 @@ class Watch:
         absent = self._absent or ("" if self._readings else NO_OUTPUTS)
         if absent:
             return Proof(absent=absent)
+        training = self._job.training()
         return Proof(
             weights=self._weights,
             wide_weights=self._wide_weights,
@@ -126,6 +129,7 @@ class Watch:
             written=dict(self._written.errors),
             not_written=self._written.absent,
             recomputed=self._recomputed,
+            kinks=training is None or training.kinks or ROUTED in self._job.facts,
             law=tuple(self._errors),
         )
 
