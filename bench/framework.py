@@ -107,6 +107,11 @@ class Tensors(ABC):
         found: Sequence[Moved] = optimizer.moved()
         return found
 
+    def gradients(self, optimizer: Any, which: Sequence[int]) -> Sequence[Any] | None:
+        """Copies of the last step's gradients, by their place in `moved`, each None where there is
+        none. Queued: waits for nothing. None where that cannot be done."""
+        return None
+
     def nudged(
         self, weights: Sequence[Any], precision: Precision, rows: int
     ) -> contextlib.AbstractContextManager[None]:

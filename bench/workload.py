@@ -51,7 +51,6 @@ INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
 QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
 """Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
 
-
 PACKED = "packed"
 """A layout of weights: matrices that read the same input lie in one, and are one product."""
 
@@ -259,16 +258,17 @@ class Job(ABC):
 
     def inputs(self) -> Sequence[Tensor]:
         """What the last step read besides; the first is changed in place for a moment after timing.
-
-        Nothing of a job whose steps build on one another.
-        """
+        Nothing where steps build on one another, unless they train."""
         return ()
+
+    def back(self) -> bool:
+        """Has the next step of training read what the last one did; gives whether it will."""
+        return False
 
     def again(self) -> bool:
         """Has the last step's `outputs` computed anew, from the same inputs and the weights as they
         are now; moves on nothing. By another `step`, where steps repeat; of training without the
-        optimizer's. False where that cannot be done.
-        """
+        optimizer's. False where that cannot be done."""
         return False
 
     def as_written(self) -> Mapping[str, Sequence[Tensor]]:

@@ -214,8 +214,7 @@ class TrainingJob(Job):
         the third's place one on others."""
         self.step()
         found = {"logits": self._logits, "loss": self._loss, "gradient_norm": self._norm()}
-        kinks = any(isinstance(cell, nn.MaxPool2d) for _, cell in self._model.cells_and_names())
-        each = EACH_GRADIENT_OVER_KINKS if kinks else EACH_GRADIENT
+        each = EACH_GRADIENT_OVER_KINKS if self.training().kinks else EACH_GRADIENT
         found[each] = _sums(self._gradients)
         if running := [p for p in self._model.get_parameters() if p.name.endswith("moving_mean")]:
             found[RUNNING] = _sums(running)
@@ -240,6 +239,16 @@ class TrainingJob(Job):
     def weights(self) -> Sequence[Any]:
         """All parameters."""
         return self._weights
+
+    def inputs(self) -> Sequence[Any]:
+        """Of the last step's first micro-batch."""
+        return self._taken[0][:1] if self._taken else ()
+
+    def back(self) -> bool:
+        """By the rotation."""
+        for _ in self._taken:
+            self._batches.back()
+        return bool(self._taken)
 
     def again(self) -> bool:
         """The last step once more, and all that it moves back where it was."""
@@ -266,7 +275,9 @@ class TrainingJob(Job):
 
     def training(self) -> Training:
         """Its optimizer, with the learning rate that it was given."""
-        return Training(optimizer=self, settings=self._settings)
+        cells = (cell for _, cell in self._model.cells_and_names())
+        kinks = any(isinstance(cell, nn.ReLU | nn.MaxPool2d) for cell in cells)
+        return Training(optimizer=self, settings=self._settings, kinks=kinks)
 
     def moved(self) -> Sequence[Moved]:
         """For `training`: each weight with its gradient and what the optimizer keeps of it."""

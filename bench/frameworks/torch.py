@@ -105,6 +105,14 @@ class TorchTensors(Tensors):
             for weight, kept in zip(weights, held, strict=True)
         ]
 
+    def gradients(
+        self, optimizer: torch.optim.Optimizer, which: Sequence[int]
+    ) -> Sequence[Tensor | None]:
+        """Not by `moved`, which asks a device how many steps there were."""
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        found = (weights[number].grad for number in which)
+        return [None if gradient is None else local(gradient).clone() for gradient in found]
+
     def nudged(
         self, weights: Sequence[Tensor], precision: Precision, rows: int
     ) -> contextlib.AbstractContextManager[None]:

@@ -25,6 +25,7 @@ from bench.records.agreement import (
     NARROW_PRODUCTS,
     NORM,
     NORM_ONLY,
+    SMOOTH,
     Bounds,
     chance,
 )
@@ -249,6 +250,7 @@ def _compared(
         if mine is not None and there is not None:
             error = mine.error(there)
             yield Finding(quantity=words, seed=seed, step=0, error=error, most=most)
+    smooth = not (base.kinks or other.kinks)
     readings = {reading.step: reading.quantities for reading in other.readings}
     for reading in base.readings:
         if reading.step not in readings:  # a warm-up that its limit ended before the third step
@@ -256,7 +258,7 @@ def _compared(
         theirs = readings[reading.step]
         for name in dict.fromkeys((*reading.quantities, *theirs)):
             pair = reading.quantities.get(name), theirs.get(name)
-            words, error, most = _one(name, pair, precision, noise)
+            words, error, most = _one(name, pair, precision, noise, smooth)
             yield Finding(quantity=words, seed=seed, step=reading.step, error=error, most=most)
 
 
@@ -265,6 +267,7 @@ def _one(
     pair: tuple[Vector | None, Vector | None],
     precision: str,
     noise: Mapping[str, Noise],
+    smooth: bool,
 ) -> tuple[str, float, float]:
     """A quantity in words, its error and its tolerance; a quantity of one side only is infinite."""
     base, other = pair
@@ -273,6 +276,8 @@ def _one(
     by_norm = name == UPDATE or (name == GRADIENTS and _turned(own, bounds))
     key = NORM if by_norm and name == GRADIENTS else name if name in WORDS else OUTPUT
     least, most = bounds.get(key, bounds[OUTPUT])
+    if smooth and key == GRADIENTS:
+        least, most = SMOOTH.get(precision, (least, most))
     if own is not None:
         factors = FACTOR | JUMPS if precision == "fp32" else FACTOR
         wanted = factors.get(key, 1.0) * own.error

@@ -11,11 +11,12 @@ importance of initialization and momentum", ICML 2013, as torch writes it (SGD).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import catalogue
-from bench.measuring.witness import Sample, positions
+from bench.measuring.edges import SINGLE, Edges
+from bench.measuring.witness import POSITIONS, Sample, positions
 
 if TYPE_CHECKING:
     from bench.framework import Array, Moved, Tensors
@@ -27,6 +28,10 @@ Measured of six models: float32 weights 4e-3, what an optimizer keeps 6e-3."""
 CLOSE_NARROW = 0.6
 """Of 16-bit weights, of which a step moves few, by one rounding each, and the others not at all: a
 rate that is a tenth too high is not to be told. Measured: 3e-2 fused, 0.33 otherwise."""
+CLOSE_OVER = 0.25
+"""Of several steps, each of which is rounded: one that was not taken makes that of so many."""
+SMALLEST = 16
+"""Tensors of which that is seen, at most."""
 EACH = 1024
 """Values of each tensor that are looked at, at least."""
 FEWEST = 8
@@ -136,6 +141,47 @@ class Law:
             yield from self._of_each(words, name, must[name], after[name], moved)
         if (looked_up := self._looked_up()) is not None:
             yield from self._rows(looked_up)
+
+    def over(
+        self, step: Callable[[], object], count: int, edges: Edges = SINGLE
+    ) -> Iterator[Finding]:
+        """What so many steps do back to back to the smallest tensors, whose gradients are noted on
+        the way; nothing where a rank cannot do that. Takes them."""
+        import numpy as np
+
+        kit, every = self._kit, self._kit.moved(self._optimizer)
+        sizes = [math.prod(kit.shape(one.weight)) for one in every]
+        held = self._trained or range(len(every))  # where the last step gave no gradient, any
+        small = sorted(filter(sizes.__getitem__, held), key=sizes.__getitem__)[:SMALLEST]
+        ends = np.cumsum([sizes[number] for number in small])
+        small = [number for number, end in zip(small, ends, strict=True) if end <= POSITIONS]
+        if not edges.all(bool(small and kit.gradients(self._optimizer, small))):
+            return
+        moved = [every[number] for number in small]
+        sample = Sample(self._seed, "law/block", [one.weight for one in moved], kit)
+        before = self._state(sample, moved)
+        found = []
+        for _ in range(count):
+            step()
+            found.append(kit.gradients(self._optimizer, small) or [None])
+        every = kit.moved(self._optimizer)
+        after = self._state(sample, [every[number] for number in small])
+        there = [all(each is not None for each in of_one) for of_one in zip(*found, strict=False)]
+        seen = np.repeat(there, sample.counts)
+        must = before
+        for number, gradients in enumerate(found, 1):
+            steps = sample.spread([one.steps + number for one in moved])
+            must = predicted(must, sample.gather(gradients), steps, self._settings)
+            must = {name: self._held(must[name], name, moved, sample.counts) for name in must}
+        narrow = any(kit.itemsize(one.weight) < 4 for one in moved)
+        most = CLOSE_NARROW if narrow else CLOSE_OVER
+        after_steps = f", of {count} steps back to back,"
+        if not any(there):
+            yield Finding("weights" + after_steps, math.inf, most, never=True)
+        for name, words in {"weights": "weights", **self._kept}.items():
+            move, off = must[name] - before[name], abs(after[name] - must[name])
+            off = (off - LAST_PLACES * np.maximum(abs(must[name]), abs(before[name]))).clip(min=0.0)
+            yield from _finding(words + after_steps, move[seen], off[seen], narrow, most)
 
     def _of_each(
         self, words: str, name: str, must: Array, after: Array, moved: list[Moved]

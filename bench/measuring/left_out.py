@@ -8,6 +8,7 @@ alone may wait for a core that a block keeps; where a step is done when its call
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +38,14 @@ be held up."""
 READ_SECONDS, MOST_READ = 1e-3, 256
 """A block that is read takes so long, by what a step takes in a block, or has so many steps."""
 
+KEPT, KEPT_TRIES = 1.5, 8
+"""A step that takes this many times as long on a changed input, each time of so many, was left out
+where the input had not changed."""
+KEPT_SECONDS, MOST_KEPT = 0.02, 64
+"""A block of these takes so long, by what a step takes, or has so many steps."""
+MOST_SECONDS = 60.0
+"""However long a step is: a short launch whose report takes two minutes may be ended as one that
+hangs."""
 ALIKE = 0.01
 """Sums of outputs that are this near to one another may differ by rounding."""
 
@@ -68,6 +77,16 @@ def complaints(
     elif alone < SHORT_SECONDS and found.repeats():
         yield from found.unread()
         yield from found.untrue()
+
+
+def kept(
+    job: Job, device: Device, step_seconds: float, clock: Callable[[], int], kit: Tensors
+) -> Iterator[str]:
+    """What was not computed, but known from inputs seen before; of torch's jobs of one process, on
+    any device. As `complaints`."""
+    found = _Otherwise(job, device, step_seconds, clock, SINGLE, kit)
+    if found.repeats() and 4 * step_seconds < MOST_SECONDS:
+        yield from found.known()
 
 
 class _Outcome(NamedTuple):
@@ -155,6 +174,40 @@ class _Otherwise:
             yield (
                 f"{wrong} of {len(together)} steps of a block gave what comes of another input: "
                 "not every step of a block was done"
+            )
+
+    def known(self) -> Iterator[str]:
+        """On an input of which a row is changed each time, to what it never was, a step takes as
+        long as on one that stays as it is, while the like is done beside it."""
+        first = self._job.inputs()[0].detach()
+        steps = min(max(1, math.ceil(KEPT_SECONDS / max(self._step_seconds, 1e-9))), MOST_KEPT)
+        turned, numbers = set[int](), itertools.count(1)
+
+        def block(where: Any, odd: set[int], order: Iterator[int]) -> float:
+            def work() -> None:
+                for number in itertools.islice(order, steps):
+                    row = ((number & -number).bit_length() - 1) % len(where)
+                    odd.symmetric_difference_update({row})
+                    self._kit.turn(where[row : row + 1])
+                    self._job.again()
+
+            self._job.again()
+            return self._between(work) / steps
+
+        beside, found = first[:1].clone(), list[tuple[float, float]]()
+        try:
+            while len(found) < KEPT_TRIES and all(x >= KEPT * y for x, y in found):
+                same = block(beside, set(), itertools.count())
+                found.append((block(first, turned, numbers), same))
+        finally:
+            for row in turned:
+                self._kit.turn(first[row : row + 1])
+        self._job.again()
+        changed, same = map(min, zip(*found, strict=True))
+        if all(x >= KEPT * y for x, y in found):
+            yield (
+                f"a step takes {changed:.2g} s on a changed input and {same:.2g} s on one seen "
+                "before, of which it was not computed, but kept"
             )
 
     def _pairs(self, waits: bool) -> list[_Outcome]:

@@ -18,6 +18,7 @@ from bench.measuring import left_out, noise, written
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.law import Law
 from bench.measuring.noise import figure
+from bench.measuring.retaken import Retaken
 from bench.measuring.witness import Known, Sample
 from bench.precision import Precision
 from bench.records.agreement import RECOMPUTED, RECOMPUTED_NARROW
@@ -51,6 +52,8 @@ DRAWN = (
     "a step drew random numbers, so that none computes what another did: switch off dropout, or "
     "what else draws them"
 )
+ROUTED = "experts"
+"""A fact of models of which a rounding may choose another expert."""
 NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"
 
@@ -108,7 +111,7 @@ class Watch:
     @property
     def complaint(self) -> str:
         """What was not done, or not as it was asked for, with figures; empty if all was."""
-        return "; ".join(dict.fromkeys(self._complaints))
+        return "; ".join(dict.fromkeys(filter(None, self._complaints)))
 
     @property
     def proof(self) -> Proof:
@@ -116,6 +119,7 @@ class Watch:
         absent = self._absent or ("" if self._readings else NO_OUTPUTS)
         if absent:
             return Proof(absent=absent)
+        training = self._job.training()
         return Proof(
             weights=self._weights,
             wide_weights=self._wide_weights,
@@ -125,6 +129,7 @@ class Watch:
             written=dict(self._written.errors),
             not_written=self._written.absent,
             recomputed=self._recomputed,
+            kinks=training is None or training.kinks or ROUTED in self._job.facts,
             law=tuple(self._errors),
         )
 
@@ -180,7 +185,8 @@ class Watch:
             self._expect()
         elif step == 2:
             self._judge()
-        self._learn(found.get(OUTPUT))
+        if self._job.training() is None:
+            self._learn(found.get(OUTPUT))
 
     def _before_step(self, last: bool) -> None:
         if not self._readings:
@@ -205,16 +211,26 @@ class Watch:
                 self._expect()
                 self._job.step()
             self._judge()
+            if self._thorough:
+                self._complaints += self._retaken.trained(self._law, step_seconds)
         elif OUTPUT not in self._job.outputs():
             return
         elif self._moves_on:
-            self._move_on()
+            self._complaints += self._retaken.moved_on(self._readings)
         else:
             self._recompute()
+            if self._thorough and self._edges is SINGLE and not self._framework.hands_over:
+                asking = (self._job, self._device, step_seconds, self._clock, self._kit)
+                self._complaints += left_out.kept(*asking)
         if not self._device.synchronous:
             self._complaints += left_out.complaints(
                 *(self._job, self._device, step_seconds, self._clock, self._edges, self._kit)
             )
+
+    @property
+    def _retaken(self) -> Retaken:
+        noise, name = self._noise, self._precision.name
+        return Retaken(self._job, self._kit, self._edges, name, noise, self._computed)
 
     @property
     def _moves_on(self) -> bool:
@@ -317,8 +333,9 @@ class Watch:
         """What there is of the last step, or of what is given, where it is finite."""
         found = {}
         for name, tensors in (self._outputs() if outputs is None else outputs).items():
-            sample = self._sample(name, tensors)
-            found[name] = sample.vector(sample.gather(tensors))
+            if tensors:
+                sample = self._sample(name, tensors)
+                found[name] = sample.vector(sample.gather(tensors))
         return {name: vector for name, vector in found.items() if vector is not None}
 
     def _output(self) -> Vector | None:
@@ -367,17 +384,6 @@ class Watch:
                 f"the last output differs by {error:.2g} from the same computed another time (at "
                 f"most {most:.2g})"
             )
-
-    def _move_on(self) -> None:
-        """Of steps that build on one another: they must not give the same thing."""
-        first = self._output()
-        for _ in range(3):
-            self._job.step()
-            later = self._output()
-            moved = first is None or later is None or first.size == 1 or bool(first.error(later))
-            if self._edges.all(moved):
-                return
-        self._complaints.append("steps that build on one another all gave the same output")
 
     def _try(self, look: Callable[[], None]) -> None:
         """What a device cannot do for a witness is no fault of the work: it is not proved.

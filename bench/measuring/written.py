@@ -13,7 +13,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.noise import figure
-from bench.records.agreement import BOUNDS, FACTOR, JUMPS, NARROW, NORM, NORM_ONLY, chance
+from bench.records.agreement import (
+    BOUNDS,
+    FACTOR,
+    JUMPS,
+    NARROW,
+    NORM,
+    NORM_ONLY,
+    Bounds,
+    chance,
+)
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT, Noise, Vector
 from bench.records.reason import of_error, reason
 
@@ -104,12 +113,21 @@ def compared(
 ) -> tuple[float, float]:
     """How far apart they are, and how far they may be: as far as any honest pair, or as rounding
     alone moves this very step. Gradients that rounding turns are told by their length."""
-    bounds = BOUNDS.get(precision, NARROW)
-    factors = FACTOR | JUMPS if precision == "fp32" else FACTOR
+    factors = _factors(precision)
     by_norm = name == GRADIENTS and factors[GRADIENTS] * noise.error > NORM_ONLY
-    key: Any = NORM if by_norm else name
-    most = max(bounds.get(key, bounds[OUTPUT]).most, factors.get(key, 1.0) * noise.error)
     one, other = pair
     if by_norm:
-        return one.norm_error(other), WIDER * max(most, chance(one, other, noise.error))
-    return one.error(other), WIDER * most
+        most = widest(NORM, precision, noise)
+        return one.norm_error(other), max(most, WIDER * chance(one, other, noise.error))
+    return one.error(other), widest(name, precision, noise)
+
+
+def widest(name: str, precision: str, noise: Noise) -> float:
+    """How far apart the same work of one launch may be, by what of it."""
+    bounds: Mapping[Any, Bounds] = BOUNDS.get(precision, NARROW)
+    most = bounds.get(name, bounds[OUTPUT]).most
+    return WIDER * max(most, _factors(precision).get(name, 1.0) * noise.error)
+
+
+def _factors(precision: str) -> dict[str, float]:
+    return FACTOR | JUMPS if precision == "fp32" else FACTOR

@@ -121,6 +121,8 @@ class Proof(Value, frozen=True, kw_only=True):
     recomputed: float | None = None
     """Error of the last output against the same, computed another time; None where each
     step builds on the one before."""
+    kinks: bool = True
+    """Whether a rounding may turn what training decides; False where it is known that none may."""
     law: tuple[float, ...] = ()
     """Error of an optimizer's step against its formula, at the start and after the timing."""
 

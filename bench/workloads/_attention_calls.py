@@ -114,12 +114,13 @@ class _Asked:
 
         shared, (queries, width) = number // self._sharing, self._query.shape[2:]
         length, added = self._key.shape[2], None
+        last = length - 1  # key: seen by whoever comes behind it too
         if self._mask is not None:
             whole = self._mask.detach().expand(*self._query.shape[:2], queries, length)
             added = torch.stack([whole[sequence, number, token].cpu() for token in tokens])
         return Head(
             query=rows_of(self._query[sequence, number], tokens, self._dtype),
-            tokens=tokens if self._causal else [length - 1] * len(tokens),
+            tokens=[min(token, last) if self._causal else last for token in tokens],
             length=length,
             key=self._piece(self._key[sequence, shared]),
             value=self._piece(self._value[sequence, shared]),

@@ -133,7 +133,8 @@ class Head(NamedTuple):
         """Of what, of which tokens, and the gradients, where the output's is that, [n, D]."""
         import torch
 
-        weights, _ = self.weights()
+        weights, sizes = self.weights()
+        own = weights.square() * (1.0 + (sizes / SCORE).square())
         output, _ = self.summed(weights, self.value)
         along = (upstream * output).sum(1, keepdim=True)
         # What a kernel rounds is the output: one error for all keys of a query.
@@ -141,7 +142,7 @@ class Head(NamedTuple):
         parts = [upstream @ self.value(*piece).t() for piece in self._pieces()]
         slopes = torch.cat(parts, 1)
         moved = weights * (slopes - along)
-        squares = weights.square() * (slopes.square() + torch.maximum(along.square(), rounded))
+        squares = own * (slopes.square() + torch.maximum(along.square(), rounded))
         found, terms = self.summed(moved, self.key, squares)
         shared, _ = self.summed(weights, self.key)
         terms = (terms.square() + rounded * shared.square()).sqrt()
@@ -150,8 +151,8 @@ class Head(NamedTuple):
         query, columns = self.query * self.scale, moved[:, last].t()
         terms = (squares[:, last].t() @ query.square()).sqrt()
         yield "key", last, (columns @ query, terms)
-        columns = weights[:, last].t()
-        yield "value", last, (columns @ upstream, (columns.square() @ upstream.square()).sqrt())
+        terms = (own[:, last].t() @ upstream.square()).sqrt()
+        yield "value", last, (weights[:, last].t() @ upstream, terms)
 
     def _added(self, start: int, stop: int) -> Tensor:
         """To the scores of some keys: minus infinity where a query does not see one."""

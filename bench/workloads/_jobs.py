@@ -134,7 +134,7 @@ class TrainingJob(Job):
         self._model = executed(model.train(), site)
         self._spread = spread(self._model, site, accumulation_steps, policy)
         self._forward = forward
-        self._batches: Iterator[Batch] = Rotation(batches)
+        self._batches: Any = Rotation(batches)
         self._taken: list[Batch] = []
         self._accumulation_steps = accumulation_steps
         self._site = site
@@ -206,16 +206,16 @@ class TrainingJob(Job):
         yield from self._spread.looks()
         yield from _expert_spots.looks(self, self._model, self._read, self._site)
         yield from _looks.attention(self._model, self.facts)
-        if self._site.ranks is None:
-            of = (lambda: self._update(batches[-1:])), (lambda: self._evaluate(batches[-1]))
-            with gradients_kept_in_place(self._model, self._site):
-                seen = _model_spots.looks(self, self._site, *of)
-            yield from seen
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = _looks.optimizer_kernels(self._optimizer.step)
         self.facts = {**self.facts, "optimizer": described(self._optimizer, ran)}
         if PASSED_OVER in self.facts:
             yield Look(what="kernels of the optimizer", asked=self._implementation, seen=ran)
+        if self._site.ranks is None:  # last: it may end amid a step, without gradients
+            of = (lambda: self._update(batches[-1:])), (lambda: self._evaluate(batches[-1]))
+            with gradients_kept_in_place(self._model, self._site):
+                seen = _model_spots.looks(self, self._site, *of)
+            yield from seen
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
         """Loss, and the gradients of all that have one; of this rank's rows, and its shards."""
@@ -226,6 +226,16 @@ class TrainingJob(Job):
     def weights(self) -> Sequence[Tensor]:
         """All parameters, those that are not trained too; this rank's shards of them."""
         return [local(parameter) for parameter in self._model.parameters()]
+
+    def inputs(self) -> Sequence[Tensor]:
+        """Of the last step's first batch."""
+        return leaves(self._taken[0][0]) if self._taken else ()
+
+    def back(self) -> bool:
+        """By the rotation, where what was taken is kept."""
+        for _ in self._taken:
+            self._batches.back()
+        return bool(self._taken)
 
     def again(self) -> bool:
         """Gradients of the last batches; no update."""

@@ -10,7 +10,7 @@ and the gradients that those calls give are looked at when they come. Nothing st
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.records.reason import of_error, reason
@@ -70,24 +70,30 @@ def _see(
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
 
+    hooks: list[Any] = []
+
     def seen(call: Call, given: Given, output: Tensor) -> None:
         kind, number = call.kind, counts[call.kind]
         counts[kind] += 1
         if number in chosen.get(kind, ()):
             what = f"{kind} {number + 1} of {len(sizes[kind])}"
             found.extend(call.looks(what, site))
-            _follow(call, what, site, given, output, found)
+            hooks.extend(_follow(call, what, site, given, output, found))
 
-    _take(step, site, seen)
+    try:
+        _take(step, site, seen)
+    finally:
+        for each in hooks:  # they hold what they read, and no collector sees it
+            each.remove()
 
 
 def _follow(
     call: Call, what: str, site: Site, given: Given, output: Tensor, found: list[Look]
-) -> None:
-    """Adds what is seen of its gradients, when they come."""
+) -> Iterator[Any]:
+    """Adds what is seen of its gradients, when they come; gives the hooks by which it is told."""
     import torch
 
-    if not output.requires_grad:
+    if not output.requires_grad or not call.gradients:
         return
     upstream: list[Tensor] = []
     read = {x: x._version for x in given.values() if isinstance(x, torch.Tensor)}
@@ -103,11 +109,11 @@ def _follow(
 
         return arrived
 
-    output.register_hook(upstream.append)
+    yield output.register_hook(upstream.append)
     for name in call.gradients:
         x = given.get(name)
         if x is not None and x.requires_grad:
-            x.register_hook(hook(name))
+            yield x.register_hook(hook(name))
 
 
 def _chosen(sizes: Sequence[tuple[int, ...]]) -> set[int]:

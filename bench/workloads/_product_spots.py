@@ -229,7 +229,7 @@ def _scatter(asked: Tensor, upstream: Tensor, found: Tensor, padding: int | None
             if counts[row] <= most
             for places in [(indices == row).nonzero().flatten()]
         ]
-        length = int(counts[asked_most])
+        length = max(1, int(counts[asked_most]))
         size = f"{len(indices)} of {len(found)} x {found.shape[1]}"
         within = most_of(site, "output", length, min(length, TWIN_K))
         return [look(f"{what} ({size})", spots, within)] if spots else []

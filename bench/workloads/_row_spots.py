@@ -182,16 +182,16 @@ def _loss(name: str, given: Given, output: Tensor) -> Call | None:
     def each(rows: Iterable[slice], of: Callable[[Tensor], Tensor]) -> Tensor:
         """The loss of each row, in float64."""
         found = [
-            loss(of(x[part]), of(target[part]), reduction="none").double().flatten(1).mean(1)
+            loss(of(x[part]), of(target[part]), reduction="none").cpu().double().flatten(1).mean(1)
             if x.dim() > 1 and name != "cross_entropy"
-            else loss(of(x[part]), of(target[part]), reduction="none").double()
+            else loss(of(x[part]), of(target[part]), reduction="none").cpu().double()
             for part in rows
         ]
-        return torch.cat([part.cpu() for part in found])
+        return torch.cat(found)
 
     def seen(what: str, site: Site) -> list[Look]:
         count = len(x)
-        if name == "cross_entropy" and bool((target == given.get("ignore_index", -100)).any()):
+        if _ignores(name, given):
             return []
         step = max(1, PIECE * count // x.numel())
         mean = each((slice(i, i + step) for i in range(0, count, step)), lambda part: part).mean()
@@ -207,21 +207,28 @@ def _loss(name: str, given: Given, output: Tensor) -> Call | None:
         return [look(f"{what} ({name} of {size})", spots, most)]
 
     size = " x ".join(map(str, x.shape))
-    return Call("loss", (x.numel(),), seen, {"input": _loss_gradient(name, x, target)})
+    return Call("loss", (x.numel(),), seen, {"input": _loss_gradient(name, given)})
 
 
-def _loss_gradient(name: str, x: Tensor, target: Tensor) -> Gradient:
+def _ignores(name: str, given: Given) -> bool:
+    """Whether it leaves out a target."""
+    left_out = given.get("ignore_index", -100)
+    return name == "cross_entropy" and bool((given["target"] == left_out).any())
+
+
+def _loss_gradient(name: str, given: Given) -> Gradient:
     import torch
     from torch.nn import functional
 
     loss: Callable[..., Tensor] = getattr(functional, name)
+    x, target = given["input"].detach(), given["target"].detach()
     # Of a class it is a difference, as of what is likely and what is so: of up to 1.
     values = math.sqrt(x[0].numel()) if name == "cross_entropy" else x[0].numel()
 
     def gradient(upstream: Tensor, found: Tensor) -> Call | None:
         def seen(what: str, site: Site) -> list[Look]:
-            spots = []
-            for row in places(len(x), site.seed):
+            spots: list[Spot] = []
+            for row in [] if _ignores(name, given) else places(len(x), site.seed):
                 one = slice(row, row + 1)
                 with torch.enable_grad():
                     asked = _wide(x[one]).requires_grad_()
@@ -231,7 +238,8 @@ def _loss_gradient(name: str, x: Tensor, target: Tensor) -> Gradient:
                 spots.append(
                     Spot(f"row {row}", _wide(found[one]), expected, expected.abs().clamp(min=least))
                 )
-            return [look(what, spots, max(most_of(site, "output", 1, 1), ROUGH))]
+            most = max(most_of(site, "output", 1, 1), ROUGH)
+            return [look(what, spots, most)] if spots else []
 
         return Call("loss", (), seen)
 

@@ -166,6 +166,23 @@ def test_one_unit_on_the_other_side_is_honest_in_float32_and_another_loss_is_not
     assert [finding.quantity for finding in coarse.findings if not finding.agrees] == ["losses"]
 
 
+@pytest.mark.parametrize(
+    ("kinks", "error", "proved"),
+    [((False, False), 1e-5, True), ((False, False), 5e-3, False)]
+    + [(either, 5e-3, True) for either in ((False, True), (True, False), (True, True))],
+)
+@pytest.mark.parametrize("noise", [None, 5e-5])
+def test_a_backward_in_bfloat16_is_none_in_float32_where_nothing_has_kinks(
+    kinks: tuple[bool, bool], error: float, proved: bool, noise: float | None
+) -> None:
+    known = {} if noise is None else {"gradients": Noise(error=noise, norm_error=noise)}
+    sides = (proof(known, gradients=vector(size)) for size in (0.0, error))
+    base, other = (
+        msgspec.structs.replace(side, kinks=has) for side, has in zip(sides, kinks, strict=True)
+    )
+    assert told(base, other, "fp32").proved is proved
+
+
 def test_a_tolerance_that_no_device_measured_is_said() -> None:
     loud = {"output": Noise(error=0.05, norm_error=0.05)}
     measured, older = proof(loud, output=vector()), proof(output=vector())

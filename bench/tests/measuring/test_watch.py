@@ -70,7 +70,7 @@ HONEST = [
     *(("memory", mode, "fp32") for mode in ("copy", "triad")),
     ("attention", "forward-backward", "bf16"),
     ("bert", "infer", "bf16"),
-    ("dlrm", "train", "fp32"),
+    *((name, "train", "fp32") for name in ("dlrm", "gpt-oss")),
     ("dlrm", "infer", "bf16"),
     ("launch", "queue", "fp32"),
     ("transfer", "to-device", "fp32"),
@@ -90,6 +90,7 @@ def test_honest_work_is_proved(name: str, mode: str, precision: str) -> None:
     assert len(encoded) < MOST_BYTES
     assert msgspec.json.decode(encoded, type=Proof) == found
     assert len(found.law) == (2 if trains else 0)
+    assert found.kinks is ((name, mode) != ("llama", "train"))
     if not trains and mode != "decode" and name != "launch":
         assert found.recomputed == 0.0  # this device is deterministic
     told = judged([(1, found)], [(1, found)], precision)

@@ -53,7 +53,7 @@ def ended(reason: Literal["budget", "interrupted"]) -> End:
             file(FINE, FINE, settings=Settings(launches=2), end=ended("budget"), explanations=1),
             f"{EXPLAIN_ON} fake.jsonl",
         ),
-        (file(FINE, settings=TEN, end=ended("budget"), explanations=1), GO_ON),
+        (file(FINE, settings=TEN, end=ended("budget"), explanations=1), LONGER),
         (
             file(FINE, settings=Settings(launches=2), command=("accelmark", "run"), explanations=1),
             "--launches auto",

@@ -246,7 +246,7 @@ class Unread:
     def __init__(self, job: Any, device: Any) -> None:
         """Takes the place of both's own. Raises `Absent` where steps build on one another."""
         self._step, self._outputs, self._synchronize = job.step, job.outputs, device.synchronize
-        _need([*job.inputs()])
+        _need([*job.inputs()] if job.training() is None else None)
         self._rotation: Any = None
         with contextlib.suppress(Absent):
             self._rotation = _rotation(job)

@@ -68,6 +68,16 @@ CALLS: dict[str, tuple[str, Callable[[], dict[str, Any]], tuple[str, ...]]] = {
         },
         (),
     ),
+    "more queries than keys": (
+        "scaled_dot_product_attention",
+        lambda: {
+            "query": normal(2, 4, 40, 16),
+            "key": normal(2, 4, 30, 16),
+            "value": normal(2, 4, 30, 16),
+            "is_causal": True,
+        },
+        (),
+    ),
     "cross attention": (
         "scaled_dot_product_attention",
         lambda: {
@@ -178,6 +188,27 @@ def test_a_loss_gives_each_row_its_share(name: str, far: float) -> None:
     assert told(call, "input", torch.tensor(0.5), found, torch.float32) == ""
     assert "at row" in told(call, "input", torch.tensor(0.5), found * 2, torch.float32) or far
     assert "at row" in told(call, "input", torch.tensor(0.5), found.abs() + 1e-3, torch.float32)
+
+
+def test_a_loss_that_leaves_out_targets_is_not_looked_at() -> None:
+    x, target = torch.randn(200, 30, requires_grad=True), ints(200, below=30)
+    target[::5] = -100
+    output = functional.cross_entropy(x, target)
+    (found,) = torch.autograd.grad(output, x)
+    call = _model_spots._call("cross_entropy", {"input": x, "target": target}, output)
+    made = call and call.gradients["input"](torch.tensor(1.0), found)
+    assert made is not None and made.looks("loss", site()) == []
+
+
+def test_a_table_of_which_every_row_is_asked_for_too_often_is_not_looked_at() -> None:
+    table = torch.randn(2, 40).bfloat16().requires_grad_()
+    indices = torch.ones(200, dtype=torch.int64)
+    output = functional.embedding(indices, table)
+    (found,) = torch.autograd.grad(output.sum(), table)
+    call = _model_spots._call("embedding", {"input": indices, "weight": table}, output)
+    made = call and call.gradients["weight"](torch.ones_like(output), found)
+    assert made is not None  # but the row that nobody asked for
+    assert complaint(made.looks("table", site(PRECISIONS["bf16"]))) == ""
 
 
 # In a model

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -277,17 +278,45 @@ def test_training_goes_on_with_the_gradients_of_the_step_that_was_looked_at(
     execution: str,
 ) -> None:
     at = msgspec.structs.replace(site(), execution=execution, recorder=FakeRecorder())
-    job, other = (cast(Any, build("llama", "train", at)) for _ in range(2))
-    for each in (job, other):
-        each.step()
+    job: Any = build("llama", "train", at)
+    job.step()
     before = [p.grad for p in job._model.parameters()]
     assert "gradient" in seen(job)
     after = [p.grad for p in job._model.parameters()]
     if execution == "graph":  # where a recording writes them
         assert all(one is other for one, other in zip(before, after, strict=True))
-    other._update(other._next_batches())
-    expected = [p.grad for p in other._model.parameters()]
-    assert all(map(torch.equal, after, expected))
+    job._update(job._taken)
+    assert all(map(torch.equal, after, (p.grad for p in job._model.parameters())))
+
+
+@pytest.mark.parametrize("fails", ["_evaluate", "_update"])
+def test_a_look_that_fails_costs_no_word_of_the_optimizer(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        job._optimizer.zero_grad(set_to_none=True)
+        raise torch.OutOfMemoryError("no room")
+
+    job: Any = build("llama", "train", site())
+    job.step()
+    asked = job.facts["optimizer"]
+    monkeypatch.setattr(job, fails, fail)
+    assert complaint(job.looks()) == ""
+    assert job.facts["optimizer"] == asked
+    assert job.facts[ABSENT] == "not observable: OutOfMemoryError: no room"
+
+
+def test_looks_keep_nothing() -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
+
+    job: Any = build("llama", "train", site())
+    job.step()
+    assert "gradient" in seen(job)
+    before = count()
+    assert "gradient" in seen(job)
+    assert count() == before
 
 
 @pytest.mark.parametrize("kind", ["train", "infer"])
