@@ -16,7 +16,7 @@ import msgspec
 from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.judging import clocks
-from bench.judging.differences import ABSENT, Difference
+from bench.judging.differences import ABSENT, Difference, states
 from bench.judging.reasons import Code
 from bench.records.environment import (
     OF_TORCHRUN,
@@ -143,7 +143,7 @@ def _settings(
     alike = devices[0].get("name") == devices[1].get("name")
     on_hosts = any(device.get("backend") == "cpu" for device in devices)
     variables = [_variables(file) for file in files]
-    switches = {name for one in _environments(files) for name in section(one, "device_state")}
+    switches = states(*files)
     of_variables = [one for one in differences if any(one.name in found for found in variables)]
     set_apart = [one for one in of_variables if _counts(one.name, files, variables)]
     yield from set_apart
