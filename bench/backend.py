@@ -219,7 +219,7 @@ class Backend(ABC):
         return {}
 
     def silencing_variables(self) -> tuple[str, ...]:
-        """Environment variables that a worker unsets: they would hide what must be seen."""
+        """Environment variables that no worker is given: they would hide what must be seen."""
         return ()
 
     def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:

@@ -27,6 +27,10 @@ REASONS: dict[int, Reason] = {
 Bits that are not here are "other"."""
 APPLICATIONS = 0x2
 """Held by the clocks of applications, made below the highest on a V100 or T4, or by locked ones."""
+TURING = 6
+"""NVML_DEVICE_ARCH_TURING: newer ones go beyond the clocks that applications are made to have."""
+TESLA = (2, 14)
+"""NVML_BRAND_TESLA, and NVML_BRAND_NVIDIA, which newer drivers call a T4: others go beyond too."""
 SAME_CLOCK = 0.02
 """Relative difference of a clock that is still the one that it was made to have."""
 VIRTUAL = (2, 3, 4)
@@ -169,9 +173,14 @@ class NvmlSource(Source):
         return reasons_of(bits)
 
     def _clocks_as_made(self) -> bool:
-        """Whether it runs at the clocks that applications had when it came."""
+        """Whether it runs at the clocks that applications had when it came, and is of those that
+        are held there by themselves: P100, V100, T4."""
         nvml, off = self._nvml, []
         with suppress(Exception):  # it has no such clocks, or does not say
+            if nvml.nvmlDeviceGetArchitecture(self._handle) > TURING:
+                return False
+            if nvml.nvmlDeviceGetBrand(self._handle) not in TESLA:
+                return False
             for kind in (nvml.NVML_CLOCK_GRAPHICS, nvml.NVML_CLOCK_MEM):
                 made = nvml.nvmlDeviceGetDefaultApplicationsClock(self._handle, kind)
                 off.append(abs(nvml.nvmlDeviceGetClockInfo(self._handle, kind) / made - 1))

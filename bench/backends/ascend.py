@@ -170,7 +170,8 @@ class AscendBackend(TorchBackend):
 
     def silencing_variables(self) -> tuple[str, ...]:
         """What keeps torch_npu from saying that an operator runs on the host."""
-        return ("TORCH_NPU_WARNING_DISABLE", "TORCH_NPU_DISABLED_WARNING")
+        own = ("TORCH_NPU_WARNING_DISABLE", "TORCH_NPU_DISABLED_WARNING")
+        return (*super().silencing_variables(), *own)
 
     def telemetry(self, index: int) -> Source:
         """npu-smi."""

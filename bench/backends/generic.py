@@ -37,12 +37,12 @@ FAMILIES = (
     *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
 NO_FALLBACK = {
-    "ENABLE_FALLBACK_TO_CPU": "0",
-    "PT_HPU_PLACE_ON_CPU": "none",
-    "XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False",
+    "ENABLE_FALLBACK_TO_CPU": ("torch_mlu", "0"),
+    "PT_HPU_PLACE_ON_CPU": ("habana_frameworks", "none"),
+    "XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": ("torch_xmlir", "False"),
 }
-"""Without which operators may run on the host, some without a word. Source: torch_mlu's
-MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts."""
+"""Without which operators of a package may run on the host, some without a word. Source:
+torch_mlu's MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts."""
 GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 """`graph_type` of a device type."""
 
@@ -74,8 +74,9 @@ class GenericBackend(TorchBackend):
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
     def worker_environment(self) -> Mapping[str, str]:
-        """No fallback to the host: an operator raises instead."""
-        return {**super().worker_environment(), **NO_FALLBACK}
+        """No fallback to the host in what is installed: an operator raises instead."""
+        here = {n: v for n, (of, v) in NO_FALLBACK.items() if importlib.util.find_spec(of)}
+        return {**super().worker_environment(), **here}
 
     def recorded_variables(self) -> tuple[str, ...]:
         """The families of every vendor that may be behind it, and of the type that many borrow."""

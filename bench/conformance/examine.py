@@ -56,9 +56,10 @@ def examine(
     `OutputError` where its compilers have no place to write.
     """
     command = command or lifeline.command("bench.conformance.worker", where.python)
-    variables = catalogue.backend(device.backend).worker_environment()
+    backend = catalogue.backend(device.backend)
+    variables, unset = backend.worker_environment(), backend.silencing_variables()
     with contextlib.ExitStack() as stack:
-        given = environment.worker_variables(variables, _folders(where, stack))
+        given = environment.worker_variables(variables, _folders(where, stack), unset)
         for first in range(0, len(wanted), TOGETHER):
             batch = wanted[first : first + TOGETHER]
             yield from _batch(device, batch, given, command, where.framework)

@@ -16,7 +16,7 @@ import msgspec
 from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.judging import clocks
-from bench.judging.differences import ABSENT, Difference
+from bench.judging.differences import ABSENT, Difference, states
 from bench.judging.reasons import Code
 from bench.records.environment import (
     OF_TORCHRUN,
@@ -143,7 +143,7 @@ def _settings(
     alike = devices[0].get("name") == devices[1].get("name")
     on_hosts = any(device.get("backend") == "cpu" for device in devices)
     variables = [_variables(file) for file in files]
-    switches = {name for one in _environments(files) for name in section(one, "device_state")}
+    switches = states(*files)
     of_variables = [one for one in differences if any(one.name in found for found in variables)]
     set_apart = [one for one in of_variables if _counts(one.name, files, variables)]
     yield from set_apart
@@ -173,7 +173,7 @@ def _counts(
     """Whether a variable may be why two runs differ.
 
     One that a backend itself sets on every machine is part of that backend, and no setting where
-    the other run is of another.
+    the other run is of another; nor between two vendors' devices is one that voids where it is on.
     """
     compared = _compared(files)
     values = {value for found in variables for value in found.get(name, ())}
@@ -183,7 +183,11 @@ def _counts(
         if name not in found and name not in compared and not _looked_for(file, name):
             return False
     backends = [str(file.run.device.get("backend")) for file in files]
-    defaults = [_set_by(backend).get(name) for backend in backends]
+    vendors = {file.run.device.get("vendor") for file in files}
+    told = [_told(backend) for backend in backends]
+    if len(vendors) > 1 and any(name in voiding for _, voiding in told):
+        return False
+    defaults = [given.get(name) for given, _ in told]
     own = all(
         values.get(name, set()) <= {default}
         for values, default in zip(variables, defaults, strict=True)
@@ -197,11 +201,13 @@ def _looked_for(file: RunFile, name: str) -> bool:
     return any(not isinstance(one, list) or is_among(name, map(str, one)) for one in words)
 
 
-def _set_by(backend: str) -> Mapping[str, str]:
+def _told(backend: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Variables that a backend sets, and those that void where they are on."""
     try:
-        return catalogue.backend(backend).worker_environment()
+        plug_in = catalogue.backend(backend)
     except AccelmarkError:  # of a package that is not here
-        return {}
+        return {}, {}
+    return plug_in.worker_environment(), plug_in.harmful_variables()
 
 
 def _variables(file: RunFile) -> dict[str, set[str]]:

@@ -43,6 +43,12 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
             yield Difference(name=name, base=in_words(values[0]), other=in_words(values[1]))
 
 
+def states(*files: RunFile) -> set[str]:
+    """Names of the facts by which a device says how it stands, as far as each version asked."""
+    environments = (launch.environment for file in files for launch in file.launches)
+    return {name for one in environments for name in section(one, "device_state")}
+
+
 def in_words(values: Sequence[str]) -> str:
     """The values that a fact took."""
     more = ", ..." if len(values) > MOST_VALUES else ""

@@ -131,8 +131,6 @@ class Launch:
 
         # Before any library that sets variables of its own.
         harm = harmful(self.backend, self.framework)
-        for name in self.backend.silencing_variables():
-            os.environ.pop(name, None)
         hide_plug_ins(self.backend)
         self._note_variables()
         self.environment |= catalogue.versions(workload.name, request.backend, request.framework)

@@ -170,8 +170,6 @@ def grow(
 def imported(order: Order) -> float | None:
     """Seconds that it took; None where it failed, or a fork would share what it left behind."""
     backend = catalogue.backend(order.backend)
-    for name in backend.silencing_variables():
-        os.environ.pop(name, None)
     hide_plug_ins(backend)
     kept.keep_compiled(order.scratch)
     before = dict(os.environ), _descriptors()

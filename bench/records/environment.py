@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,16 +155,19 @@ def _told(name: str, value: str) -> str:
 
 
 def worker_variables(
-    backends: Mapping[str, str], forced: Mapping[str, str] | None = None
+    backends: Mapping[str, str],
+    forced: Mapping[str, str] | None = None,
+    unset: Collection[str] = (),
 ) -> dict[str, str]:
     """The whole environment of a worker: the user's goes before the backend's, `forced` first.
 
-    What a launcher says of our own process is left out.
+    What a launcher says of our own process is left out, and what is to be unset whoever set it.
     """
     own = {name: value for name, value in os.environ.items() if not LAUNCHERS.fullmatch(name)}
     if "TORCHELASTIC_RUN_ID" in os.environ:
         own = {k: v for k, v in own.items() if not OF_TORCHRUN.fullmatch(f"{k}={v}")}
-    return {**backends, **own, **(forced or {})}
+    given = {**backends, **own, **(forced or {})}
+    return {name: value for name, value in given.items() if name not in unset}
 
 
 def section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bench import units
 from bench.judging.compare import WITNESS_TOLERANCE
 from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.differences import ABSENT, Difference
+from bench.judging.differences import ABSENT, Difference, states
 from bench.judging.reasons import Code
 from bench.judging.row import Row
 from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
@@ -42,14 +42,14 @@ CELLS: dict[CompareVerdict, str] = {**WORDS, "UNDECIDED": "undecided"}
 JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
 """The verdicts that say something of the two devices."""
 EXPLAINS = re.compile(
-    r"^(framework|torch|transformers|driver|runtime|threads|threads_used|instructions|"
+    r"^(framework|torch|transformers|diffusers|peft|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability|"
     r"world (hosts|devices_per_host|machines|library|library_version))$"
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""
 EXTRAS = ("diffusers", "peft")
-"""Packages that may too, where both have them."""
+"""Packages that may where both have them."""
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
@@ -60,13 +60,15 @@ def explaining(comparison: Comparison) -> tuple[list[Difference], list[Differenc
     """The differences that may explain a ratio, settings left out, and all others."""
     said = {one.name for one in comparison.configured.settings}
     rest = [one for one in comparison.differences if one.name not in {*said, *HEAD}]
-    may = list(filter(_explains, rest))
+    # What one run does not say of these it may not have been asked.
+    unasked = {*EXTRAS, *states(comparison.base, comparison.other)}
+    may = [
+        one
+        for one in rest
+        if EXPLAINS.search(one.name)
+        and (ABSENT not in (one.base, one.other) or one.name not in unasked)
+    ]
     return may, [one for one in rest if one not in may]
-
-
-def _explains(one: Difference) -> bool:
-    extra = one.name in EXTRAS and ABSENT not in (one.base, one.other)
-    return extra or EXPLAINS.search(one.name) is not None
 
 
 def before(comparison: Comparison) -> Iterator[Note]:

@@ -58,7 +58,9 @@ def conditions(backend: str) -> dict[str, str]:
     """What may change a worker's speed: variables, but not those that choose devices, which are
     compared themselves; where the host computes, its cores."""
     plug_in = catalogue.backend(backend)
-    given = plug_in.heeded(environment.worker_variables(plug_in.worker_environment()))
+    unset = plug_in.silencing_variables()
+    own = environment.worker_variables(plug_in.worker_environment(), unset=unset)
+    given = plug_in.heeded(own)
     words = environment.looked_for(plug_in.recorded_variables())
     variables = environment.variables(words, given)
     found = {name: said for name, said in variables.items() if environment.is_common(name, said)}

@@ -143,7 +143,8 @@ class Follower:
         here = None if self._folder is None else str(self._folder)
         own = {} if self._folder is None else byte_code(self._folder)
         request = msgspec.structs.replace(request, scratch=here)
-        given = environment.worker_variables(plug_in.worker_environment(), own)
+        unset = plug_in.silencing_variables()
+        given = environment.worker_variables(plug_in.worker_environment(), own, unset)
         interface = wire.interface_of(self._connection.own_address)
         variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
         try:

@@ -46,7 +46,9 @@ class Handing:
             return None
         if folder is None:
             raise OutputError(f"--framework {framework}: there is no temporary folder. Set TMPDIR.")
-        return Handing(folder, environment.worker_variables(backend.worker_environment()))
+        unset = backend.silencing_variables()
+        given = environment.worker_variables(backend.worker_environment(), unset=unset)
+        return Handing(folder, given)
 
     def handed(self, request: Request) -> Request | Skipped | Failed:
         """The request with its file; or why there is none."""

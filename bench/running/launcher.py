@@ -73,7 +73,8 @@ def launch_together(
     if leader is not None:
         leader.require_all()
     start = time.monotonic()
-    given = environment.worker_variables(variables, forced)
+    unset = catalogue.backend(requests[0].backend).silencing_variables()
+    given = environment.worker_variables(variables, forced, unset)
     with contextlib.ExitStack() as stack:
         workers: list[WorkerProcess | World | NoWorker] = []
         for request in requests:

@@ -168,14 +168,14 @@ def _changed_variables(
     """Of a launch's variables, those that a worker of the same case would now have otherwise."""
     plug_in = catalogue.backend(backend)
     own = plug_in.recorded_variables(), catalogue.framework(framework).recorded_variables()
-    given = environment.worker_variables(plug_in.worker_environment())
+    unset = plug_in.silencing_variables()
+    given = environment.worker_variables(plug_in.worker_environment(), unset=unset)
     given = environment.threads_given(launch, usable_cores(), plug_in.is_host) | given
-    silenced = plug_in.silencing_variables()
     words = environment.looked_for(*own, then)
     now = environment.variables(words, plug_in.heeded(given))
     return [
         f"variable {name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
-        for name in sorted({*then, *now} - {*silenced})
+        for name in sorted({*then, *now})
         if then.get(name) != now.get(name)
         and environment.may_change_speed(name)
         and not environment.is_idle(name, launch)

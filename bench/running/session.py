@@ -340,7 +340,9 @@ def open_session(
     folder = scratch.made()
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     handing = Handing.of(framework, folder, backend)
-    variables = environment.worker_variables(backend.worker_environment(), {**own, **forced})
+    variables = environment.worker_variables(
+        backend.worker_environment(), {**own, **forced}, backend.silencing_variables()
+    )
     stems = rehearsals = None
     if framework == TORCH:
         stems = Stems.of(backend, python, None if folder is None else str(folder))

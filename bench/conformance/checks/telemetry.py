@@ -77,13 +77,17 @@ def _agree(source: Source) -> Finding:
     """Whether its counter of energy rises as its power says."""
     looks = []
     for _ in range(LOOKS + 1):
-        looks.append((time.monotonic(), source.read()))
+        at, seen = time.monotonic(), source.read()
+        if seen.power_watts is not None and seen.energy_joules is not None:
+            looks.append((at, seen.energy_joules, seen.power_watts))
         time.sleep(APART_SECONDS)
-    (start, first), *_, (end, last) = looks
-    rate = ((last.energy_joules or 0.0) - (first.energy_joules or 0.0)) / (end - start)
+    if len(looks) < 2:
+        return unseen(AGREE, "it did not say both twice while it was looked at")
+    (start, first, _), *_, (end, last, _) = looks
+    rate = (last - first) / (end - start)
     if rate == 0:
         return unseen(AGREE, "its counter did not rise while it was looked at")
-    power = statistics.fmean(reading.power_watts or 0.0 for _, reading in looks)
+    power = statistics.fmean(watts for *_, watts in looks)
     agree = power / AGREE_FACTOR <= rate <= power * AGREE_FACTOR
     observed = f"{rate:.3g} J/s beside {power:.3g} W"
     return judged(AGREE, agree, observed, "energy and power disagree", "Check the unit of both")

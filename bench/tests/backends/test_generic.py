@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from bench.backends import generic
+from bench.backends import _torch_device, generic
 from bench.measuring import surroundings
 
 OWN = {"musa": ("mudnn",), "mlu": ("cnnl", "mlu.matmul", "mlu.custom")}
@@ -61,12 +62,25 @@ def test_without_a_plug_in_no_other_switch_is_made_up() -> None:
     assert set(device.facts()) == {"float32_matmul_precision", "tf32_cudnn"}
 
 
+@pytest.mark.parametrize(
+    ("package", "own"),
+    [
+        ("torch_mlu", {"ENABLE_FALLBACK_TO_CPU": "0"}),
+        ("habana_frameworks", {"PT_HPU_PLACE_ON_CPU": "none"}),
+        ("torch_xmlir", {"XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False"}),
+        ("torch_musa", {}),
+    ],
+)
 def test_operators_of_a_worker_do_not_run_on_the_host(
-    monkeypatch: pytest.MonkeyPatch,
+    package: str, own: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    given = generic.BACKEND.worker_environment()
-    for name, value in generic.NO_FALLBACK.items():
-        assert given[name] == value
+    """By the package's own variable alone: those of others made its older runs another setting."""
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    given = dict(generic.BACKEND.worker_environment())
+    assert given == {_torch_device.AUTOLOAD: "0", **own}
+    for name, value in own.items():
         monkeypatch.setenv(name, value)
     assert surroundings.harmful(generic.BACKEND) == "", "what it sets itself is no harm"
 

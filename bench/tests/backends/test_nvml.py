@@ -186,9 +186,30 @@ def test_clocks_as_a_gpu_was_made_are_nobodys_setting(
     fake = FakeNvml(broken=broken)
     fake.bits = 0x2 | 0x4
     fake.nvmlDeviceGetDefaultApplicationsClock = lambda _, kind: {0: made, 2: memory}[kind]
+    fake.nvmlDeviceGetArchitecture, fake.nvmlDeviceGetBrand = lambda _: 5, lambda _: 2
     assert nvml_source(monkeypatch, fake).read().reasons == said
     fake.bits = 0x100
     assert nvml_source(monkeypatch, fake).read().reasons == ("user clocks",)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "brand", "own"),
+    [(4, 2, True), (6, 14, True), (7, 14, False), (9, 14, False), (5, 6, False), (6, 12, False)],
+    ids=["P100", "T4, newer driver", "A100", "H100", "TITAN V", "Quadro RTX"],
+)
+def test_a_gpu_that_boosts_by_itself_is_at_its_base_clock_by_a_setting(
+    architecture: int, brand: int, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An A100's applications are made to have its base, 1095 MHz, and have 1410 unless locked."""
+    fake = FakeNvml()
+    fake.bits = 0x2
+    fake.nvmlDeviceGetDefaultApplicationsClock = fake.nvmlDeviceGetClockInfo
+    fake.nvmlDeviceGetArchitecture, fake.nvmlDeviceGetBrand = (
+        lambda _: architecture,
+        lambda _: brand,
+    )
+    found = nvml_source(monkeypatch, fake).read().reasons
+    assert found == (() if own else ("user clocks",))
 
 
 @pytest.mark.parametrize(

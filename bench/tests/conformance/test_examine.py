@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import msgspec
 import psutil
 import pytest
 
@@ -23,13 +24,13 @@ def nothing(stand: Stand) -> Iterator[Finding]:
     yield from ()
 
 
-def run(code: str, limit: float = 60.0) -> list[Examined]:
+def run(code: str, limit: float = 60.0, device: DeviceInfo = CPU) -> list[Examined]:
     """Two checks whose processes run this code, after reading what they are asked."""
     wanted = [Check(name=name, summary="s", parts=(nothing,), limit_seconds=limit) for name in "ab"]
     prefix = "import sys, os, time\ntask = sys.stdin.readline()\nfirst = '\"a\"' in task\n"
     prefix += "def say(text):\n    print(text, flush=True)\n"
     prefix += "say('true')\nsys.stdin.readline()\n"
-    return list(examine.examine(CPU, wanted, (sys.executable, "-c", prefix + code)))
+    return list(examine.examine(device, wanted, (sys.executable, "-c", prefix + code)))
 
 
 def children() -> set[int]:
@@ -60,6 +61,14 @@ def test_whatever_becomes_of_a_check_the_others_go_on(code: str, reason: str) ->
     assert (second.failures, len(second.findings)) == (0, 2)
     assert time.monotonic() - start < 50
     assert children() == before
+
+
+def test_what_would_hide_a_fallback_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    said = 'say(\'{"title": "t", "verdict": "pass", "observed": "%s"}\' % names)'
+    code = f"names = os.environ.get('PYTHONWARNINGS', 'none')\n{said}\nsay('null')\n"
+    for found in run(code, device=msgspec.structs.replace(CPU, backend="ascend")):
+        assert [finding.observed for finding in found.findings] == ["none"], found
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="POSIX")

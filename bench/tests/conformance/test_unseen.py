@@ -217,6 +217,34 @@ def test_energy_in_another_unit_is_told_by_the_power(
         assert found.reason == "energy and power disagree" and "unit" in found.next
 
 
+@pytest.mark.parametrize(
+    ("energy", "power", "verdict"),
+    [
+        ({4}, set(), "pass"),
+        ({0}, set(), "pass"),
+        (set(), {1, 2, 3}, "pass"),
+        ({0, 1, 2}, {3}, "not observable"),
+    ],
+    ids=["the last energy", "the first", "powers", "all but one look"],
+)
+def test_a_figure_that_was_not_said_this_once_is_no_zero(
+    monkeypatch: pytest.MonkeyPatch, energy: Collection[int], power: Collection[int], verdict: str
+) -> None:
+    class Fails(Card):
+        def read(self) -> Reading:
+            look = next(looks)
+            joules = 1e6 + 100.0 * clock.monotonic()
+            return Reading(
+                power_watts=None if look in power else 100.0,
+                energy_joules=None if look in energy else joules,
+            )
+
+    now, looks = itertools.count(step=0.25), itertools.count(-2)
+    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=lambda seconds: None)
+    monkeypatch.setattr(telemetry, "time", clock)
+    assert told(monkeypatch, Fails([]), (GIB, GIB))[telemetry.AGREE].verdict == verdict
+
+
 def test_a_source_that_says_but_one_of_both_is_not_held_to_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

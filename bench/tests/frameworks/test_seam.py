@@ -186,6 +186,16 @@ def test_ten_launches_are_handed_over_at_once(tmp_path: Path) -> None:
     assert [order.seeds[0] for order in orders] == [1, 1 + AHEAD]
 
 
+def test_what_hands_over_has_nothing_that_would_hide_a_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    monkeypatch.setenv("SHOWS", "1")
+    handing = Handing.of("plain", tmp_path, catalogue.backend("ascend"))
+    assert handing is not None
+    assert {"PYTHONWARNINGS", "SHOWS"} & {*handing._given} == {"SHOWS"}
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"), [(Answer(skipped="no"), Skipped), (Answer(failed="ended"), Failed)]
 )

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench import catalogue
 from bench.judging.compare import compare
 from bench.judging.comparison import Comparison
 from bench.records.run import RunFile
@@ -86,6 +87,20 @@ def test_what_another_version_makes_of_one_chip_is_not_the_chips() -> None:
     assert (case["chip_ratio"], case["settings_differ"]) == (None, False)
     other = compare(with_torch("2.6.0+cpu", 0.012), with_torch("2.13.0+cpu", 0.01, "New CPU"))
     assert not other.configured.chip_doubt, "of two chips each has the version that it needs"
+
+
+@pytest.mark.parametrize(("vendor", "differ"), [("Moore Threads", False), ("Cambricon", True)])
+def test_what_one_vendors_plug_in_needs_is_no_setting_of_anothers(
+    vendor: str, differ: bool
+) -> None:
+    """Of one vendor's, an older version let operators run on the host."""
+    device = {"backend": "generic", "index": 0, "name": "MLU590", "vendor": "Cambricon"}
+    looked: dict[str, Any] = {
+        "variables_looked_for": list(catalogue.backend("generic").recorded_variables())
+    }
+    base = ran(0.01, {"ENABLE_FALLBACK_TO_CPU": "0"}, device, **looked)
+    other = ran(0.01, device={**device, "vendor": vendor}, **looked)
+    assert bool(compare(base, other).configured.settings) is differ
 
 
 def test_other_reports_name_it_too() -> None:

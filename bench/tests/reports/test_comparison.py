@@ -146,6 +146,19 @@ def test_what_a_model_is_made_of_may_explain_a_ratio_where_both_have_it() -> Non
     assert "MAY EXPLAIN IT" not in card and "diffusers: absent | 0.37" in card
 
 
+def test_how_a_device_stands_explains_nothing_where_an_older_version_did_not_ask() -> None:
+    def of(**state: str) -> RunFile:
+        environment = {"device_state": state, "driver": "570"}
+        return make_file([CASE], [make_launch(case=CASE, environment=environment)])
+
+    newer = another(of(bf16_reduced="False"))
+    card = render([compare(of(bf16_reduced="True"), newer)], Canvas(width=100))
+    assert "MAY EXPLAIN IT bf16_reduced: True | False" in card
+    for base, other in ((of(), newer), (newer, of())):
+        card = render([compare(base, other)], Canvas(width=100))
+        assert "MAY EXPLAIN IT" not in card and "bf16_reduced: " in card, card
+
+
 def test_the_next_step_names_what_lies_in_a_file_and_no_pipe() -> None:
     base = msgspec.structs.replace(run(FAST), path="a.json", passing=True)
     other = msgspec.structs.replace(run(SLOW), path="stdin", passing=True)

@@ -118,6 +118,8 @@ def test_what_is_compared_is_what_would_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert alike.software("nosuch.toml", {})["suite"] == "nosuch.toml (not here)"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7a")
+    monkeypatch.setenv("TORCH_NPU_WARNING_DISABLE", "1")
+    assert "TORCH_NPU_WARNING_DISABLE" not in alike.conditions("ascend"), "no worker has it"
     found = alike.conditions("cpu")
     assert found["OMP_NUM_THREADS"] == "3" and int(found["usable cores"]) > 0
     assert "TORCHELASTIC_RUN_ID" not in found

@@ -47,6 +47,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         wait_until(lambda path=path: not alive(int(path.read_text())))  # type: ignore[misc]
 
 
+NAMES = """
+    open(f"names{rank}", "w").write(" ".join({"HIDES", "SHOWS"} & {*os.environ}))
+    say("measure"); report()
+"""
+
+
 def command(code: str) -> tuple[str, ...]:
     return scripted("import faulthandler\n" + textwrap.dedent(HEAD) + textwrap.dedent(code))
 
@@ -66,6 +72,17 @@ def run(code: str, ranks: int = 4) -> Finished:
     words = command(code)
     with led(words) as (leader, _):
         return launched(leader, words, ranks)
+
+
+def test_no_rank_of_either_has_what_would_hide_a_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = type(catalogue.backend("cpu"))
+    monkeypatch.setattr(backend, "silencing_variables", lambda _: ("HIDES",))
+    monkeypatch.setenv("HIDES", "1")
+    monkeypatch.setenv("SHOWS", "1")
+    assert isinstance(run(NAMES).report.outcome, Measured)
+    assert [(tmp_path / f"names{rank}").read_text() for rank in range(4)] == ["SHOWS"] * 4
 
 
 def test_one_launch_goes_over_both(tmp_path: Path) -> None:

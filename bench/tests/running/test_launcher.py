@@ -16,7 +16,7 @@ import pytest
 from bench import catalogue
 from bench.records import limits
 from bench.records.observed import Telemetry
-from bench.records.outcome import Measured, Outcome, Phase, Skipped
+from bench.records.outcome import Measured, Outcome, Phase, Skipped, Void
 from bench.running import launcher
 from bench.telemetry.joined import Sight, Where
 from bench.tests import launching
@@ -49,6 +49,21 @@ def test_only_the_imports_of_workers_launched_together_overlap(tmp_path: Path) -
     assert [finished.report for finished in both] == [REPORT, REPORT]
     words = ["import", "import", "measure", "end", "measure", "end"]
     assert log.read_text().split() == words
+
+
+def test_a_fallback_that_the_users_variable_would_hide_voids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    code = """
+        import warnings
+        sys.stdin.readline()
+        warnings.warn("The operator 'aten::x' will fall back to run on the CPU.")
+        sys.stdout.buffer.write(REPORT); sys.stdout.flush()
+    """
+    asked = msgspec.structs.replace(request(), backend="ascend")
+    (found,) = launcher.launch_together([asked], {}, command=scripted(code))
+    assert isinstance(found.report.outcome, Void) and "aten::x" in found.report.outcome.reason
 
 
 def test_a_worker_that_dies_while_another_imports_is_its_own_outcome_only() -> None:

@@ -112,6 +112,14 @@ def test_what_a_library_reads_from_a_file_is_noted_and_compared(
     assert "variable NCCL_ALGO was Ring, is Tree" in mixed_launches(then, {}, "cuda")
 
 
+def test_what_no_worker_is_given_keeps_no_run_from_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCH_NPU_WARNING_DISABLE", "1")
+    changed = mixed_launches(with_environment(variables={}), {}, "ascend")
+    assert not [one for one in changed if "TORCH_NPU_WARNING_DISABLE" in one]
+
+
 def test_a_plug_in_of_another_version_does_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor one that is not there; of another interpreter nobody here can tell."""
     launches = with_environment(plug_ins={"theirs": "1"})
