@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +100,16 @@ def test_a_report_that_fails_is_its_packages(install: Install) -> None:
     )
     with pytest.raises(MissingPackage, match="pip install it"):
         api.render(run, "their-report")
+
+
+def test_what_lies_in_the_current_folder_is_not_installed(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m` looks there, and no worker does."""
+    install("theirs", "1.2", backends="their-chip")
+    for safe in ("", "1"):
+        monkeypatch.setenv("PYTHONSAFEPATH", safe)
+        monkeypatch.setenv("PYTHONPATH", str(Path(catalogue.__file__).parent.parent))
+        words = [sys.executable, "-m", "bench", "list", "backends"]
+        done = subprocess.run(words, cwd=tmp_path / "theirs-1.2", capture_output=True, text=True)
+        assert "cpu" in done.stdout and "their-chip" not in done.stdout, done.stderr
