@@ -183,7 +183,7 @@ def choose_of(
 
 def chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -> Chosen:
     """Of what is asked for by the names of backends; see `choose_of`."""
-    known = list(catalogue.plug_ins("backends"))
+    known = catalogue.plug_ins("backends")
     if address is None:
         found = asked(in_order(known))
         for one in found:
@@ -195,7 +195,8 @@ def chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -
     name, _, index_text = address.partition(":")
     if name not in known:
         raise UnknownName(
-            f"--device {address}: unknown backend `{name}`.{suggestion(name, known)} "
+            f"--device {address}: unknown backend `{name}`."
+            f"{suggestion(name, catalogue.usable('backends'))} "
             "`accelmark devices` shows what is here."
         )
     if index_text and not index_text.isdecimal():

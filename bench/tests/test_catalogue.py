@@ -12,7 +12,8 @@ import pytest
 from bench import api, catalogue
 from bench.commands import check_backend
 from bench.commands.listing import _listing
-from bench.errors import MissingPackage, UnknownName
+from bench.errors import AccelmarkError, MissingPackage, UnknownName
+from bench.planning import plan
 from bench.running import probe
 from bench.running.elsewhere import HERE
 from bench.tests.values import make_file
@@ -75,6 +76,16 @@ def test_a_name_that_is_taken_is_said(install: Install, monkeypatch: pytest.Monk
         assert _listing(kind)[name] == f"{why} that name"
     with pytest.raises(UnknownName, match=r"is not used: first has one of that name\. Repair or "):
         catalogue.workload("their-work (second)")
+    assert "their-work" in catalogue.usable("workloads")
+    told = (
+        lambda: catalogue.workload("their-work (secnd)"),
+        lambda: probe.chosen("cpu (frst)", probe.probe),
+        lambda: check_backend._device("cpu (frst)", 0, HERE),
+        lambda: plan._workload("case 1", {}),
+    )
+    for asked in told:
+        with pytest.raises(AccelmarkError, match=r"Allowed: [^(]*$"):
+            asked()
     (found,) = probe.probe(["cpu (first)"])
     assert found.reason == (
         "backend `cpu (first)` (from the package first) is not used: accelmark has one of that "
