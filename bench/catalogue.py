@@ -117,6 +117,11 @@ def _ours(kind: Kind) -> dict[str, PlugIn]:
     return found
 
 
+def usable(kind: Kind) -> list[str]:
+    """The names of those that load, as far as their names tell: what is proposed and allowed."""
+    return [name for name, plug_in in plug_ins(kind).items() if not plug_in.flaw]
+
+
 def _known(kind: Kind, name: str) -> dict[str, PlugIn]:
     """All that are looked at for one name: for one of ours no package is."""
     return _ours(kind) if name in _ours(kind) else plug_ins(kind)
@@ -138,7 +143,8 @@ def load(kind: Kind, name: str) -> Any:
     """Imports one plug-in and gives its constant; `UnknownName` if there is none of that name."""
     known = _known(kind, name)
     if name not in known:
-        raise UnknownName(f"unknown {kind.removesuffix('s')} `{name}`.{suggestion(name, known)}")
+        hint = suggestion(name, usable(kind))
+        raise UnknownName(f"unknown {kind.removesuffix('s')} `{name}`.{hint}")
     plug_in = known[name]
     if plug_in.flaw:
         raise _broken(kind, plug_in, f"is {plug_in.flaw}")

@@ -16,24 +16,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
 
 import bench
 
 VARIABLE = "ACCELMARK_LIFELINE"
 """Names the child's end to it."""
-MAIN = """\
-import importlib, sys
-from importlib.util import module_from_spec, spec_from_file_location
-if "bench" not in sys.modules:
-    spec = spec_from_file_location("bench", sys.argv[1])
-    sys.modules["bench"] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["bench"])
-name = sys.argv[2]
-del sys.argv[1:3]
-importlib.import_module(name).main()
-"""
-"""Takes this package from its file, and calls one of its modules."""
+OWN = str(Path(bench.__file__).with_name("_own.py"))
+"""Runs a module of this package."""
 Started = TypeVar("Started")
 
 
@@ -42,7 +33,7 @@ def command(module: str, python: str = sys.executable) -> tuple[str, ...]:
 
     By `python -m`, what lies in the current folder would go before it, and before Python's own.
     """
-    return (python, "-P", "-c", MAIN, bench.__file__, module)
+    return (python, "-P", OWN, module)
 
 
 class Lifeline:

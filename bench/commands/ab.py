@@ -24,6 +24,8 @@ from bench.commands.several_hosts import require_one_host
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
+PYTHON = "Python (3.11 or later) with torch, numpy, msgspec and psutil; it runs this accelmark"
+
 
 @click.command(short_help="Measure a suite on two sides, and compare them.")
 @click.argument("suite", default="quick")
@@ -46,7 +48,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonE
     "pythons",
     multiple=True,
     metavar="PATH",
-    help="A Python with accelmark installed. Give it once for side B, or once for each side.",
+    help=f"A {PYTHON}. Give it once for side B, or once for each side.",
 )
 @click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
 @SPREAD
@@ -165,8 +167,7 @@ def _sides(
     for python in pythons:
         if shutil.which(python) is None:
             raise ComparisonError(
-                f"--python {python}: there is no such program. Give the path of a Python that has "
-                "accelmark installed."
+                f"--python {python}: there is no such program. Give the path of a {PYTHON}."
             )
     device_a, device_b = (devices * 2)[:2] if devices else (None, None)
     python_a, python_b = pythons if len(pythons) == 2 else (sys.executable, *pythons, "")[:2]

@@ -86,9 +86,8 @@ def _device(name: str, index: int, where: Elsewhere) -> DeviceInfo:
 
     known = catalogue.plug_ins("backends")
     if name not in known:
-        raise UnknownName(
-            f"accelmark check-backend {name}: unknown backend.{suggestion(name, known)}"
-        )
+        hint = suggestion(name, catalogue.usable("backends"))
+        raise UnknownName(f"accelmark check-backend {name}: unknown backend.{hint}")
     for other in known.values():
         if other.flaw and other.name.startswith(f"{name} ("):
             say(f"{other.name}: {other.flaw}")

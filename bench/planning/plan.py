@@ -339,7 +339,7 @@ def _tuned(
 def _workload(place: str, values: dict[str, Any]) -> Workload:
     name = values.get("workload")
     if name is None:
-        known = ", ".join(catalogue.plug_ins("workloads"))
+        known = ", ".join(catalogue.usable("workloads"))
         raise SuiteError(f"{place}: it has no `workload`. Allowed: {known}.")
     try:
         return catalogue.workload(str(name))

@@ -33,7 +33,7 @@ from bench.lifeline import Lifeline, command, hold
 from bench.precision import PRECISIONS
 from bench.records import cpu_limits
 from bench.records.encoding import encoded
-from bench.running.elsewhere import TORCH
+from bench.running.elsewhere import HERE, TORCH, Elsewhere
 
 NOTHING: Mapping[str, str] = {}
 LIMIT_SECONDS = 120.0
@@ -42,6 +42,10 @@ REPAIR = "Repair or uninstall it, or pass --device cpu."
 """The next act where a runtime fails in a way of its own."""
 TO_THE_HOST = re.compile(r",? or (?:pass|use) --device cpu| (?:Pass|Use) --device cpu\.")
 """Advice that helps nobody where the CPU is what failed."""
+MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)'")
+VERSION = re.compile(r"Python (\d\S*)")
+UNKNOWN = b"Unknown option: -P"
+"""What a Python before 3.11 says of how it is started."""
 HOST = "cpu"
 OF = "@"
 """Between a framework and the backend of which it is asked what it reaches."""
@@ -69,9 +73,10 @@ def probe(
 
     python: the interpreter that asks; forced: what its environment must say.
     """
+    where = Elsewhere(python=python)
     with contextlib.ExitStack() as stack:
         children = [(name, start(name, python, forced, stack)) for name in names]
-        found = [c if isinstance(c, Found) else finish(name, c) for name, c in children]
+        found = [c if isinstance(c, Found) else finish(name, c, where) for name, c in children]
     if any(one.backend == HOST and not one.devices for one in found):
         return [not_to_the_host(one) for one in found]
     return found
@@ -118,8 +123,11 @@ def start(
         )
 
 
-def finish(name: str, child: subprocess.Popen[bytes]) -> Found:
-    """What a child said; the reason where it did not come to it."""
+def finish(name: str, child: subprocess.Popen[bytes], where: Elsewhere = HERE) -> Found:
+    """What a child said; the reason where it did not come to it.
+
+    where: what was asked, and in which interpreter.
+    """
     late = False
     try:
         output, complaint = child.communicate(timeout=LIMIT_SECONDS)
@@ -142,9 +150,29 @@ def finish(name: str, child: subprocess.Popen[bytes]) -> Found:
         )
     last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
     said = f": {last[0]}" if last else ""
-    return Found(
-        backend=name, reason=f"{name}: its runtime fails (exit {child.returncode}{said}). {REPAIR}"
-    )
+    python = where.python
+    if UNKNOWN in complaint:
+        why = (
+            f"{python} is {_version(python)}, and accelmark takes 3.11 or later. Name one with "
+            f"{where.framework} that is: --python PATH."
+        )
+    elif missing := MISSING.search(said):
+        why = (
+            f"{python} has no {missing[1]}. Install it there: {python} -m pip install {missing[1]}"
+        )
+    else:
+        why = f"its runtime fails (exit {child.returncode}{said}). {REPAIR}"
+    return Found(backend=name, reason=f"{name}: {why}")
+
+
+def _version(python: str) -> str:
+    """Of an interpreter, as it says it."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run([python, "-V"], capture_output=True, timeout=LIMIT_SECONDS)
+        words = (said.stdout or said.stderr).decode("utf-8", errors="replace")  # 2: on stderr
+        if version := VERSION.match(words):
+            return version[0]
+    return "an older Python"
 
 
 def _not_read_back(found: Found, ended: str) -> Found:
@@ -183,7 +211,7 @@ def choose_of(
 
 def chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -> Chosen:
     """Of what is asked for by the names of backends; see `choose_of`."""
-    known = list(catalogue.plug_ins("backends"))
+    known = catalogue.plug_ins("backends")
     if address is None:
         found = asked(in_order(known))
         for one in found:
@@ -195,7 +223,8 @@ def chosen(address: str | None, asked: Callable[[Sequence[str]], list[Found]]) -
     name, _, index_text = address.partition(":")
     if name not in known:
         raise UnknownName(
-            f"--device {address}: unknown backend `{name}`.{suggestion(name, known)} "
+            f"--device {address}: unknown backend `{name}`."
+            f"{suggestion(name, catalogue.usable('backends'))} "
             "`accelmark devices` shows what is here."
         )
     if index_text and not index_text.isdecimal():

@@ -7,8 +7,6 @@ first kind of device that it was told of, and a runtime that breaks takes no oth
 from __future__ import annotations
 
 import contextlib
-import re
-import subprocess
 from collections.abc import Sequence
 
 import msgspec
@@ -18,11 +16,6 @@ from bench.errors import DeviceUnavailable
 from bench.running import probe
 from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
 from bench.running.probe import HOST, NOTHING, Chosen, Found
-
-MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)'")
-VERSION = re.compile(r"Python ((\d+)\.(\d+)\S*)")
-LEAST = (3, 11)
-"""The Python that this package takes."""
 
 
 def by_frameworks() -> list[Found]:
@@ -53,10 +46,11 @@ def ask(where: Elsewhere, names: Sequence[str] = ()) -> list[Found]:
             for name in probe.in_order(names or catalogue.plug_ins("backends"))
             if _may_reach(where.framework, name)
         ]
-        found = [
-            _told(where, name, child if isinstance(child, Found) else probe.finish(name, child))
+        answers = [
+            (name, child if isinstance(child, Found) else probe.finish(name, child, where))
             for name, child in children
         ]
+    found = [_told(where, name, answer) for name, answer in answers]
     if any(one.devices for one in found):
         return found
     return [probe.not_to_the_host(one) for one in found if one.backend == HOST] or found
@@ -71,37 +65,12 @@ def _may_reach(framework: str, backend: str) -> bool:
 
 
 def _told(where: Elsewhere, backend: str, found: Found) -> Found:
-    """What its child said; or, where that did not come to answer, why and what to do."""
+    """What its child said; or, where that did not come to answer, why, by its name."""
     if found.framework == where.framework:
         return found
     of = where.framework if backend == HOST else f"{where.framework} on {backend}"
     reason = f"{of}: {found.reason.removeprefix(f'{backend}: ')}"
-    if old := _too_old(where.python):
-        reason = (
-            f"{of}: {where.python} is Python {old}, and accelmark takes {LEAST[0]}.{LEAST[1]} or "
-            f"later. Name one with {where.framework} that is: --python PATH."
-        )
-    elif missing := MISSING.search(reason):
-        reason = (
-            f"{of}: {where.python} has no {missing[1]}. Install it there: "
-            f"{where.python} -m pip install {missing[1]}"
-        )
     return Found(backend=backend, reason=reason, framework=where.framework)
-
-
-def _too_old(python: str) -> str:
-    """The version of an interpreter that cannot run this package; else empty."""
-    try:
-        said = subprocess.run(
-            [python, "-V"], capture_output=True, timeout=probe.LIMIT_SECONDS, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    words = (said.stdout or said.stderr).decode("utf-8", errors="replace")  # Python 2: on stderr
-    version = VERSION.match(words)
-    if version is None or (int(version[2]), int(version[3])) >= LEAST:
-        return ""
-    return version[1]
 
 
 def choose_by(where: Elsewhere, address: str | None) -> Chosen:

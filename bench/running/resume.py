@@ -131,10 +131,11 @@ def mixed_launches(
             and then["python"] not in str(host.get("python", then["python"])).split()
         ):
             found[f"a launch's python was {then['python']}, is {host.get('python')}"] = None
-        if "plug_ins" in then and framework == TORCH:
+        was = environment.section(then, "plug_ins")
+        if was and framework == TORCH:
             now = catalogue.versions(launch.case.workload, backend, framework).get("plug_ins", {})
-            if then["plug_ins"] != now:
-                found[f"a launch's plug-ins were {then['plug_ins']}, are {now}"] = None
+            if was != now:
+                found[f"a launch's plug-ins were {was}, are {now}"] = None
         if isinstance(variables := then.get("variables"), Mapping):
             found |= dict.fromkeys(_changed_variables(then, variables, backend, framework))
     return list(found)

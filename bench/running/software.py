@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.errors import RecordError
 from bench.records import flaws
+from bench.records.environment import section
 from bench.records.explained import Explanation
 from bench.records.run import Launch
 from bench.records.runfile import Writer
@@ -18,7 +19,7 @@ FACTS = ("python", "packages")
 def _said(launch: Launch | Explanation) -> dict[str, Any]:
     """Each fact by its name; a package of plug-ins is one, as each case has its own."""
     said = {k: v for k, v in launch.environment.items() if k in FACTS}
-    return said | dict(launch.environment.get("plug_ins", {}))
+    return said | dict(section(launch.environment, "plug_ins"))
 
 
 class Software:

@@ -1,8 +1,8 @@
 """Python processes that a test starts, forked from one that has imported torch once: a tenth of
 the time, the same code.
 
-While the fixture `forked` holds, `subprocess.Popen` of this interpreter (`-m` or `-c`), here and in
-the processes that are started so, asks a nursery for a fork instead of starting an interpreter. The
+While the fixture `forked` holds, `subprocess.Popen` of this interpreter (`-m`, `-c` or OWN), here
+and in the processes that are started so, asks a nursery for a fork instead of starting one. The
 fork gets the streams, folder, variables, session and arguments that the process would have had;
 `import torch`, of which nothing is seen before, then only loads the plug-ins that the variables
 name. What an interpreter or a library reads from its variables when it is loaded (the locale,
@@ -29,9 +29,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.lifeline import OWN
+
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 ERRORS = ("-W", "error")
-"""Words before `-m` or `-c` that a fork can follow."""
+"""Words before these that a fork can follow."""
 SAFE = "-P"
 """Another, by which nothing of the current folder is found."""
 READY_SECONDS = 120.0
@@ -129,11 +131,11 @@ def _can(words: Sequence[str]) -> bool:
     if not words or words[0] != sys.executable:
         return False
     rest = target_of(words[1:])
-    return len(rest) > 1 and rest[0] in ("-m", "-c")
+    return len(rest) > 1 and rest[0] in ("-m", "-c", OWN)
 
 
 def target_of(words: Sequence[str]) -> Sequence[str]:
-    """From `-m` or `-c` on."""
+    """From `-m`, `-c` or our file on."""
     return words[2:] if tuple(words[:2]) == ERRORS else words[words[:1] in (["-u"], [SAFE]) :]
 
 

@@ -10,6 +10,7 @@ room               | sees                                                       
 errors             |                                                            |
 units              |                                                            |
 stats              |                                                            |
+_own               |                                                            |
 lifeline           |                                                            |
 former             |                                                            |
 precision          |                                                            | msgspec torch

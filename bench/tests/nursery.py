@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench import catalogue
+from bench.lifeline import OWN
 from bench.tests.forked import ERRORS, PLACES, SAFE, WIDE, Popen, exactly, target_of
 
 FREE = 500
@@ -204,6 +205,9 @@ def _run(words: list[str], forks: bool) -> int:
         if option == "-m":
             sys.modules.pop(target, None)
             runpy.run_module(target, run_name="__main__", alter_sys=True)
+        elif option == OWN:
+            sys.argv.insert(1, target)
+            runpy.run_path(OWN, run_name="__main__")
         else:
             main = types.ModuleType("__main__")
             sys.modules["__main__"] = main

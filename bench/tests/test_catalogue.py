@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 from bench import api, catalogue
 from bench.commands import check_backend
 from bench.commands.listing import _listing
-from bench.errors import MissingPackage, UnknownName
+from bench.errors import AccelmarkError, MissingPackage, UnknownName
+from bench.planning import plan
 from bench.running import probe
 from bench.running.elsewhere import HERE
 from bench.tests.values import make_file
@@ -73,6 +76,16 @@ def test_a_name_that_is_taken_is_said(install: Install, monkeypatch: pytest.Monk
         assert _listing(kind)[name] == f"{why} that name"
     with pytest.raises(UnknownName, match=r"is not used: first has one of that name\. Repair or "):
         catalogue.workload("their-work (second)")
+    assert "their-work" in catalogue.usable("workloads")
+    told = (
+        lambda: catalogue.workload("their-work (secnd)"),
+        lambda: probe.chosen("cpu (frst)", probe.probe),
+        lambda: check_backend._device("cpu (frst)", 0, HERE),
+        lambda: plan._workload("case 1", {}),
+    )
+    for asked in told:
+        with pytest.raises(AccelmarkError, match=r"Allowed: [^(]*$"):
+            asked()
     (found,) = probe.probe(["cpu (first)"])
     assert found.reason == (
         "backend `cpu (first)` (from the package first) is not used: accelmark has one of that "
@@ -98,3 +111,16 @@ def test_a_report_that_fails_is_its_packages(install: Install) -> None:
     )
     with pytest.raises(MissingPackage, match="pip install it"):
         api.render(run, "their-report")
+
+
+def test_what_lies_in_the_current_folder_is_not_installed(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m` looks there, and no worker does."""
+    install("theirs", "1.2", backends="their-chip")
+    for safe in ("", "1"):
+        monkeypatch.setenv("PYTHONSAFEPATH", safe)
+        monkeypatch.setenv("PYTHONPATH", str(Path(catalogue.__file__).parent.parent))
+        words = [sys.executable, "-m", "bench", "list", "backends"]
+        done = subprocess.run(words, cwd=tmp_path / "theirs-1.2", capture_output=True, text=True)
+        assert "cpu" in done.stdout and "their-chip" not in done.stdout, done.stderr

@@ -34,18 +34,26 @@ def test_nothing_of_the_current_folder_is_run(elsewhere: Path) -> None:
 
 
 def test_it_runs_this_package_where_python_finds_none_or_another(elsewhere: Path) -> None:
-    """As of a clone that is not installed, and of a Python that has another version."""
-    shown = "import bench, random, sys; print(bench.__file__, sys.argv, sys.modules['random'])"
+    """As of a clone that is not installed, and of a Python that has another version; so do the
+    processes that are spawned there (as a DataLoader's are, where they are not forked)."""
+    shown = """
+    import bench, multiprocessing, random, sys
+    from bench.lifeline import command
+    from concurrent.futures import ProcessPoolExecutor
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        spawned = pool.submit(command, "x").result()
+    print(bench.__file__, sys.argv[1:], spawned == command("x"), sys.modules["random"])
+"""
     module = elsewhere / "apart" / "asked.py"
     module.parent.mkdir()
-    module.write_text(f"def main():\n    {shown}\n")
+    module.write_text(f"def main():{shown}")
     given = {**os.environ, "PYTHONPATH": str(module.parent)}
     words = command("asked")
     for found in ("none", "another"):
         if found == "another":
             (module.parent / "bench.py").write_text("raise SystemExit('another version')")
         done = ran((words[0], "-S", *words[1:], "7"), cwd=elsewhere, env=given)
-        assert done.stdout.startswith(f"{bench.__file__} ['-c', '7'] <module 'random'"), done.stderr
+        assert done.stdout.startswith(f"{bench.__file__} ['7'] True <module 'random'"), done.stderr
         assert str(elsewhere) not in done.stdout.partition("random")[2]
 
 

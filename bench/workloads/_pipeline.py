@@ -115,12 +115,14 @@ def data_loader(images: GeneratedImages, batch_size: int, loader: Any, site: Sit
 def _end_with_launch(parent: int, _: int) -> None:
     """Has the kernel end this process with the one that started it, however that ends (Linux).
 
-    parent: the process that started it, which may be gone before the kernel is told. Elsewhere
-    torch looks every five seconds whether it is still there.
+    parent: the process that started it, which may be gone before the kernel is told; a server of
+    forks goes with it. Elsewhere torch looks every five seconds whether it is still there.
     """
+    import multiprocessing
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if multiprocessing.get_start_method() != "forkserver" and os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -25,6 +25,12 @@ from bench.tests.values import make_case, make_launch, make_measured
 
 HIDDEN = ["torch", "transformers", "diffusers", "peft", "rich", "click", "plotly", "jinja2"]
 """What an interpreter elsewhere need not have."""
+OLD = """\
+echo "Unknown option: -P" >&2
+echo "usage: python [option] ... [-c cmd | -m mod | file | -] [arg] ..." >&2
+exit 2
+"""
+"""As a Python before 3.11 ends, started as it is here."""
 
 
 def test_torch_runs_here_and_nowhere_else() -> None:
@@ -74,7 +80,7 @@ def test_an_interpreter_that_fails_is_one_line(
     assert found.reason == (
         f"mindspore: {lacking} has no msgspec. Install it there: {lacking} -m pip install msgspec"
     )
-    lacking.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.2"\nexit 1\n')
+    lacking.write_text('#!/bin/sh\n[ "$1" = -V ] && exec echo "Python 3.9.2"\n' + OLD)
     (found,) = reached.by_frameworks()
     assert found.reason == (
         f"mindspore: {lacking} is Python 3.9.2, and accelmark takes 3.11 or later. Name one with "
@@ -84,6 +90,26 @@ def test_an_interpreter_that_fails_is_one_line(
     (found,) = reached.by_frameworks()
     assert found.reason.startswith("mindspore: ACCELMARK_MINDSPORE_PYTHON=/no/such: there is no ")
     assert not found.devices and found.framework == "mindspore"
+
+
+def test_torchs_interpreter_that_cannot_run_this_package_is_told_from_its_runtime(
+    tmp_path: Path,
+) -> None:
+    """By `ab --python`: the CPU's runtime needs no repair."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -V ] && exec echo "Python 3.10.4"\n' + OLD)
+    python.chmod(0o755)
+    (found,) = probe.probe(["cpu"], str(python))
+    assert found.reason == (
+        f"cpu: {python} is Python 3.10.4, and accelmark takes 3.11 or later. Name one with torch "
+        "that is: --python PATH."
+    )
+    python.write_text("#!/bin/sh\n" + OLD)
+    (found,) = probe.probe(["cpu"], str(python))
+    assert f"cpu: {python} is an older Python, and" in found.reason
+    python.write_text(f"#!/bin/sh\n{sys.executable} -c 'import not_there'\n")
+    (found,) = probe.probe(["cpu"], str(python))
+    assert found.reason.startswith(f"cpu: {python} has no not_there. Install it there: {python}")
 
 
 def test_a_device_that_is_not_reached_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,3 +132,4 @@ def test_a_plug_in_of_another_version_does_not_mix(monkeypatch: pytest.MonkeyPat
     said = "a launch's plug-ins were {'theirs': '1'}, are {'theirs': '2'}"
     assert mixed_launches(launches, {}, "cpu") == [said]
     assert mixed_launches(launches, {}, "cpu", "mindspore") == []
+    assert mixed_launches(with_environment(plug_ins=["theirs"]), {}, "cpu") == [], "no table"

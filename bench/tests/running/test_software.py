@@ -83,6 +83,7 @@ def play(
         ([OLD, NEW], "packages was {'torch': '1', 'numpy': '2'}, is {'torch': '2', 'numpy': '2'}"),
         ([OLD, SILENT, NEW], "is {'torch': '2', 'numpy': '2'}"),
         ([SILENT, OLD, OLD, {**OLD, "python": "3.12.1"}], "python was 3.11.9, is 3.12.1"),
+        ([OLD, {**OLD, "plug_ins": ["theirs"]}, NEW], "is {'torch': '2', 'numpy': '2'}"),
         ([OLD, PLUGGED, OLD, {**OLD, "plug_ins": {"theirs": "2"}}], "theirs was 1, is 2"),
     ],
 )

@@ -282,3 +282,17 @@ def test_a_loader_whose_parent_is_gone_already_ends() -> None:
             text=True,
         )
         assert (done.returncode, done.stdout) == ended, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death")
+def test_a_loader_that_a_server_of_forks_starts_goes_on() -> None:
+    """As Python does by default from 3.14: its parent is that server, not the launch."""
+    code = (
+        "import multiprocessing, os\n"
+        "from bench.workloads._pipeline import _end_with_launch\n"
+        "start = multiprocessing.get_context('forkserver').Process\n"
+        "one = start(target=_end_with_launch, args=(os.getpid(), 0))\n"
+        "one.start(); one.join(); print(one.exitcode)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr
