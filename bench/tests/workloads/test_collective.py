@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bench.measuring.block_size import BlockSize
+from bench.measuring.edges import Edges
 from bench.measuring.numerics import gate
 from bench.measuring.watch import Watch
 from bench.precision import PRECISIONS, REFERENCE
@@ -175,7 +176,7 @@ def test_the_watch_believes_a_sum_in_place(added: list[Tensor]) -> None:
     """Read after the first steps, computed again from an altered input, and back."""
     job = all_reduce()
     device = FakeDevice(ScriptedClock(), synchronous=True)
-    watch = Watch(job, device, PRECISIONS["fp32"], 0, thorough=True)
+    watch = Watch(job, device, PRECISIONS["fp32"], 0, thorough=True, edges=Edges())  # of ranks
     watch.start()
     for step in (1, 2, 3):
         job.refill()
