@@ -12,9 +12,9 @@ import gc
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 STEP_OPERATORS = 20_000
 """After so many the rehearsal of a step ends that need not be whole: a step of more is a loop over
 the tokens of a text, and its first tokens will do."""
-
-
-class Held(NamedTuple):
-    """Bytes that a training job holds from step to step, as one process has them."""
-
-    weights: int
-    """Of what it trains; its gradients are as large."""
-    states: int
-    """How many times as much its optimizer keeps besides."""
-    gathered: int
-    """Of the weights, and of their gradients, what is whole at a time where the rest is sharded."""
-    fixed: int = 0
-    """Of weights that it does not train."""
-    accumulates: bool = False
-    """Whether gradients of micro-batches add up whole before they are sharded."""
 
 
 class Steps(Protocol):
@@ -49,23 +34,10 @@ class Steps(Protocol):
 Stepping = TypeVar("Stepping", bound=Steps)
 
 
-class Spread(Protocol):
-    """How ranks share a job; see `bench.records.parallelism`."""
-
-    @property
-    def scheme(self) -> str:
-        """`none`, `replicas`, `dp`, ..."""
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The last one shards."""
-
-
 def peak_bytes(
     build: Callable[[], Stepping],
-    spread: Spread | None = None,
-    held: Callable[[Stepping], Held | None] = lambda job: None,
     whole: Callable[[Stepping], bool] = lambda job: False,
+    joined: Callable[[Stepping], Iterable[tuple[Tensor, int]]] = lambda job: (),
 ) -> int:
     """Most bytes that the job's tensors hold at a time in its second step.
 
@@ -73,55 +45,22 @@ def peak_bytes(
     put the job on the CPU: autocast, the choice of a fused attention and its like are torch's own
     there. Not counted is what no tensor shows: a kernel's scratch space, an allocator's rounding.
 
-    spread: how ranks share the job, which is built as if this one were alone with its rows; held:
-    what of it they can share, None where that is not counted; whole: whether its steps are followed
-    to their end, as training's are, where the optimizer makes its state.
+    whole: whether the job's steps are followed to their end, as training's are, where the optimizer
+    makes its state; joined: has it, which is built as of one process, go on as one of ranks that
+    share it, and gives of which tensors a rank has how many bytes.
 
-    Raises what building and stepping raise; NotImplementedError where they share what is not
-    counted.
+    Raises what building, joining and stepping raise.
     """
     ledger = _Ledger()
-    scheme = "none" if spread is None else spread.scheme
-    shared = None
     with shapes_alone(), ledger.watch():
-        with _trained() as trained:
-            job = build()
-            most = math.inf if whole(job) else STEP_OPERATORS
-            ledger.follow(job.step, most)
-        gc.collect()  # what cycles keep alive of the construction is no part of the step
-        if scheme not in ("none", "replicas"):
-            shared = held(job)
-            if shared is None or scheme not in ("dp", "fsdp", "hsdp"):
-                raise NotImplementedError(
-                    f"{spread}: what ranks share of its memory is not counted"
-                )
-            if scheme != "dp" and not shared.accumulates:
-                for weight in trained:
-                    ledger.leave_out_gradient(weight)
-                    weight.register_post_accumulate_grad_hook(ledger.leave_out_gradient)
+        job = build()
+        most = math.inf if whole(job) else STEP_OPERATORS
         ledger.follow(job.step, most)
-    if shared is None or spread is None:
-        return ledger.peak
-    if scheme == "dp":
-        return ledger.peak + shared.weights  # the buckets that gradients lie in from step to step
-    return sharded_bytes(ledger.peak, shared, spread.sizes[-1])
-
-
-@contextlib.contextmanager
-def _trained() -> Iterator[list[Tensor]]:
-    """What optimizers step meanwhile."""
-    from torch.optim.optimizer import register_optimizer_step_post_hook
-
-    found: list[Tensor] = []
-
-    def note(optimizer: Any, args: Any, kwargs: Any) -> None:
-        found.extend(weight for group in optimizer.param_groups for weight in group["params"])
-
-    handle = register_optimizer_step_post_hook(note)
-    try:
-        yield found
-    finally:
-        handle.remove()
+        gc.collect()  # what cycles keep alive of the construction is no part of the step
+        for tensor, size in joined(job):
+            ledger.count_as(tensor, size)
+        ledger.follow(job.step, most)
+    return ledger.peak
 
 
 def shapes_alone() -> AbstractContextManager[object]:
@@ -140,17 +79,6 @@ def shapes_alone() -> AbstractContextManager[object]:
 
     context: AbstractContextManager[object] = Shapes()
     return context
-
-
-def sharded_bytes(peak: int, held: Held, shards: int) -> int:
-    """`peak_bytes` where weights, gradients and optimizer state are sharded over so many ranks.
-
-    peak: of one process with one rank's rows, without gradients, unless they add up whole. What of
-    it is neither weight nor state is this rank's own: activations, and gradients that add up.
-    """
-    beside = max(0, peak - (1 + held.states) * held.weights - held.fixed)
-    shared = (2 + held.states) * held.weights + held.fixed
-    return beside + -(-shared // shards) + held.gathered
 
 
 def has_no_values(tensor: Tensor) -> bool:
@@ -231,12 +159,9 @@ class _Ledger:
             self._changes.append(storage.nbytes())
             weakref.finalize(storage, self._leave, key)
 
-    def leave_out_gradient(self, weight: Tensor) -> None:
-        """Has a gradient count as nothing, from its making on."""
-        if weight.grad is not None:
-            place = self._known.get(weight.grad.untyped_storage()._cdata)
-            if place is not None:
-                self._changes[place] = 0
+    def count_as(self, tensor: Tensor, size: int) -> None:
+        """Has a tensor that is alive count as so many bytes."""
+        self._changes[self._known[tensor.untyped_storage()._cdata]] = size
 
     def _leave(self, key: int) -> None:
         self._changes.append(-self._changes[self._known.pop(key)])

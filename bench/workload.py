@@ -37,7 +37,7 @@ from bench.quantized_product import Products
 from bench.ranks import Part, Ranks, each_alone
 from bench.records.execution import ALL_EXECUTIONS, DECODE_EXECUTIONS, EXECUTIONS
 from bench.records.outcome import Work
-from bench.records.parallelism import NONE
+from bench.records.parallelism import NONE, Parallelism
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -280,9 +280,10 @@ class Job(ABC):
         """How its steps move its weights; None where they do not."""
         return None
 
-    def held(self) -> rehearsal.Held | None:
-        """What of its memory ranks can share among them; None where that is not counted."""
-        return None
+    def joined(self, kind: Parallelism) -> Iterable[tuple[Tensor, int]]:
+        """Has a rehearsal go on as one of ranks that share it so; of which tensors a rank has how
+        many bytes. Raises NotImplementedError where that is not counted."""
+        raise NotImplementedError(f"{kind}: what ranks share of its memory is not counted")
 
     def rehearsed(self) -> bool:
         """Leaves out of its steps what holds no more; gives whether they must come to their end."""
@@ -347,8 +348,7 @@ class Workload(ABC):
         """Most device bytes that the job's tensors will hold in a steady step, from shapes.
 
         Counted by a rehearsal of the job in eager execution (`bench.rehearsal`): compiled it holds
-        less; of ranks, on one of them. Raises what `build` and `step` raise there, and
-        NotImplementedError where ranks share what is not counted.
+        less; of ranks, on one of them. Raises what `build`, `joined` and `step` raise there.
         """
         import torch
 
@@ -356,10 +356,10 @@ class Workload(ABC):
         stage = msgspec.structs.replace(
             site, device=torch.device("cpu"), execution="eager", ranks=alone
         )
-        spread = NONE if site.ranks is None else site.ranks.parallelism
+        kind = NONE if site.ranks is None else site.ranks.parallelism
         building = functools.partial(self.build, mode, parameters, stage)
-        said = (lambda job: job.held(), lambda job: job.rehearsed())
-        return rehearsal.peak_bytes(building, spread, *said)
+        joined = () if kind.scheme in ("none", "replicas") else (lambda job: job.joined(kind),)
+        return rehearsal.peak_bytes(building, lambda job: job.rehearsed(), *joined)
 
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bench.ranks import local, part
 from bench.records.execution import is_recorded
+from bench.records.parallelism import Parallelism
 from bench.records.proof import GRADIENTS, LOSS, OTHER_INPUTS, OUTPUT
-from bench.rehearsal import Held
 from bench.workload import Job, Look, Site, Training
 from bench.workloads import _expert_spots, _looks, _model_spots
 from bench.workloads._executed import executed
@@ -22,8 +22,9 @@ from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._recorded_training import gradients_kept_in_place, replayed_training
+from bench.workloads._rehearsed_ranks import joined
 from bench.workloads._seeded import parameter_count
-from bench.workloads._sharded import has_kinks, held, spread
+from bench.workloads._sharded import has_kinks, spread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -256,10 +257,10 @@ class TrainingJob(Job):
             kinks=has_kinks(self._model),
         )
 
-    def held(self) -> Held:
-        """Its weights, and what its optimizer keeps of them."""
-        found = held(self._model, self.training())
-        return found._replace(accumulates=self._accumulation_steps > 1)
+    def joined(self, kind: Parallelism) -> Iterable[tuple[Tensor, int]]:
+        """With DDP or FSDP2."""
+        self._spread, parts = joined(self._spread, self._optimizer, kind, self._site)
+        return parts
 
     def rehearsed(self) -> bool:
         """Two micro-batches hold as much as more; after the last the optimizer makes its state."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.ranks import Ranks
 from bench.records.execution import is_compiled
-from bench.rehearsal import Held, has_no_values
-from bench.workload import Look, Site, Training
+from bench.rehearsal import has_no_values
+from bench.workload import Look, Site
 from bench.workloads._looks import AGAIN, checkpointing
 
 if TYPE_CHECKING:
@@ -168,14 +168,21 @@ def spread(
     """The model as the ranks of its site train it; to be called before its optimizer is made.
 
     policy: whether FSDP2 rounds to the precision's dtype, where others autocast. What is compared
-    with it is then sharded too, each process by itself: the arithmetic is the same. A rehearsal,
-    which shards nothing, holds under autocast what it would.
+    with it is then sharded too, each process by itself: the arithmetic is the same. A rehearsal
+    shards nothing; its weights are as the policy gathers them.
     """
+    import torch
+
     ranks = site.ranks
     dtype = site.precision.autocast if policy else None
     by_itself = ranks is None or ranks.parallelism.scheme in ("none", "replicas")
     if has_no_values(next(model.parameters())) or (by_itself and dtype is None):
-        return Spread(model)
+        alone = Spread(model)
+        alone.policy = dtype
+        if dtype is not None:
+            for weight in model.parameters():
+                weight.data = weight.data.to(getattr(torch, dtype))
+        return alone
     if by_itself:
         return Sharded(model, _mesh_of_one(site.device.type), None, dtype)
     assert ranks is not None
@@ -231,33 +238,6 @@ def has_kinks(model: nn.Module) -> bool:
     from torch import nn
 
     return any(isinstance(module, nn.ReLU | nn.MaxPool2d) for module in model.modules())
-
-
-def held(model: nn.Module, training: Training) -> Held:
-    """Bytes of what is there between two steps, as one process has it."""
-    optimizer = training.optimizer
-    weights = sum(weight.nbytes for group in optimizer.param_groups for weight in group["params"])
-    states = sum(
-        value.nbytes
-        for of_one in optimizer.state.values()
-        for value in of_one.values()
-        if hasattr(value, "nbytes") and value.dim()  # as many values as a weight, and no count
-    )
-    fixed = sum(weight.nbytes for weight in training.fixed)
-    return Held(weights, round(states / max(1, weights)), gathered_bytes(model), fixed)
-
-
-def gathered_bytes(model: nn.Module) -> int:
-    """Of a model that is sharded what is whole at a time: the root and its gradients, a block and
-    its, and the block that is gathered meanwhile."""
-
-    def size(module: nn.Module) -> tuple[int, int]:
-        held = [(p.nbytes, p.requires_grad) for p in module.parameters()]
-        return sum(n for n, _ in held), sum(n for n, trained in held if trained)
-
-    sizes = [size(block) for block in blocks(model)]
-    root = sum(size(model)) - sum(map(sum, sizes))
-    return root + max((2 * weights + gradients for weights, gradients in sizes), default=0)
 
 
 def rows(value: Tensor, site: Site) -> Tensor:

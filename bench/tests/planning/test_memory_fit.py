@@ -88,48 +88,33 @@ def test_training_counts_weights_gradients_and_optimizer_state() -> None:
     assert held <= rehearsal.peak_bytes(Regression) <= held + 3 * FLOAT * outputs
 
 
-@pytest.mark.parametrize(
-    ("spread", "held", "expected"),
-    [
-        ("none", None, 100),
-        ("replicas2", None, 100),
-        ("dp4", rehearsal.Held(weights=20, states=2, gathered=7), 120),
-        # 40 beside weights and state: activations. Then 80 / 4 of weight, gradient and state.
-        ("fsdp4", rehearsal.Held(weights=20, states=2, gathered=7), 40 + 20 + 7),
-        ("hsdp2x4", rehearsal.Held(weights=20, states=2, gathered=7), 40 + 20 + 7),
-        # 12 of those 40 are weights that stay: then (80 + 12) / 4.
-        ("fsdp4", rehearsal.Held(weights=20, states=2, gathered=7, fixed=12), 28 + 23 + 7),
-        ("fsdp4", rehearsal.Held(weights=25, states=2, gathered=7), 25 + 25 + 7),
-    ],
-)
-def test_ranks_hold_their_share(spread: str, held: rehearsal.Held | None, expected: int) -> None:
-    class Job:
+def test_a_rank_holds_what_a_job_says_of_its_tensors() -> None:
+    """From its second step on; `workloads/test_rehearsed_ranks.py` has what training says."""
+
+    class Kept:
         def __init__(self) -> None:
-            self.kept = torch.empty(25)
+            self.kept, self.other = torch.empty(25), torch.empty(1)
 
         def step(self) -> None:
             self.kept.add_(1)
 
-    found = rehearsal.peak_bytes(Job, parallelism.parse(spread), lambda job: held)
-    assert found == expected
-
-
-def test_of_sharded_training_no_gradient_is_taken_for_activations() -> None:
-    """A quarter of weight, gradient and momentum, and what stays whole: inputs and outputs. Where
-    micro-batches add up, the gradient does too."""
-    weight, beside = FLOAT * 64 * 32, FLOAT * (8 * 64 + 3 * 8 * 32)
-
-    def found(accumulates: bool) -> int:
-        held = rehearsal.Held(weights=weight, states=1, gathered=0, accumulates=accumulates)
-        return rehearsal.peak_bytes(Regression, parallelism.parse("fsdp4"), lambda job: held)
-
-    assert 3 * weight // 4 < found(False) <= 3 * weight // 4 + beside
-    assert weight <= found(True) - 3 * weight // 4 <= weight + beside
+    assert rehearsal.peak_bytes(Kept) == FLOAT * 26
+    assert rehearsal.peak_bytes(Kept, joined=lambda job: [(job.kept, 7)]) == 7 + FLOAT
 
 
 def test_what_ranks_share_and_nobody_counts_is_not_estimated() -> None:
-    with pytest.raises(NotImplementedError, match="not counted"):
-        rehearsal.peak_bytes(Temporaries, parallelism.parse("fsdp2"))
+    workload = catalogue.workload("memory")
+    parameters = workload.modes["copy"].parameters(size_bytes=2**12)
+    there: Any = {"rank": 0, "size": 2, "group": None, "control": None}
+
+    def estimate(spread: str) -> int:
+        ranks = Ranks(parallelism=parallelism.parse(spread), **there)
+        at = msgspec.structs.replace(site(), ranks=ranks)
+        return Workload.peak_bytes(workload, "copy", parameters, at)
+
+    assert estimate("replicas2") == 2**13
+    with pytest.raises(NotImplementedError, match=r"fsdp2: what .* not counted"):
+        estimate("fsdp2")
 
 
 class Shared(Workload):
