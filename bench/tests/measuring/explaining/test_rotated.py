@@ -148,6 +148,37 @@ def test_operands_rotate_through_more_than_a_cache(monkeypatch: pytest.MonkeyPat
     assert len(set(seen)) == 1, "half of what is left holds one set of operands"
 
 
+def test_of_a_large_table_it_is_what_is_touched_that_rotates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight rows of 1024; and a part of a cache. Each storage is larger than all that rotates."""
+    monkeypatch.setattr(rotated, "SMALL_BYTES", 1)
+    table, rows, keys = torch.ones(1024, 32), torch.arange(8), torch.ones(1024, 8)[-64:]
+
+    def step() -> None:
+        torch.nn.functional.embedding(rows, table)
+        torch.relu(keys)
+        torch.ops.aten.mul_(keys, 2)
+
+    tape, seen = recorded(step, "cpu"), set[int]()
+    for name, touched in (("embedding", 8 * 32 * 4 + 8 * 8), ("relu", 64 * 32), ("mul_", 64 * 32)):
+        made = next(call for call in tape.calls if call.name == f"aten::{name}")
+
+        def watched(*args: Any, func: Any = made.func) -> torch.Tensor:
+            seen.add(args[0].data_ptr())
+            result: torch.Tensor = func(*args)
+            return result
+
+        for free, hot in ((256 << 10, True), (64 << 20, False), (None, True)):
+            seen.clear()
+            call = made._replace(func=watched)
+            row = rotated.row_of(tape, call, Stopwatch(Accelerator(), CLOCK), free)
+            assert row.hot is hot, (name, free)
+            assert (len(seen) * touched >= rotated.ROTATE_BYTES) is not hot, (name, free)
+    monkeypatch.setattr(rotated, "SMALL_BYTES", 1 << 20)
+    assert not rotated.row_of(tape, call, Stopwatch(Accelerator(), CLOCK), 256 << 10).hot
+
+
 class Sums(SmallJob):
     """A row of three calls that do two different things."""
 
