@@ -70,6 +70,23 @@ def test_a_linear_backward_is_as_much_for_each_gradient(mask: tuple[bool, ...]) 
     assert flop(ATEN.linear_backward.default, args, None) == 2 * 8 * 64 * 32 * sum(mask[:2])
 
 
+@pytest.mark.parametrize("mask", [(True, True, True), (True, False, True), (False, True, False)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_each_gradient_of_a_convolution_is_as_much_as_the_convolution(
+    groups: int, transposed: bool, mask: tuple[bool, ...]
+) -> None:
+    """A group's outputs are made of its own channels, and its weights' gradients too."""
+    x, weight = empty(2, 32, 8, 8), empty(32, 32 // groups, 3, 3)
+    how = ([2, 2], [1, 1], [1, 1], transposed, [0, 0], groups)
+    y = ATEN.convolution(x, weight, None, *how)
+    once = 2 * 2 * (64 if transposed else 16) * 32 * (32 // groups) * 9
+    assert flop(ATEN.convolution.default, (x, weight, None, *how), y) == once
+    args = (y.clone(), x, weight, [32], *how, mask)
+    found = flop(ATEN.convolution_backward.default, args, ATEN.convolution_backward(*args))
+    assert found == once * sum(mask[:2])
+
+
 @pytest.mark.parametrize("mask", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
 @pytest.mark.parametrize("kind", ["linear", "convolution", "layer norm"])
 def test_gradients_that_are_not_asked_for_move_nothing(kind: str, mask: tuple[int, ...]) -> None:
