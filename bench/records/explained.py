@@ -180,6 +180,7 @@ class Unexplained(Value, frozen=True, kw_only=True, tag="unexplained", tag_field
     """It could not be explained."""
 
     reason: str
+    tried: tuple[Tried, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.reason.strip():

@@ -68,6 +68,12 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
         yield from wrapped(f"best: {in_words(case.choice)}", width, "  ")
     if case.verdict != "EXPLAINED":
         yield from wrapped(f"{case.verdict}: {case.reason}", width, "  ")
+    yield from _step(case, width, wide=wide)
+    for tried in case.tried:
+        yield from wrapped(said(tried, measured(case.tried)), width, "  ")
+
+
+def _step(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     if case.step_ms is None or case.coverage is None:
         return
     assert case.operators_ms is not None and case.freeing_ms is not None
@@ -93,8 +99,6 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
         yield from wrapped(f"note: {note}", width, "  ")
     if case.profile_absent:
         yield from wrapped(f"not cross-checked: {case.profile_absent}", width, "  ")
-    for tried in case.tried:
-        yield from wrapped(said(tried, measured(case.tried)), width, "  ")
 
 
 def line(cells: Sequence[str], columns: Sequence[int], width: int) -> str:

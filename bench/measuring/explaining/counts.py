@@ -175,7 +175,7 @@ def least_flop(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any)
         return once * int(sum(given["output_mask"][:2]))
     if name == "convolution_backward":  # torch's own counts every group's channels in each
         moving = given["input" if given["transposed"] else "grad_output"]
-        once = 2 * int(moving.numel()) * math.prod(given["weight"].shape[1:])
+        once = 2 * int(moving.numel()) * int(math.prod(given["weight"].shape[1:]))
         return once * int(sum(given["output_mask"][:2]))
     if PRODUCT.search(name):
         return _product(given, out)

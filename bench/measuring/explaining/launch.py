@@ -96,17 +96,18 @@ def account(
     """
     batch = case.parameters.get("batch_size")
     batch = batch if isinstance(batch, int) else None
+    done: tuple[Tried, ...] = ()
     try:
         done = () if trying is None else trying(job)
         found = _account(job, device, case, threads, batch)
-        return msgspec.structs.replace(found, tried=done) if isinstance(found, Explained) else found
+        return msgspec.structs.replace(found, tried=done)
     except Exception as error:  # noqa: BLE001 - what was timed before is none the worse for it
         with contextlib.suppress(OSError):
             traceback.print_exc()
         said = reason(of_error(error))
         if is_out_of_memory(error) and batch is not None and batch > 1:
             said += f": explain it at batch_size = {batch // 2}"
-        return Unexplained(reason=said)
+        return Unexplained(reason=said, tried=done)
 
 
 def _account(

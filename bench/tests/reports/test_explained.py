@@ -260,3 +260,17 @@ def test_a_remedy_is_judged_beside_all_that_were_measured(times: int, held: bool
     (step,) = (row for row in _flat_explained.rows(run, found) if row["level"] == "step")
     assert [row["helped"] for row in step["tried"]] == [*[held] * times, False, False]
     assert _explained.card(run, found, 80).count("held in one launch") == (times if held else 0)
+
+
+def test_a_remedy_is_shown_though_the_step_is_not_explained() -> None:
+    one = Tried(remedy="x", before_ns=(260,) * 10, after_ns=(200,) * 10)
+    run = explained_file(msgspec.structs.replace(REFUSED, tried=(one,)), REFUSED)
+    found = explain_run(run)
+    (step,) = _flat_explained.rows(run, found)
+    assert [row["helped"] for row in step["tried"]] == [True]
+    assert _explained.card(run, found, 80).splitlines()[3:] == [
+        f"REFUSED: {REFUSED.reason}",
+        "tried x: 0.00026 -> 0.0002 ms, held in one launch",
+    ]
+    run = explained_file(msgspec.structs.replace(REFUSED, tried=(one,)), account())
+    assert "held in one launch" in _explained.card(run, explain_run(run), 80)

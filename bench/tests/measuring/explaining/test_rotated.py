@@ -14,7 +14,7 @@ from bench.measuring.explaining import ceilings, kernels, launch, profiled, rota
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
-from bench.records.explained import Explained, Unexplained
+from bench.records.explained import Explained, Tried, Unexplained
 from bench.records.outcome import Memory
 from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob, nobody_looks
@@ -317,3 +317,18 @@ def test_the_host_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotated, "explained", asked)
     found = launch.account(SmallJob(), Accelerator(), make_case(), 1)
     assert found == Unexplained(reason="Host")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_remedies_that_were_measured_are_kept_where_the_step_is_not_explained(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    def refused(*_: object, **__: object) -> Unexplained:
+        if fails:
+            raise RuntimeError("boom")
+        return Unexplained(reason="too large")
+
+    monkeypatch.setattr(rotated, "explained", refused)
+    tried = Tried(remedy="x", before_ns=(2,), after_ns=(1,))
+    found = launch.account(SmallJob(), Accelerator(), make_case(), 1, lambda _: (tried,))
+    assert isinstance(found, Unexplained) and found.tried == (tried,)
