@@ -149,7 +149,7 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
             "`accelmark run --explain`."
         )
     if format_name == "trace":
-        return json.dumps(traced(run)) + "\n"
+        return json.dumps(traced(run, found)) + "\n"
     if format_name == "table":
         return _explained.card(run, found, width, wide=wide)
     rows = _flat_explained.rows(run, found)

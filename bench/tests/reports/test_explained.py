@@ -101,6 +101,22 @@ def test_a_trace_has_every_call_in_its_order(run: RunFile) -> None:
     ]
 
 
+def test_a_trace_shows_the_account_that_is_the_answer() -> None:
+    """And says of one that is none what it is worth."""
+    kernels = (operator("kernel", "matmul", 100.0),)
+    blind = account(profiled_operators=kernels, step_ns=(200_000_000,))
+    for one, names, said in (
+        (blind, ["kernel"], "profiler, EXPLAINED"),
+        (account(step_ns=(80_000_000,)), ["aten::mm", "aten::add_", "aten::mm"], "order, VOID"),
+        (REFUSED, [], ""),
+    ):
+        trace = json.loads(explained(explained_file(REFUSED, one), "trace", 80, wide=False))
+        events = trace["traceEvents"]
+        assert [event["name"] for event in events if event["ph"] == "X"] == names
+        threads = [event["args"]["name"] for event in events if event["ph"] == "M"]
+        assert len(threads) == bool(names) and all(f"{said})" in one for one in threads)
+
+
 def test_two_runs_beside_each_other() -> None:
     base, other = explained_file(account()), explained_file(account(0.5))
     card = _explained_pairs.card(base, other, explained_pairs(base, other), 80)
