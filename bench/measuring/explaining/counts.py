@@ -27,6 +27,8 @@ SHAPE_ONLY = re.compile(
 """Look at the shape of `self`, and read nothing of it."""
 GATHERS = ("embedding", "index_select", "index", "gather", "take", "_unsafe_index", "masked_select")
 """Read of their table what they give."""
+BAGS = "_embedding_bag"
+"""How the names begin of what reads a row of its table for each index, and gives a bag's sum."""
 PICKS = ("nll_loss_forward", "nll_loss2d_forward")
 """Read an element of their table for each target."""
 ADDS = ("index_add_", "scatter_add_", "index_put_", "_index_put_impl_", "scatter_reduce_")
@@ -117,7 +119,9 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
             size = touched(tensor)
             if groups and tensor.dim() == 3 and tensor.shape[0] == groups:
                 size = size * used // groups
-            if table and name in GATHERS:
+            if argument.name == "weight" and name.startswith(BAGS):
+                read += given["indices"].numel() * size // max(1, len(tensor))
+            elif table and name in GATHERS:
                 read += sum(map(touched, outputs))
             elif table and name in PICKS:
                 read += given["target"].numel() * tensor.element_size()

@@ -191,6 +191,28 @@ def test_what_tells_a_shape_only_is_not_read(
     assert moved(func, *args, out=func(*args)) == (read, written)
 
 
+@pytest.mark.parametrize("name", ["_embedding_bag", "_embedding_bag_forward_only"])
+def test_of_a_table_whose_rows_are_summed_those_that_are_looked_up_are_read(name: str) -> None:
+    """Five of 64, in two bags."""
+    table, at, begins = torch.ones(64, 16), torch.tensor([3, 1, 3, 5, 9]), torch.tensor([0, 2])
+    func = getattr(ATEN, name).default
+    out = func(table, at, begins)
+    read, written = moved(func, table, at, begins, out=out)
+    assert read == 5 * 16 * 4 + 5 * 8 + 2 * 8
+    assert written == sum(one.nbytes for one in out)
+
+
+def test_of_gradients_of_bags_a_dense_table_is_written_and_none_is_read() -> None:
+    table, at, bag = empty(64, 16), empty(5, dtype=torch.int64), empty(2, dtype=torch.int64)
+    bags, of = empty(2, 16), at.clone()
+    func = ATEN._embedding_bag_dense_backward.default
+    found = moved(func, bags, at, of, bag, bag, 64, False, 0, None, out=table)
+    assert found == (2 * 16 * 4 + 2 * 5 * 8 + 2 * 8, 64 * 16 * 4)
+    func, weights = ATEN._embedding_bag_per_sample_weights_backward.default, empty(5)
+    found = moved(func, bags, table, at, bag, of, 0, out=weights)
+    assert found == (2 * 16 * 4 + 5 * 16 * 4 + 2 * 5 * 8 + 2 * 8, 5 * 4)
+
+
 def test_lists_of_tensors_are_overwritten_without_being_read() -> None:
     a, b = [torch.ones(16), torch.ones(4)], [torch.ones(16), torch.ones(4)]
     assert moved(ATEN._foreach_zero_.default, a) == (0, 80)
