@@ -324,7 +324,7 @@ class _Reader:
         elif isinstance(line, Explanation):
             self.explanations.append(line)
         elif (line.fingerprint, line.launch) in self._seen:
-            self.flaw = Flaw("damaged", f"launch {line.launch} of {line.case.label} again")
+            self.flaw = Flaw("damaged", f"launch {line.launch + 1} of {line.case.label} again")
             return
         else:
             self._seen.add((line.fingerprint, line.launch))
