@@ -174,11 +174,8 @@ def least_flop(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any)
         return _attention(name, given)
     if name in ("mv", "dot", "addmv"):
         return 2 * int(args[name == "addmv"].numel())
-    if name == "linear_backward":
-        once = 2 * int(given["self"].numel()) * int(given["weight"].shape[0])
-        return once * int(sum(given["output_mask"][:2]))
-    if name == "convolution_backward":  # torch's own counts every group's channels in each
-        moving = given["input" if given["transposed"] else "grad_output"]
+    if name in ("linear_backward", "convolution_backward"):  # torch's knows no groups of weights
+        moving = given["input" if given.get("transposed") else "grad_output"]
         once = 2 * int(moving.numel()) * int(math.prod(given["weight"].shape[1:]))
         return once * int(sum(given["output_mask"][:2]))
     if PRODUCT.search(name):
