@@ -181,6 +181,7 @@ def test_an_old_record_has_no_word_of_it() -> None:
     bare = explained_file()
     text = encoded(bare.run).decode()
     assert "explanations" not in text, "a header says only what is not as ever"
+    assert b"tried" not in encoded(REFUSED), "older versions refuse a field that they do not know"
 
 
 def test_an_unknown_case_says_what_there_is(accelmark: Accelmark) -> None:
