@@ -15,6 +15,7 @@ from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
 from bench.judging.row import Row
 from bench.judging.scaling import with_efficiency
+from bench.judging.serving import unfilled
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words
 from bench.records.case import Case
@@ -117,6 +118,13 @@ def _unlike(launches: Sequence[Launch]) -> str:
     return said if len(steps) > 1 else ""
 
 
+def _unfilled(launches: Sequence[Launch]) -> str:
+    """Why a launch has no figure that was recorded with one; empty where all have theirs."""
+    outcomes = (launch.outcome for launch in launches)
+    served = (one.served for one in outcomes if isinstance(one, Measured) and one.served)
+    return next(filter(None, map(unfilled, served)), "")
+
+
 def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:
     """Of a tuned case no choice of which could be measured: skipped if the device can do none."""
     broken = [trial for trial in trials if trial.status in ("void", "failed")]
@@ -139,8 +147,8 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     counted = [x for x in launches if x.seconds >= longest or not _cut_off(x, settings)]
     others = [x.outcome for x in counted if isinstance(x.outcome, Skipped | Failed)]
     if measured:
-        if unlike := _unlike(measured):
-            return Row(case=case, status="void", reason=unlike)
+        if wrong := _unlike(measured) or _unfilled(measured):
+            return Row(case=case, status="void", reason=wrong)
         row = measured_row(case, measured, len(others), settings)
         return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")
     if others:
