@@ -209,15 +209,10 @@ class Pool:
     ) -> None:
         """token: for the header Authorization; trust: whose certificates are taken."""
         self.endpoint = endpoint
-        self._token = token
+        self.token = token
         self._trust = trust or (ssl.create_default_context() if endpoint.tls else None)
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
-
-    @property
-    def has_token(self) -> bool:
-        """Whether requests bear one."""
-        return self._token is not None
 
     async def connection(self) -> Connection:
         """An idle one, or a new one; raises `Broken`."""
@@ -316,8 +311,8 @@ class Pool:
             "Accept: */*",
             "User-Agent: accelmark",
         ]
-        if self._token is not None:
-            lines.append(f"Authorization: Bearer {self._token}")
+        if self.token is not None:
+            lines.append(f"Authorization: Bearer {self.token}")
         if body is not None:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")

@@ -105,6 +105,55 @@ def test_settings_are_what_names_nobody() -> None:
     assert found.keys().isdisjoint({"api_key", "host", "admin_token", "model.created"})
 
 
+LAUNCHED = "/opt/venv/bin/sglang --model-path /srv/weights {} --tp-size 8"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        LAUNCHED.format("--admin-api-key sk-abc123"),
+        LAUNCHED.format("--ssl-keyfile-password=sk-abc123 abc123"),
+        LAUNCHED.format("-H Authorization: Bearer sk-abc123"),
+        LAUNCHED.format('--json-model-override-args {"api_key": "sk-abc123", "x": 1}'),
+        LAUNCHED.format("--url http://me:sk-abc123@node/v1"),
+        # Of the client's own no name need stand before it; nor may its beginning be left.
+        LAUNCHED.format(f"--note {'x' * 136} -m mine-abc123"),
+    ],
+)
+def test_no_secret_stands_in_a_setting(value: str) -> None:
+    said = settings({"launch_command": value, "speculative_config": value}, "mine-abc123")
+    assert len(said) == 2 and "abc" not in str(said) and "mine" not in str(said)
+    assert said["launch_command"].endswith("--tp-size 8") or "xxx" in value
+
+
+def test_a_setting_without_a_secret_stands_as_it_was_said() -> None:
+    said = {"config": '{"method":  "ngram", "num_speculative_tokens": -3} --x', "a": "b -\tc"}
+    assert settings(said) == said
+
+
+def test_counts_and_modes_of_tokens_are_settings() -> None:
+    said = {"max_total_tokens": 4096, "tokenizer_mode": "slow", "long_prefill_token_threshold": "5"}
+    secret = ("hf_token", "apiKey", "ssl_keyfile_password", "admin_api_key", "auth_token_value")
+    assert settings({**said, **dict.fromkeys(secret, "x")}).keys() == said.keys()
+
+
+def test_all_settings_of_a_server_are_kept_or_said_to_be_left_out() -> None:
+    """SGLang shows 325."""
+    said = settings({f"a{n:04}": n for n in range(1000)})
+    assert len(said) == 1000 and said["a0999"] == "999"
+    many = settings({f"a{n:04}": n for n in range(2500)})
+    assert len(many) == 2001 and many["left out"] == "500"
+
+
+def test_no_secret_stands_in_what_a_server_wrote() -> None:
+    wrote = "args: {'api_key': ['sk-abc123'], 'port': 1}\nout of memory"
+    process = server.Process(shlex.join(["echo", wrote]))
+    process._child.wait(10)
+    said = process.tail
+    process.stop()
+    assert "api_key" in said and "abc123" not in said and said.endswith("out of memory")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
