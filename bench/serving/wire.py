@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
 import time
 from collections import deque
@@ -29,6 +30,8 @@ KEEP_SECONDS = 0.5
 """How often is looked whether those that are kept ready still are."""
 CONNECT_SECONDS = 10.0
 CLOSED = "the server closed the connection"
+SPARE_FILES = 64
+"""That this process has open beside its connections."""
 
 
 class Endpoint(NamedTuple):
@@ -318,8 +321,35 @@ class Pool:
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
+def make_room(surely: int, perhaps: int) -> None:
+    """Lets this process have so many connections at a time: `perhaps` as far as the system allows.
+
+    Raises `ServerError` where it does not allow `surely`.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows limits them by memory alone
+        return
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    for wanted in (perhaps + SPARE_FILES, surely + SPARE_FILES):
+        if limit != endless and limit < wanted:
+            most = wanted if hard == endless else min(wanted, hard)
+            with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its endless
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+                limit = most
+    if limit != endless and limit < surely + SPARE_FILES:
+        raise ServerError(
+            f"serve-bench: {surely} requests in flight need {surely + SPARE_FILES} open files, and "
+            f"this system allows {limit}. Raise that (ulimit -n), or give fewer: --concurrency, "
+            "--requests."
+        )
+
+
 def _said(error: BaseException) -> str:
     """What an error says, without the address, which the message has already."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "this client may open no more files; raise ulimit -n"
     if isinstance(error, TimeoutError):
         return f"none within {CONNECT_SECONDS:g} s"
     if isinstance(error, OSError) and error.strerror:
