@@ -179,18 +179,27 @@ class Counters(NamedTuple):
     """Tokens that it guessed, and then had its model look at."""
     accepted: float | None = None
     """How many of them are right, or their share: a gauge, which may rest where it was."""
+    shown: bool = False
+    """Whether it has metrics, of whatever."""
 
     def since(self, before: Counters) -> Counters:
-        """What was counted between two looks."""
-        pairs = zip(self[:2], before[:2], strict=True)
-        counted = (None if a is None or b is None else a - b for a, b in pairs)
-        return Counters(*counted)._replace(accepted=self.accepted)
+        """What was counted between two looks; a counter may be shown only once it has counted."""
+
+        def counted(now: float | None, then: float | None) -> float | None:
+            then = 0.0 if then is None and before.shown else then
+            return None if now is None or then is None else now - then
+
+        return self._replace(
+            cached=counted(self.cached, before.cached),
+            drafted=counted(self.drafted, before.drafted),
+        )
 
 
 async def counters(pool: Pool) -> Counters:
     """As its metrics say, where it has some."""
     with contextlib.suppress(Broken):
-        samples = list(_samples(await _metrics(pool)))
+        text = await _metrics(pool)
+        samples = list(_samples(text))
         kinds = (HITS, DRAFTS, ACCEPTS)
         hits, drafts, accepts = (
             [v for name, _, v in samples if kind.search(name)] for kind in kinds
@@ -201,6 +210,7 @@ async def counters(pool: Pool) -> Counters:
             sum(hits) if hits else None,
             sum(drafts) if drafts else None,
             max(accepts, default=None),
+            shown=bool(text),
         )
     return Counters()
 

@@ -44,11 +44,20 @@ def test_counters_are_read_as_servers_write_them(
         return text
 
     monkeypatch.setattr(server, "_metrics", metrics)
-    assert asyncio.run(counters(Pool(Endpoint.of("http://127.0.0.1:9")))) == found
+    told = asyncio.run(counters(Pool(Endpoint.of("http://127.0.0.1:9"))))
+    assert told == found._replace(shown=bool(text))
     assert Counters(10.0, None).since(Counters(4.0, 1.0)) == Counters(6.0, None)
     # A gauge is no sum: it may rest at what it was.
     assert Counters(accepted=3.1).since(Counters(accepted=3.1)).accepted == 3.1
     assert Counters(accepted=0.0).since(Counters()).accepted == 0.0
+
+
+def test_a_counter_that_is_first_shown_with_its_first_count_began_at_nothing() -> None:
+    """As SGLang's, which has labels; where nothing was shown before, nobody knows."""
+    counted = Counters(40960.0, 7.0, shown=True)
+    assert counted.since(Counters(shown=True))[:2] == (40960.0, 7.0)
+    assert counted.since(Counters())[:2] == (None, None)
+    assert Counters(shown=True).since(Counters(shown=True))[:2] == (None, None)
 
 
 @pytest.mark.parametrize(
