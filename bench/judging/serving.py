@@ -33,8 +33,8 @@ requests do and 98 % of 500, at 150 % 42 % and all, and at 200 % 86 % or more of
 BEHIND_REQUESTS = 12
 """Fewer say nothing of it."""
 FILLINGS = 2
-"""Of a server that got all requests at once, so many times what it answers at a time must end in
-the window: within its first filling it is no steady part, however many tokens arrive."""
+"""Of requests that were sent at once, so many times what is answered at a time must end in the
+window: within the first filling it is no steady part."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,11 +152,11 @@ def falls_behind(served: Served) -> bool:
 
 
 def unfilled(served: Served) -> str:
-    """Why there is no steady part of a load whose requests were all sent at once, and how many give
-    one; empty where there is one, and of other loads.
+    """Why a load that was sent at once has no steady part, and how many requests give one; empty
+    where it has one, and of other loads.
 
-    How many are answered at a time is seen between first and last tokens, and, as answers of one
-    token show nothing there, by how long the first one took of all the time.
+    How many are answered at a time is seen between first and last tokens, and of answers of one
+    token by how long the first one took of all the time.
     """
     answered = [r for r in served.requests if not r.failed] if served.sent_at_once else []
     if not answered:

@@ -110,19 +110,16 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
 
 
 def _unlike(launches: Sequence[Launch]) -> str:
-    """Why launches are no one figure; empty where they are, and of a load, whose tokens vary."""
+    """Why launches are no one figure; empty where they are. Of a load, whose tokens vary, why one
+    has none that was recorded with it."""
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    for served in filter(None, (outcome.served for outcome in measured)):
+        if why := unfilled(served):
+            return why
     works = [outcome.work for outcome in measured if outcome.served is None]
     steps = {f"{units.counted(w.items, w.unit)} and {w.flop or 'no'} FLOP a step" for w in works}
     said = f"its launches did unlike work: {' or '.join(sorted(steps))}. Measure it again"
     return said if len(steps) > 1 else ""
-
-
-def _unfilled(launches: Sequence[Launch]) -> str:
-    """Why a launch has no figure that was recorded with one; empty where all have theirs."""
-    outcomes = (launch.outcome for launch in launches)
-    served = (one.served for one in outcomes if isinstance(one, Measured) and one.served)
-    return next(filter(None, map(unfilled, served)), "")
 
 
 def _nothing_worked(case: Case, trials: Sequence[Trial]) -> Row:
@@ -147,7 +144,7 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     counted = [x for x in launches if x.seconds >= longest or not _cut_off(x, settings)]
     others = [x.outcome for x in counted if isinstance(x.outcome, Skipped | Failed)]
     if measured:
-        if wrong := _unlike(measured) or _unfilled(measured):
+        if wrong := _unlike(measured):
             return Row(case=case, status="void", reason=wrong)
         row = measured_row(case, measured, len(others), settings)
         return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")

@@ -161,8 +161,7 @@ def settings(found: Mapping[str, Any], token: str | None = None) -> dict[str, st
 def _without_secrets(said: str, token: str | None = None) -> str:
     """A line of a server's, perhaps its command, without what stands behind a secret's name, as far
     as the next option."""
-    bare = said[:MOST_READ]
-    bare = bare.replace(token, environment.NOT_RECORDED) if token else bare
+    bare = said[:MOST_READ].replace(token or "\0", environment.NOT_RECORDED)
     return " ".join(map(_bare, _OPTION.split(bare)))
 
 

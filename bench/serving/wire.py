@@ -331,18 +331,16 @@ def make_room(surely: int, perhaps: int) -> None:
     except ImportError:  # Windows limits them by memory alone
         return
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    endless = resource.RLIM_INFINITY
-    for wanted in (perhaps + SPARE_FILES, surely + SPARE_FILES):
-        if limit != endless and limit < wanted:
-            most = wanted if hard == endless else min(wanted, hard)
-            with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its endless
-                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-                limit = most
-    if limit != endless and limit < surely + SPARE_FILES:
+    endless, least, most = resource.RLIM_INFINITY, surely + SPARE_FILES, perhaps + SPARE_FILES
+    most = most if hard == endless else min(most, hard)
+    if endless != limit < most:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its endless
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            limit = most
+    if endless != limit < least:
         raise ServerError(
-            f"serve-bench: {surely} requests in flight need {surely + SPARE_FILES} open files, and "
-            f"this system allows {limit}. Raise that (ulimit -n), or give fewer: --concurrency, "
-            "--requests."
+            f"serve-bench: {surely} requests in flight need {least} open files; this system allows "
+            f"{limit}. Raise that (ulimit -n), or give a smaller --concurrency or --requests."
         )
 
 
