@@ -54,6 +54,7 @@ SPREAD = click.option(
     help="Spread over N devices, of all hosts, the cases that leave it open. Default: all; cpu: 2.",
 )
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
+SEED = Number(int, "a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)
 
 output_option = click.option(
     "--output",

@@ -59,7 +59,7 @@ class Proof:
 
         timed: so small that it may grow (`operands.Format.scale`).
         """
-        share = Share(piece.source, piece.target, salt, salt * piece.length, piece.length)
+        share = _share(piece, salt)
         if not self._layout.sums:
             return operands.marked(share, self._dtype)
         power = operands.FORMATS[operands.name_of(self._dtype)].scale if timed else 0
@@ -108,8 +108,8 @@ class Proof:
         wrong = wrong[:JUDGED]
         ranks = self._layout.ranks
         at = wrong % len(period)
-        share = Share(BOTH, piece.target, salt, shift=salt * piece.length)
-        index = at + share.shift
+        share = _share(piece, salt)
+        index = share.positions[at]
         a, b = operands.addends(index, share.mixed, self._most)
         p, q = operands.holders(index, ranks)
         found = part[wrong.to(part.device)].cpu().to(torch.float64)
@@ -117,6 +117,10 @@ class Proof:
         counts = torch.bincount(p[off == a], minlength=ranks)
         counts += torch.bincount(q[off == b], minlength=ranks)
         return [int(count) for count in counts]
+
+
+def _share(piece: Piece, salt: int) -> Share:
+    return Share(piece.source, piece.target, salt, salt * piece.length, piece.length)
 
 
 def complaint(what: str, seen: Sequence[Seen], sums: bool) -> str:

@@ -157,7 +157,7 @@ def test_lateness_counts_for_none_of_an_offline_load() -> None:
     """All is sent before the first has ended: no figure of the steady window
     waits for the client."""
     late = msgspec.structs.replace(CLIENT, late_ns=tuple(n * MS // 6 for n in range(60)))
-    times = [(n // 6, 20 + n, 40 + n) for n in range(60)]
+    times = [(n // 6, 12 + n, 24 + n) for n in range(60)]
     once = served(
         [request(0, admitted_ns=a * MS, first_ns=f * MS, last_ns=e * MS) for a, f, e in times]
     )
