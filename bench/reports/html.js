@@ -155,15 +155,13 @@
   function ratioTicks(low, high, room) {
     const gap = (one, next) => (Math.log(next / one) / Math.log(high / low)) * room - breadth(`${one}${next}`) / 2;
     const legible = (ticks) => ticks.slice(1).every((tick, i) => gap(ticks[i], tick) > LETTER);
-    for (const step of [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5]) {
+    const apart = (step) => {
       const ticks = [];
       for (let k = Math.ceil(low / step); k * step <= high && ticks.length < room / LETTER; k++) ticks.push(+(k * step).toFixed(3));
-      if (legible(ticks)) return ticks;
-    }
-    const inside = [];
-    for (let e = -6; e <= 6; e++) inside.push(...[1, 2, 5].map((m) => +`${m}e${e}`).filter((d) => d >= low && d <= high));
-    const powers = inside.filter((d) => Math.abs(Math.log10(d) % 1) < 1e-9);
-    return [inside, powers, powers.filter((d) => Math.round(Math.log10(d)) % 2 === 0)].find(legible) ?? [1];
+      return ticks;
+    };
+    const powers = (digits) => [...Array(13).keys()].flatMap((e) => digits.map((m) => +`${m}e${e - 6}`)).filter((t) => t >= low && t <= high);
+    return [...[0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5].map(apart), powers([1, 2, 5]), powers([1])].find(legible) ?? [1];
   }
 
   function ratio(cases) {
