@@ -38,7 +38,7 @@ def summarize(run: RunFile) -> list[Row]:
         for launch in of_case:
             limits.note(case, launch.outcome)
         why = run.run.left_out.get(case.fingerprint)
-        if why is not None and not of_case:
+        if why is not None and all(launch.search for launch in of_case):
             rows.append(Row(case=case, status="skipped", reason=why, untried_point=True))
             continue
         rows.append(_row(case, of_case, run.run.settings, _why_unreached(run)))
