@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import canvas, looking, say
-from bench.commands.options import INDEX, framework_option, python_option, width_option
+from bench.commands.options import (
+    INDEX,
+    framework_option,
+    json_option,
+    python_option,
+    width_option,
+)
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
@@ -44,7 +50,7 @@ STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note
 @click.option("--only", metavar="CHECK", help="Only this check. Its name is in the table.")
 @framework_option
 @python_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @width_option
 def check_backend(
     name: str,

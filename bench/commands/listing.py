@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from bench.commands.common import looking
+from bench.commands.options import json_option
 from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
 
@@ -17,7 +18,7 @@ LISTS = ("workloads", "suites", "backends", "frameworks", "reports", "precisions
 
 @click.command("list", short_help="List workloads, suites, backends, chips, ...")
 @click.argument("what", default="all", metavar="[WHAT]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_command(what: str, as_json: bool) -> None:
     """List workloads, suites, backends, frameworks, reports, precisions or chips (default: all)."""
     if what not in (*LISTS, "all"):
@@ -61,7 +62,7 @@ def _suite_summary(file: Path) -> str:
 
 
 @click.command(short_help="Show the devices that are here.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def devices(as_json: bool) -> None:
     """Show the devices that are here. For a backend without one: why, and what to do next."""
     from bench import catalogue, units

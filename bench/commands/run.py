@@ -12,6 +12,8 @@ from bench.commands.common import WIDE, canvas, looking, render, say, show, type
 from bench.commands.explain import explained
 from bench.commands.options import (
     ABOVE_ZERO,
+    DEVICE,
+    ONLY,
     SPREAD,
     framework_option,
     precision_option,
@@ -27,12 +29,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure a suite and print its card.")
 @click.argument("suite", required=False, metavar="[SUITE]")
-@click.option(
-    "--device",
-    metavar="BACKEND[:INDEX]",
-    help="See `accelmark devices`. Default: the first accelerator, else cpu.",
-)
-@click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
+@DEVICE
+@ONLY
 @SPREAD
 @click.option(
     "--launches",
