@@ -39,16 +39,12 @@ def flat(comparison: Comparison) -> dict[str, Any]:
 
 
 def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """For `--csv`: a row a case, its runs first; what lies in a section bears the section's name.
-
-    Sections that another case has and this one lacks are empty.
-    """
+    """For `--csv`: a row a case, its runs first; what lies in a section bears its name."""
     found = []
     for comparison in comparisons:
         whole, runs = flat(comparison), runs_of(comparison.base, comparison.other)
         found += [runs | _one_level(case) for case in whole["cases"]]
-    headers = dict.fromkeys(key for row in found for key in row)
-    return [{key: row.get(key) for key in headers} for row in found]
+    return found
 
 
 def runs_of(base: RunFile, other: RunFile) -> dict[str, Any]:

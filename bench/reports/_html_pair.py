@@ -7,7 +7,7 @@ from collections import Counter
 from bench import units
 from bench.errors import ComparisonError, RecordError
 from bench.judging.compare import compare, whole
-from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.systems import otherwise_spread
 from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
@@ -68,7 +68,7 @@ class Pair:
         counts = Counter(c.verdict for c in self.comparison.cases)
         total = units.counted(len(self.comparison.cases), "case")
         who = f"Run {self.other.number} ({self.other.file.run.device.get('name')})"
-        said = [f"{spoken(verdict)} in {counts[verdict]}" for verdict in WORDS if counts[verdict]]
+        said = [f"{word} in {counts[one]}" for one, word in WORDS.items() if counts[one]]
         if any(counts[verdict] for verdict in JUDGED):
             return f"{who} against run {self.base.number}, {total}: {', '.join(said)}."
         few = next((c.reasons[0] for c in self.comparison.cases if c.verdict == "NO_INTERVAL"), "")
@@ -101,8 +101,3 @@ class Pair:
             f"Geometric mean of the throughput ratios of {cases}: {ratio(mean)} "
             "(a summary, no verdict)."
         )
-
-
-def spoken(verdict: CompareVerdict) -> str:
-    """A verdict of a comparison as it is printed."""
-    return WORDS[verdict]

@@ -24,10 +24,10 @@ from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.reports import _card_notes
-from bench.reports._comparison_notes import remarks
+from bench.reports._comparison_notes import WORDS, remarks
 from bench.reports._flat import ends
-from bench.reports._html_pair import Pair, spoken
-from bench.reports._html_side import Side, name_of, variant
+from bench.reports._html_pair import Pair
+from bench.reports._html_side import Side, name_of, title_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
 from bench.reports._wording import ratio, spread, word_of
@@ -61,7 +61,7 @@ def ratios(cases: Sequence[CaseComparison], suite: str) -> list[dict[str, Any]]:
 
 def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
     interval = case.interval
-    words = ", ".join((spoken(case.verdict), *remarks(case)))
+    words = ", ".join((WORDS[case.verdict], *remarks(case)))
     between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     said = "" if case.ratio is None else ratio(case.ratio)
     name = " ".join(filter(None, (name_of(case.case), spreads(case))))
@@ -236,7 +236,7 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
             panel = found.setdefault(
                 rest.fingerprint,
                 {
-                    "title": name_of(rest) + (f" ({rest.detail})" if rest.detail else ""),
+                    "title": title_of(rest),
                     "unit": row.unit,
                     "latency": row.latency.name,
                     "curves": {},

@@ -6,7 +6,6 @@ from collections import Counter
 
 from bench import units
 from bench.judging.row import Row
-from bench.judging.scaling import scalings
 from bench.judging.side import by_work
 from bench.judging.summary import summarize
 from bench.records.case import Case
@@ -31,7 +30,6 @@ class Side:
         self.rows = [row for row in every if not row.untried_point]
         self.untried = [row for row in every if row.untried_point]
         """Points of sweeps over devices that the run was not to try."""
-        self.scalings = list(scalings(every))
         self.device = file.run.on
         self.label = f"{number}: {file.run.device.get('name')}"
         launches = by_case(file.launches)
@@ -89,6 +87,11 @@ class Side:
 def name_of(case: Case) -> str:
     """`resnet50-train bf16`: a case without its parameters."""
     return f"{case.name} {variant(case)}"
+
+
+def title_of(case: Case) -> str:
+    """A case with its parameters, as the heading of a plot."""
+    return f"{name_of(case)} ({case.detail})" if case.detail else name_of(case)
 
 
 def variant(case: Case) -> str:

@@ -23,8 +23,8 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_devices, _html_explained, _html_plots, _html_serving
 from bench.reports._card_notes import limit_words
-from bench.reports._comparison_notes import remarks
-from bench.reports._html_pair import Pair, spoken
+from bench.reports._comparison_notes import WORDS, remarks
+from bench.reports._html_pair import Pair
 from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side, looks_of
 from bench.reports._html_table import columns, in_order
@@ -79,7 +79,7 @@ class HtmlReport(Report):
             word=word_of,
             looks=looks_of,
             provenance=provenance,
-            spoken=spoken,
+            spoken=WORDS,
             ratio=ratio,
             remarks=remarks,
             spreads=spreads,

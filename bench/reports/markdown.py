@@ -19,6 +19,7 @@ from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _endpoint, _memory, _scaling, _serving
+from bench.reports._comparison_notes import figure
 from bench.reports._comparison_notes import remarks as beside
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
@@ -160,8 +161,7 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     for case in comparison.cases:
         cells = [
             _text(case.case.label),
-            _side(case, case.base),
-            _side(case, case.other),
+            *(_text(figure(case, row)) or "—" for row in (case.base, case.other)),
             *_judgement(case, settings_differ),
         ]
         yield f"| {' | '.join(cells)} |"
@@ -189,15 +189,6 @@ def _systems(comparison: Comparison) -> Iterator[str]:
         cells = [case.case.label, spreads(case)], [factors(comparison, case)]
         first, last = ([_text(text) for text in some] for some in cells)
         yield f"| {' | '.join([*first, *judged, *last])} |"
-
-
-def _side(case: CaseComparison, row: Row | None) -> str:
-    """No figure of what is not the same work: it must not be read beside another."""
-    if row is not None and row.throughput is None:
-        return word_of(row)
-    if row is None or row.throughput is None or case.ratio is None:
-        return "—"
-    return _text(row.rate)
 
 
 def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, str]:
