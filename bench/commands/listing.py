@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import click
 
@@ -65,6 +65,8 @@ def _suite_summary(file: Path) -> str:
 @json_option
 def devices(as_json: bool) -> None:
     """Show the devices that are here. For a backend without one: why, and what to do next."""
+    import msgspec
+
     from bench import catalogue, units
     from bench.planning.instead import slow
     from bench.running import probe, reached
@@ -73,7 +75,7 @@ def devices(as_json: bool) -> None:
     with looking():
         found = [*probe.probe(list(catalogue.plug_ins("backends"))), *reached.by_frameworks()]
     if as_json:
-        put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
+        put_file(json.dumps(msgspec.to_builtins(found), indent=2) + "\n")
         return
     for one in found:
         for device in one.devices:
@@ -94,9 +96,3 @@ def schema() -> None:
     from bench.records.schema import json_schema
 
     put_file(json.dumps(json_schema(), indent=2) + "\n")
-
-
-def _builtins(value: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(value)
