@@ -37,7 +37,16 @@ class HtmlReport(Report):
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """The page as text; `MissingPackage` without plotly or jinja2."""
-        plotly, template = _plotly(), _template()
+        try:
+            import jinja2
+
+            plotly, template = _plotly_source(), _compiled(jinja2)
+        except ImportError as error:
+            raise MissingPackage(
+                f"the report `html` needs plotly and jinja2 ({error}). Install them: "
+                "pip install 'plotly>=6' 'jinja2>=3.1'; or choose another format: "
+                "accelmark list reports"
+            ) from error
         sides = [Side(number, run) for number, run in enumerate(runs, start=1)]
         pairs = [Pair(sides[0], other) for other in sides[1:]]
         drawn = {
@@ -103,26 +112,11 @@ def _title(sides: Sequence[Side]) -> str:
     return f"accelmark {suites} on {' and '.join(devices)}{runs}"
 
 
-def _plotly() -> str:
-    try:
-        return _plotly_source()
-    except ImportError as error:
-        raise _missing(error) from error
-
-
 @functools.cache
 def _plotly_source() -> str:
     from plotly.offline import get_plotlyjs
 
     return _one_newline(get_plotlyjs())
-
-
-def _template() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise _missing(error) from error
-    return _compiled(jinja2)
 
 
 @functools.cache
@@ -136,13 +130,6 @@ def _compiled(jinja2: Any) -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("html.j2")
-
-
-def _missing(error: ImportError) -> MissingPackage:
-    return MissingPackage(
-        f"the report `html` needs plotly and jinja2 ({error}). Install them: "
-        "pip install 'plotly>=6' 'jinja2>=3.1'; or choose another format: accelmark list reports"
-    )
 
 
 def _text(name: str) -> str:
