@@ -48,6 +48,15 @@ FORMAT_VERSION = "5.3.1"
 """The pytest-benchmark whose storage format this is."""
 FILE = "bench/suite/test_workloads.py"
 """The file part of every `fullname`, wherever a run was started: saved runs then match."""
+PARTS: dict[str, tuple[Any, Any]] = {
+    "resumed": (tuple[Resumed, ...], None),
+    "end": (End | None, None),
+    "damage": (str | None, None),
+    "flaw": (Kind, "damaged"),
+    "remedy": (str, RESTORE),
+    "explanations": (tuple[Explanation, ...], []),
+}
+"""Of a run, beside its header and its launches: of which type, and what its absence means."""
 PER = ", per "
 GIGA_UNITS = {"FLOP": "GFLOP", "OP": "GOP", "B": "GB"}
 """Items too small for pytest-benchmark's table, and what it counts instead: 10^9 of them."""
@@ -161,12 +170,7 @@ def envelope(run: RunFile, elsewhere: Collection[str]) -> dict[str, Any]:
     content: dict[str, Any] = msgspec.to_builtins(
         {
             "run": run.run,
-            "resumed": run.resumed,
-            "end": run.end,
-            "damage": run.damage,
-            "flaw": run.flaw,
-            "remedy": run.remedy,
-            "explanations": run.explanations,
+            **{name: getattr(run, name) for name in PARTS},
             "order": [(x.fingerprint, x.launch) for x in run.launches],
             "launches": [x for x in run.launches if x.fingerprint not in elsewhere],
         }
@@ -253,12 +257,10 @@ def from_document(place: str, document: Any) -> RunFile:
         raise RecordError(f"{place}: JSON, but not a pytest-benchmark run of accelmark. {ADVICE}")
     run = runfile.header(place, own.get("run"), ADVICE)
     try:
-        resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
-        end = msgspec.convert(own.get("end"), End | None)
-        damage = msgspec.convert(own.get("damage"), str | None)
-        flaw = msgspec.convert(own.get("flaw", "damaged"), Kind)
-        remedy = msgspec.convert(own.get("remedy", RESTORE), str)
-        explanations = msgspec.convert(own.get("explanations", []), tuple[Explanation, ...])
+        parts = {
+            name: msgspec.convert(own.get(name, absent), kind)
+            for name, (kind, absent) in PARTS.items()
+        }
         order = msgspec.convert(own.get("order"), list[tuple[str, int]])
         launches = _launches(place, own, document["benchmarks"])
     except UNREADABLE as error:
@@ -272,13 +274,8 @@ def from_document(place: str, document: Any) -> RunFile:
         path=place,
         run=run,
         launches=tuple(launches[key] for key in order),
-        end=end,
-        resumed=resumed,
-        explanations=explanations,
-        damage=damage,
-        flaw=flaw,
-        remedy=remedy,
         passing=True,
+        **parts,
     )
 
 
