@@ -85,12 +85,10 @@ def run(
     SUITE: a name from `accelmark list suites` (quick, quick@1), or a .toml file. Default: quick.
     """
     if record is not None:
-        given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
-        given["--devices"] = None if spread is None else str(spread)
-        given["--explain"] = "yes" if explaining else None
-        given["--precision"] = precision
-        given["--framework"] = framework
-        wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
+        given: dict[str, object] = {"SUITE": suite, "--device": device, "--only": only}
+        given |= {"--launches": launches, "--devices": spread, "--explain": explaining or None}
+        given |= {"--precision": precision, "--framework": framework, "--out": out}
+        wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise RecordError(
                 f"--resume {record}: the record says what to measure. Leave out "
