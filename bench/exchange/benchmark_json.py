@@ -28,12 +28,12 @@ import msgspec
 from bench.errors import RecordError
 from bench.judging.summary import summarize
 from bench.planning.tuning import figures
-from bench.records import digests, runfile
+from bench.records import runfile
 from bench.records.case import Case
 from bench.records.environment import section
 from bench.records.explained import Explanation
 from bench.records.flaws import Kind
-from bench.records.opened import Opened, opened
+from bench.records.opened import Opened
 from bench.records.outcome import Measured
 from bench.records.run import RESTORE, End, Launch, Resumed, RunFile
 from bench.records.runfile import UNREADABLE
@@ -71,21 +71,14 @@ def read_any(path: StrPath) -> RunFile:
 
     A document is a file that ends in `.json`, or whose first line is a lone brace.
     """
-    path = Path(path)
-    if path.is_dir():
-        return runfile.read(path)
-    digests.check(path)
-    try:
-        with opened(path) as source:
-            start = source.file.readline(3)
-            source.file.seek(0)
-            document = ".json" in path.suffixes or start.rstrip() == b"{"
-            return _read_opened(source) if document else runfile.read_opened(source)
-    except OSError as error:
-        raise runfile.unreadable(path, error) from error
+    return runfile.read(path, None if Path(path).is_dir() else _read_opened)
 
 
 def _read_opened(source: Opened) -> RunFile:
+    start = source.file.readline(3)
+    source.file.seek(0)
+    if ".json" not in Path(source.name).suffixes and start.rstrip() != b"{":
+        return runfile.read_opened(source)
     try:
         content = msgspec.json.decode(source.file.read())
     except UNREADABLE as error:
