@@ -14,7 +14,7 @@ from bench.records.runfile import by_case
 from bench.reports import _endpoint
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
-from bench.reports._wording import ending, handed_on, word_of
+from bench.reports._wording import ending, handed_on, looks_of, word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -97,12 +97,3 @@ def title_of(case: Case) -> str:
 def variant(case: Case) -> str:
     """`bf16`, and what else tells apart cases of one name but for their parameters."""
     return f"{case.precision}{case.variant}"
-
-
-def looks_of(row: Row) -> str:
-    """CSS class of a row: how grave it is."""
-    if row.status == "skipped":
-        return "warn"
-    if row.status != "measured":
-        return "bad"
-    return {"OK": "good", "NOISY": "warn", "FEW_LAUNCHES": "warn"}.get(str(row.verdict), "bad")

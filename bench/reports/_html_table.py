@@ -9,8 +9,17 @@ import msgspec
 from bench import units
 from bench.judging.links import in_words
 from bench.judging.row import Row
-from bench.reports._html_side import NONE, Side, looks_of, name_of
-from bench.reports._wording import about, first_step, remarks, share, tail, whose, word_of
+from bench.reports._html_side import NONE, Side, name_of
+from bench.reports._wording import (
+    about,
+    first_step,
+    looks_of,
+    remarks,
+    share,
+    tail,
+    whose,
+    word_of,
+)
 
 ALWAYS = ("case", "verdict", "throughput")
 """Columns that are there even where no row has anything to show."""

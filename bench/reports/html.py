@@ -26,10 +26,10 @@ from bench.reports._card_notes import limit_words
 from bench.reports._comparison_notes import WORDS, remarks
 from bench.reports._html_pair import Pair
 from bench.reports._html_provenance import provenance
-from bench.reports._html_side import Side, looks_of
+from bench.reports._html_side import Side
 from bench.reports._html_table import columns, in_order
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import next_step, ratio, word_of
+from bench.reports._wording import looks_of, next_step, ratio, word_of
 
 
 class HtmlReport(Report):
