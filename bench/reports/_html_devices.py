@@ -103,7 +103,7 @@ def _size_point(side: Side, row: Row) -> dict[str, Any]:
     return {
         "size": size,
         "bus": row.bus_bytes_per_second,
-        "hover": [row.case.label, side.label, units.memory(size), figure, time, word_of(row)],
+        "hover": side.hover(row, units.memory(size), figure, time),
     }
 
 

@@ -127,12 +127,7 @@ def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
         **ends(row.interval),
         "text": row.rate,
         "word": word,
-        "hover": [
-            row.case.label,
-            side.label,
-            figure,
-            word,
-        ],
+        "hover": [row.case.label, side.label, figure, word],
     }
 
 
@@ -214,13 +209,11 @@ def _point(side: Side, row: Row) -> dict[str, Any]:
         "intensity": flop / moved,
         "flop": each,
         "label": name_of(row.case),
-        "hover": [
-            row.case.label,
-            side.label,
+        "hover": side.hover(
+            row,
             f"{units.rate(each, row.operation)}{' a device' if several else ''} at "
             f"{units.significant(flop / moved)} {row.operation}/B",
-            word_of(row),
-        ],
+        ),
     }
 
 
@@ -264,7 +257,7 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
         "ms": latency.p50 * 1e3,
         "ms_low": None if latency.p50_low is None else latency.p50_low * 1e3,
         "ms_high": None if latency.p50_high is None else latency.p50_high * 1e3,
-        "hover": [row.case.label, side.label, row.rate, p50, word_of(row)],
+        "hover": side.hover(row, row.rate, p50),
     }
 
 

@@ -44,6 +44,10 @@ class Side:
         """The rows with a number."""
         return [row for row in self.rows if row.status == "measured"]
 
+    def hover(self, row: Row, *words: str) -> list[str]:
+        """Lines of a mark of a plot: the case, the run, what it shows, and the verdict."""
+        return [row.case.label, self.label, *words, word_of(row)]
+
     @property
     def ending(self) -> str:
         """How the run ended, where it did not do all that was planned."""
