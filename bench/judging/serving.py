@@ -65,15 +65,13 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 class ServingFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of one launch."""
 
-    window_seconds: float
     requests: int
     """Admitted and ended within the steady window."""
     failed: int
     """Of all requests."""
-    output_rate: float
-    """Output tokens a second, all devices together."""
     total_rate: float
-    """Input and output tokens a second: a prompt counts when its first token arrives."""
+    """Input and output tokens a second, all devices together: a prompt counts when its first token
+    arrives."""
     ttft: Percentiles
     tpot: Percentiles
     interactivity: float | None
@@ -115,10 +113,8 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
     begun = [r for r in served.requests if window.holds(r.first_ns)]
     good = sum(map(limits.kept, ended))
     return ServingFigures(
-        window_seconds=window.seconds,
         requests=len(counted),
         failed=sum(bool(r.failed) for r in served.requests),
-        output_rate=window.tokens / window.seconds,
         total_rate=(window.tokens + sum(r.prompt_tokens for r in begun)) / window.seconds,
         ttft=percentiles([t for t in map(ttft, admitted) if t is not None]),
         tpot=each,
