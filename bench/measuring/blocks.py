@@ -9,9 +9,10 @@ step, without synchronizing, and read after the block.
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -59,6 +60,23 @@ def refilled(job: Steps, device: Device) -> None:
     if refill is not None:
         refill()
         device.synchronize()
+
+
+@contextmanager
+def collected() -> Iterator[None]:
+    """Garbage collection is a pause of the harness's language, and no work of the step: it is off
+    within a block. Who collects between blocks looks at what is newer than the job, so that a step
+    that leaves cycles behind does not fill the memory."""
+    gc.collect()
+    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 class BlockTimer:

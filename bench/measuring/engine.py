@@ -15,7 +15,7 @@ import msgspec
 from bench import stats
 from bench.measuring import single_steps
 from bench.measuring.block_size import BlockSize
-from bench.measuring.blocks import BlockTimer, Steps
+from bench.measuring.blocks import BlockTimer, Steps, collected
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.usage import Usage
 from bench.measuring.warm_up import WarmedUp, warmed_up
@@ -125,19 +125,8 @@ class Engine:
         samples: steady samples to take (10 to 200); latency: whether requests are timed one by one
         on a device that is not synchronous; progress: called between blocks, never inside one.
         """
-        # Garbage collection is a pause of the harness's language, not work of the step: it is off
-        # within a block. Between blocks it looks at what is newer than the job, so that a step
-        # that leaves cycles behind does not fill the memory.
-        gc.collect()
-        gc.freeze()
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
+        with collected():
             return self._measure(samples, latency, progress)
-        finally:
-            gc.unfreeze()
-            if enabled:
-                gc.enable()
 
     def _measure(self, samples: int, latency: bool, progress: Listener) -> Series:
         blocks = [self.block(1)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from bench.measuring import asked, serving_gate
+from bench.measuring.blocks import collected
 from bench.measuring.messages import Channel, Request
 from bench.measuring.serving_gate import gate
 from bench.measuring.serving_loop import Loaded, Loop, prompts
@@ -69,8 +68,8 @@ def measured(
     counters = HostCounters().read if device.synchronous else None
     suspended = suspended_ns()
     witness = job.witness()
-    loaded = _collected(
-        lambda: Loop(job, load, texts, parameters.ramp).run(
+    with collected():
+        loaded = Loop(job, load, texts, parameters.ramp).run(
             lambda ended, tokens, ns: channel.blocks(
                 "measure",
                 [Block(wall_ns=ns, step_ns=(ns,) * ended)],
@@ -78,7 +77,6 @@ def measured(
             ),
             lambda: None if counters is None else marks.append(counters()),
         )
-    )
     suspended = suspended_ns() - suspended
     launch.first_step_ns = loaded.started_ns
     memory = device.memory()
@@ -183,17 +181,3 @@ def _warmed(job: ServingJob, device: Device, seconds: float) -> float:
         device.synchronize()
         steps += 1
     return variants
-
-
-def _collected(serve: Callable[[], Loaded]) -> Loaded:
-    """Without garbage collection, which is no work of the engine."""
-    gc.collect()
-    gc.freeze()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return serve()
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

@@ -11,12 +11,12 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.measuring.blocks import BlockTimer
+from bench.measuring.blocks import BlockTimer, collected
 from bench.measuring.edges import Edges
 from bench.measuring.hush import Hush
 from bench.records.reason import of_error, reason
@@ -70,7 +70,7 @@ def taken(
     if least_seconds > MOST_SECONDS:
         return Taken(absent=f"{LEAST_PAIRS} pairs of blocks would take {least_seconds:.0f} s")
     pairs = Pairs(job, device, BlockTimer(job, device, settings, clock, None, edges), hush)
-    with quiet_collector():
+    with collected():
         if absent := tried(pairs, edges):
             return Taken(absent=absent)
         found: dict[bool, list[int]] = {False: [], True: []}
@@ -135,18 +135,3 @@ def tried(pairs: Pairs, edges: Edges) -> str:
     if edges.all(not why):
         return ""
     return why or "another rank could not take a step without communication"
-
-
-@contextlib.contextmanager
-def quiet_collector() -> Iterator[None]:
-    """As in the steady blocks: no collection within one, and what is old is not looked at."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import fresh
 from bench.measuring.explaining.calls import Call, Key
 from bench.measuring.explaining.ceilings import Meter
@@ -243,19 +243,3 @@ def too_little_memory(needed: int, available: int | None, batch: int | None) -> 
         return f"{text}: explain it where there is more memory"
     fits = 2 ** int(max(1.0, batch * available * SPARE / needed)).bit_length() // 2
     return f"{text}: explain it at batch_size = {min(fits, batch - 1)}"
-
-
-@contextmanager
-def collected() -> Iterator[None]:
-    """Garbage collection is a pause of the harness's language, and no part of a step. Between
-    turns it looks at what is newer than the tape."""
-    gc.collect()
-    gc.freeze()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

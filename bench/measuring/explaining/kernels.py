@@ -15,9 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import profiled
 from bench.measuring.explaining.ceilings import Meter
-from bench.measuring.explaining.in_order import Watcher, collected
+from bench.measuring.explaining.in_order import Watcher
 from bench.measuring.explaining.kinds import base, kind_of_name, kind_of_words
 from bench.measuring.explaining.replay import Player
 from bench.measuring.explaining.tape import Tape

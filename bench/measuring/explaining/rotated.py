@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import in_order
 from bench.measuring.explaining.calls import Call, Ref
 from bench.measuring.explaining.ceilings import Meter
-from bench.measuring.explaining.in_order import Watcher, collected, products
+from bench.measuring.explaining.in_order import Watcher, products
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import operands
 from bench.measuring.explaining.rows import Rows

@@ -11,6 +11,7 @@ import pytest
 
 from bench.backends.cpu import CpuDevice
 from bench.measuring import messages, serving, serving_gate
+from bench.measuring.blocks import collected
 from bench.measuring.launch import Launch
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
@@ -92,13 +93,12 @@ def test_a_replayed_launch_records_each_variant_once(monkeypatch: pytest.MonkeyP
     recorder = FakeRecorder()
     monkeypatch.setattr(CpuDevice, "recorder", lambda device: recorder)
     before: list[int] = []
-    collected = serving._collected
 
-    def noted(serve: Any) -> Any:
+    def noted() -> Any:
         before.append(recorder.recordings)
-        return collected(serve)
+        return collected()
 
-    monkeypatch.setattr(serving, "_collected", noted)
+    monkeypatch.setattr("bench.measuring.serving.collected", noted)
     found = launch(execution="graph", arrival="offline", concurrency=0)
     assert isinstance(found, Measured), found
     assert before == [recorder.recordings]
@@ -117,7 +117,7 @@ def test_the_case_s_load_is_the_one_that_is_served() -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "stopped"),
-    [(serving, "_collected", True), (serving_gate, "timed_answers", False)],
+    [(serving, "collected", True), (serving_gate, "timed_answers", False)],
 )
 def test_a_machine_that_is_suspended_stops_a_load_and_not_what_comes_after(
     module: Any, name: str, stopped: bool, monkeypatch: pytest.MonkeyPatch
