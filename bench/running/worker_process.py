@@ -48,15 +48,10 @@ Listener = Callable[[Progress], None]
 Started = TypeVar("Started")
 
 
-def start_worker(
-    kind: Callable[[Request, Mapping[str, str], tuple[str, ...]], Started],
-    request: Request,
-    given: Mapping[str, str],
-    command: tuple[str, ...],
-) -> Started | NoWorker:
+def start_worker(make: Callable[[], Started]) -> Started | NoWorker:
     """A worker, or the reason why the system refuses one: no processes, memory, descriptors."""
     try:
-        return kind(request, given, command)
+        return make()
     except OSError as error:
         return NoWorker(error)
 
