@@ -73,13 +73,21 @@ def probe(
 
     python: the interpreter that asks; forced: what its environment must say.
     """
-    where = Elsewhere(python=python)
-    with contextlib.ExitStack() as stack:
-        children = [(name, start(name, python, forced, stack)) for name in names]
-        found = [c if isinstance(c, Found) else finish(name, c, where) for name, c in children]
+    found = side_by_side(names, Elsewhere(python=python), forced)
     if any(one.backend == HOST and not one.devices for one in found):
         return [not_to_the_host(one) for one in found]
     return found
+
+
+def side_by_side(
+    names: Iterable[str], where: Elsewhere, forced: Mapping[str, str] = NOTHING
+) -> list[Found]:
+    """What children say of these, one each; where: what is asked, and in which interpreter."""
+    with contextlib.ExitStack() as stack:
+        children = [
+            (name, start(name, where.python, forced, stack, where.framework)) for name in names
+        ]
+        return [c if isinstance(c, Found) else finish(name, c, where) for name, c in children]
 
 
 def not_to_the_host(found: Found) -> Found:
