@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.measuring import asked, serving_gate
 from bench.measuring.blocks import collected
-from bench.measuring.messages import Channel, Request
-from bench.measuring.serving_gate import gate
 from bench.measuring.serving_loop import Loaded, Loop, prompts
 from bench.measuring.usage import suspended_ns
 from bench.planning.arrivals import load_of
@@ -22,30 +20,13 @@ from bench.records.served import Window
 from bench.serving_job import ServingJob
 from bench.telemetry import contention, standstill
 from bench.telemetry.contention import Counters, HostCounters
-from bench.workload import Look
 
 if TYPE_CHECKING:
     from bench.backend import Device
+    from bench.measuring.launch import Launch
 
-__all__ = ["Launch", "gate", "load_of", "measured"]
 WARM_STEPS = 5
 """Whole forwards before the load, once every variant has run."""
-
-
-class Launch(Protocol):
-    """What this needs of `bench.measuring.launch.Launch`."""
-
-    request: Request
-    channel: Channel
-    environment: dict[str, Any]
-    cold: dict[str, float]
-    first_step_ns: int | None
-
-    def describe(self, device: Device) -> None:
-        """Stack and device as they stand now."""
-
-    def executed(self) -> list[Look]:
-        """Whether the execution is the case's."""
 
 
 def measured(
