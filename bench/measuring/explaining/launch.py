@@ -12,7 +12,6 @@ import msgspec
 
 from bench.backend import is_out_of_memory
 from bench.measuring.explaining import in_order, kernels, profiled, remedies, rotated
-from bench.measuring.explaining.in_order import Watcher
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
 from bench.records.explained import Account, Explained, Seen, Unexplained
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from bench.workload import Job, Site, Workload
 
 
-class Host(Watcher):
+class Host:
     """What else ran on the host meanwhile."""
 
     def __init__(self, threads: int) -> None:
@@ -96,10 +95,10 @@ def account(
 def _account(
     job: Job, device: Device, case: Case, threads: int, batch: int | None
 ) -> Explained | Unexplained:
+    causes = Host(threads).causes
     if case.execution != "eager":
-        return kernels.explained(
-            job, device, PRECISIONS[case.precision].arithmetic, watcher=Host(threads)
-        )
+        arithmetic = PRECISIONS[case.precision].arithmetic
+        return kernels.explained(job, device, arithmetic, disturbed=causes)
     if device.synchronous:
-        return in_order.explained(job, device, watcher=Host(threads), batch=batch)
-    return rotated.explained(job, device, watcher=Host(threads), batch=batch)
+        return in_order.explained(job, device, disturbed=causes, batch=batch)
+    return rotated.explained(job, device, disturbed=causes, batch=batch)
