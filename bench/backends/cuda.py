@@ -45,8 +45,6 @@ the higher of two, for all clocks."""
 class CudaDevice(CudaTypeDevice):
     """One GPU, current in this process."""
 
-    graph_type = "CUDAGraph"
-
     def float32_reduced(self) -> bool:
         """TF32 in cuBLAS or cuDNN, by torch's switches or by the library's own variable."""
         import torch
@@ -89,6 +87,7 @@ class CudaBackend(TorchBackend):
     name = "cuda"
     vendor = "NVIDIA"
     device_type = "cuda"
+    graph_type = "CUDAGraph"
     opened = CudaDevice
     formats = ("contiguous", "channels_last")
     lost = LOST_DEVICE
