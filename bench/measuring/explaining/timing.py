@@ -71,12 +71,12 @@ class Stopwatch:
             seen = taken
         return max(LESS_THAN_NOTHING_NS, seen / calls)
 
-    def best_ns(self, work: Callable[[], object], seconds: float, least: int = 3) -> float:
+    def best_ns(self, work: Callable[[], object], seconds: float) -> float:
         """The fastest of several calls, after one that is not timed; for so many seconds."""
         work()
         found: list[float] = []
         begin = self.clock()
-        while len(found) < least or (self.clock() - begin < seconds * 1e9 and len(found) < 100):
+        while len(found) < 3 or (self.clock() - begin < seconds * 1e9 and len(found) < 100):
             found.append(self.each_ns(work, self.calls(found)))
         return min(found)
 
