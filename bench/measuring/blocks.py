@@ -13,6 +13,7 @@ import gc
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -79,26 +80,21 @@ def collected() -> Iterator[None]:
             gc.enable()
 
 
+@dataclass(eq=False)
 class BlockTimer:
     """Runs blocks of one job's steps on one device."""
 
-    def __init__(
-        self,
-        job: Steps,
-        device: Device,
-        settings: Settings,
-        clock: Callable[[], int],
-        usage: Usage | None = None,
-        edges: Edges = SINGLE,
-    ) -> None:
-        """clock: monotonic ns; usage: counters of the process, for synchronous devices; edges:
-        where several processes do the step."""
-        self.job = job
-        self.device = device
-        self.settings = settings
-        self.clock = clock
-        self.usage = usage
-        self.edges = edges
+    job: Steps
+    device: Device
+    settings: Settings
+    clock: Callable[[], int]
+    """Monotonic ns."""
+    usage: Usage | None = None
+    """Counters of the process, for synchronous devices."""
+    edges: Edges = SINGLE
+    """Where several processes do the step."""
+
+    def __post_init__(self) -> None:
         self.busy_ns: list[int] = []
         """Of every block so far, this process's own time."""
         self._have_events = True

@@ -9,6 +9,7 @@ can say, for the server's processes are not known as a worker's are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -40,25 +41,25 @@ class Watch:
         """Looks no more."""
 
 
+@dataclass
 class Looks(Watch):
     """A monitor, as a launch has one."""
 
-    def __init__(self, monitor: Monitor, indices: Sequence[int]) -> None:
-        """indices: of the devices."""
-        self._monitor = monitor
-        self._indices = tuple(indices)
+    monitor: Monitor
+    indices: Sequence[int]
+    """Of the devices."""
 
     def begin(self) -> None:
         """Of `Watch`."""
-        self._monitor.lets_go()
+        self.monitor.lets_go()
 
     def end(self, zero_ns: int) -> tuple[Sight, ...]:
         """Of `Watch`."""
-        return self._monitor.saw((), dict.fromkeys(self._indices, zero_ns))
+        return self.monitor.saw((), dict.fromkeys(self.indices, zero_ns))
 
     def close(self) -> None:
         """Of `Watch`."""
-        self._monitor.close()
+        self.monitor.close()
 
 
 def watch(device: DeviceInfo | None, count: int) -> Watch:

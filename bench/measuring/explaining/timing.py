@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.measuring.blocks import TOLD_NS
@@ -22,13 +23,13 @@ LAUNCHES = 100
 LAUNCH_REPEATS = 5
 
 
+@dataclass(eq=False)
 class Stopwatch:
     """Times what is called again and again."""
 
-    def __init__(self, device: Device, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        """clock: monotonic ns, of the host."""
-        self.device = device
-        self.clock = clock
+    device: Device
+    clock: Callable[[], int] = time.perf_counter_ns
+    """Monotonic ns, of the host."""
 
     def once_ns(self, work: Callable[[], object]) -> int:
         """Host ns from a synchronization to the next, with one call between them."""
