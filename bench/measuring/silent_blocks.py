@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -91,17 +91,19 @@ def taken(
     return Taken(silent=made, own_ns=tuple(own))
 
 
-class Pairs:
+class Pairs(NamedTuple):
     """Takes blocks of one job, real ones and silent ones."""
 
-    def __init__(self, job: Job, device: Device, timer: BlockTimer, hush: Hush) -> None:
-        self._job, self._device, self._timer, self.hush = job, device, timer, hush
+    job: Job
+    device: Device
+    timer: BlockTimer
+    hush: Hush
 
     def silent_step(self) -> None:
         """One, by itself."""
         with self.hush.silence():
-            self._job.step()
-            self._device.synchronize()
+            self.job.step()
+            self.device.synchronize()
 
     def block(self, steps: int, silent: bool) -> tuple[int, int]:
         """The slowest rank's nanoseconds, and this one's.
@@ -111,12 +113,12 @@ class Pairs:
         if silent:
             self.silent_step()
         else:
-            self._job.step()
-            self._device.synchronize()
+            self.job.step()
+            self.device.synchronize()
         gc.collect()
         within = self.hush.silence() if silent else contextlib.nullcontext()
-        block = self._timer.block(steps, within)
-        return block.wall_ns, self._timer.busy_ns[-1]
+        block = self.timer.block(steps, within)
+        return block.wall_ns, self.timer.busy_ns[-1]
 
 
 def tried(pairs: Pairs, edges: Edges) -> str:
