@@ -46,8 +46,6 @@ class Looks(Watch):
     """A monitor, as a launch has one."""
 
     monitor: Monitor
-    indices: Sequence[int]
-    """Of the devices."""
 
     def begin(self) -> None:
         """Of `Watch`."""
@@ -55,7 +53,7 @@ class Looks(Watch):
 
     def end(self, zero_ns: int) -> tuple[Sight, ...]:
         """Of `Watch`."""
-        return self.monitor.saw((), dict.fromkeys(self.indices, zero_ns))
+        return self.monitor.saw((), dict.fromkeys(self.monitor.order.indices, zero_ns))
 
     def close(self) -> None:
         """Of `Watch`."""
@@ -69,7 +67,7 @@ def watch(device: DeviceInfo | None, count: int) -> Watch:
     backend = catalogue.backend(device.backend)
     indices = tuple(range(device.index, device.index + (1 if backend.is_host else count)))
     variables = environment.worker_variables(backend.worker_environment())
-    return Looks(Monitor(Order(backend=device.backend, indices=indices), variables), indices)
+    return Looks(Monitor(Order(backend=device.backend, indices=indices), variables))
 
 
 def told(sight: Sight) -> Telemetry | str:
