@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.records.parallelism import Parallelism
-
 STEP_OPERATORS = 20_000
 """After so many the rehearsal of a step ends that need not be whole: a step of more is a loop over
 the tokens of a text, and its first tokens will do."""
@@ -51,9 +49,21 @@ class Steps(Protocol):
 Stepping = TypeVar("Stepping", bound=Steps)
 
 
+class Spread(Protocol):
+    """How ranks share a job; see `bench.records.parallelism`."""
+
+    @property
+    def scheme(self) -> str:
+        """`none`, `replicas`, `dp`, ..."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The last one shards."""
+
+
 def peak_bytes(
     build: Callable[[], Stepping],
-    spread: Parallelism | None = None,
+    spread: Spread | None = None,
     held: Callable[[Stepping], Held | None] = lambda job: None,
     whole: Callable[[Stepping], bool] = lambda job: False,
 ) -> int:
