@@ -264,7 +264,7 @@ def test_a_third_partys_backend_that_fails_when_asked_spoils_no_other(
 
 def test_the_environment_of_a_probe_is_the_backends() -> None:
     """So that no vendor's plug-in is loaded where another's device is looked for."""
-    child = probe.start("cpu", sys.executable, {}, contextlib.ExitStack())
+    child = probe.start("cpu", probe.HERE, {}, contextlib.ExitStack())
     assert isinstance(child, subprocess.Popen)
     try:
         environ = Path(f"/proc/{child.pid}/environ")
