@@ -32,7 +32,7 @@ def module(**functions: Any) -> ModuleType:
 def device(made: ModuleType) -> TorchDevice:
     opened = TorchDevice.__new__(TorchDevice)
     opened.info, opened._type, opened._module = INFO, "some", made
-    opened._scope = "device allocator since its start"
+    opened._scope, opened._graph_type = "device allocator since its start", ""
     return opened
 
 
