@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.backends import _links
 from bench.records.observed import Reading, Reason
-from bench.telemetry.figures import ALL_ONES, Sheet, figure
+from bench.telemetry.figures import ALL_ONES, Sheet, held
 from bench.telemetry.source import NotObservable, Process, Source
 
 REASONS: dict[int, Reason] = {
@@ -203,7 +203,7 @@ class NvmlSource(Source):
             self.scope = "shared"
             there = {p.pid for p in found}
             found = [*found, *(p for p in clients if p.pid not in there)]
-        return tuple(Process(p.pid, _held(p.usedGpuMemory)) for p in found)
+        return tuple(Process(p.pid, held(p.usedGpuMemory)) for p in found)
 
     def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
         """What a call says of this GPU; None where it fails, which costs that quantity alone."""
@@ -249,12 +249,6 @@ def _active_links(nvml: Any, handle: Any) -> int:
         except nvml.NVMLError:  # no such link
             break
     return active
-
-
-def _held(memory: Any) -> int | None:
-    """Bytes of device memory that a process has; None where it is not said."""
-    found = figure("memory", memory)
-    return None if isinstance(found, str) else int(found)
 
 
 def reasons_of(bits: int) -> tuple[Reason, ...]:

@@ -21,6 +21,7 @@ from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
 from bench.records.runfile import UNREADABLE
 from bench.running import scratch
+from bench.running.wire import interface_of, is_loopback
 from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
 from bench.serving.wire import Endpoint, Pool
@@ -241,21 +242,12 @@ def on_this_host(endpoint: Endpoint) -> bool:
     """Whether all addresses of the endpoint are this host's."""
     import socket
 
-    import psutil
-
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    addresses = {str(info[4][0]).partition("%")[0] for info in found}
-    own = {
-        address.address.partition("%")[0]
-        for interface in psutil.net_if_addrs().values()
-        for address in interface
-    }
-    return bool(addresses) and all(
-        a in own or a == "::1" or a.startswith("127.") for a in addresses
-    )
+    addresses = {str(info[4][0]) for info in found}
+    return bool(addresses) and all(is_loopback(a) or interface_of(a) for a in addresses)
 
 
 def shown(command: str) -> tuple[str, ...]:

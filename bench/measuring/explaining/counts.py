@@ -134,7 +134,8 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
                 read += size
                 if tensor.is_floating_point() and name in (*ADDS, *PLACES):
                     read, written = read + size * bool(adds), written + size
-    return Bytes(read, written + sum(touched(o) for o in outputs if _is_new(o, old)))
+    new = (one for one in outputs if one.untyped_storage()._cdata not in old)
+    return Bytes(read, written + sum(map(touched, new)))
 
 
 def by_name(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +155,6 @@ def _groups(ends: Tensor | list[int] | None) -> tuple[int, int]:
         return 0, 0
     at = list(map(int, ends))
     return len(at), sum(end > begin for begin, end in zip([0, *at], at, strict=False))
-
-
-def _is_new(output: Tensor, old: set[int]) -> bool:
-    return output.untyped_storage()._cdata not in old
 
 
 def least_flop(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> int:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import in_order
 from bench.measuring.explaining.calls import Call, Ref
 from bench.measuring.explaining.ceilings import Meter
-from bench.measuring.explaining.in_order import Watcher, collected, products
+from bench.measuring.explaining.in_order import Disturbed, products
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import operands
 from bench.measuring.explaining.rows import Rows
@@ -64,11 +65,10 @@ def explained(
     job: Job,
     device: Device,
     clock: Callable[[], int] = time.perf_counter_ns,
-    watcher: Watcher | None = None,
+    disturbed: Disturbed = dict,
     batch: int | None = None,
 ) -> Explained | Unexplained:
     """The account of a job's step on an asynchronous device; see `in_order.explained`."""
-    watcher = watcher or Watcher()
     profiler = Profiler(job, device)
     tape = in_order.taped(job, device, profiler)
     device.release_memory()  # what its allocator keeps for itself is there to be had
@@ -100,10 +100,9 @@ def explained(
             if place % 10 == 0:  # in turns: a device's clock drifts too
                 meter.look()
                 steps.append(_step_ns(job, stopwatch))
-            watcher.turn()
         meter.look()
         launch = launch_ns(stopwatch)
-        causes = watcher.causes()
+        causes = disturbed()
         for _ in range(PROFILED_STEPS - 1):
             profiler.look()
         profile, profiled = profiler.seen(tape)

@@ -26,7 +26,7 @@ def said(name: str, mode: str, late: Late, step_seconds: float = 1e-3, **how: An
     for number in (1, 2, 3):
         job.step()
         watch.after(number)
-    watch._thorough = True  # without its noise, which takes as long as all of this
+    watch.thorough = True  # without its noise, which takes as long as all of this
     late(job)
     watch.before(1, False)
     job.step()

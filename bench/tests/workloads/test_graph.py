@@ -14,7 +14,6 @@ from bench import catalogue
 from bench.backends import _graphs
 from bench.backends.cpu import CpuDevice
 from bench.measuring import messages, numerics
-from bench.measuring.in_place import turn
 from bench.measuring.launch import Launch
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Skipped
@@ -86,10 +85,10 @@ def test_a_replayed_answer_is_that_of_the_step(name: str, mode: str) -> None:
         seen.append(replayed.outputs()["output"][0].clone())
         torch.testing.assert_close(seen[-1], eager.outputs()["output"][0])
     assert not torch.equal(seen[1], seen[2]), "each input is another"
-    turn(replayed.inputs()[0])
+    catalogue.framework("torch").tensors.turn(replayed.inputs()[0])
     assert replayed.again()
     assert not torch.equal(replayed.outputs()["output"][0], seen[2])
-    turn(replayed.inputs()[0])
+    catalogue.framework("torch").tensors.turn(replayed.inputs()[0])
     replayed.again()
     torch.testing.assert_close(replayed.outputs()["output"][0], seen[2])
     assert (recorder.recordings, recorder.replays) == (1, 5)

@@ -311,8 +311,8 @@ def test_where_one_step_has_many_more_kernels_the_usual_one_lacks_them(
 
 
 def test_the_host_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*_: object, watcher: object, batch: int | None) -> Unexplained:
-        return Unexplained(reason=type(watcher).__name__)
+    def asked(*_: object, disturbed: Any, batch: int | None) -> Unexplained:
+        return Unexplained(reason=type(disturbed.__self__).__name__)
 
     monkeypatch.setattr(rotated, "explained", asked)
     found = launch.account(SmallJob(), Accelerator(), make_case(), 1)
