@@ -30,9 +30,10 @@ from bench.workload import (
 )
 from bench.workloads import _decoder, _looks, _model_spots
 from bench.workloads._executed import executed
-from bench.workloads._jobs import BATCHES, Rotation, model_facts
+from bench.workloads._jobs import BATCHES, model_facts
 from bench.workloads._modes import COPIES
 from bench.workloads._recorded import replayed, replayed_facts
+from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._sharded import rows
 from bench.workloads._transformers import with_cache
@@ -194,7 +195,7 @@ def _construct(size: Size) -> nn.Module:
     return model
 
 
-class TranscriptionJob(Job):
+class TranscriptionJob(RotatingJob):
     """One window for each of the batch: encode, then one token after the other, greedy.
 
     Caches are static. The decoder's own starts empty in each step; cross-attention's keys and
@@ -210,7 +211,7 @@ class TranscriptionJob(Job):
         self._model: Any = model.eval()
         for part in ("model.encoder", "model.decoder", "proj_out"):
             executed(model.get_submodule(part), site)
-        self._windows = Rotation(windows)
+        self._inputs = Rotation(windows)
         self._forced = forced
         batch, self._new_tokens = forced.shape
         config: Any = model.config
@@ -246,7 +247,7 @@ class TranscriptionJob(Job):
 
     def step(self) -> None:
         """Queues one batch of windows, or its replay."""
-        self._logits = self._run(next(self._windows))
+        self._output = self._run(next(self._inputs))
 
     def _last_chosen(self, windows: Tensor) -> Tensor:
         """Logits [B, 1, V] after the last token, each its own choice."""
@@ -284,21 +285,13 @@ class TranscriptionJob(Job):
         """[B, 1], laid out as what a step chooses."""
         return self._forced[:, index : index + 1].contiguous()
 
-    def witness(self) -> float:
-        """Mean of the last logits."""
-        return float(self._logits.float().mean())
-
     def probe(self) -> dict[str, Tensor]:
         """Logits after each forced token: [B, N, V].
 
         Forced, because one device's choice between two near-equal logits is no error, but all that
         follows from it would differ.
         """
-        return {"logits": replayed(self._every, self._site)(next(self._windows))}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last logits."""
-        return {OUTPUT: [self._logits]}
+        return {"logits": replayed(self._every, self._site)(next(self._inputs))}
 
     def force(self, on: bool) -> bool:
         """Feeds the given tokens in place of its own: the host's choice, so another recording."""
@@ -310,23 +303,13 @@ class TranscriptionJob(Job):
         """Its parameters."""
         return [*self._model.parameters()]
 
-    def inputs(self) -> Sequence[Tensor]:
-        """The last window."""
-        return [self._windows.last]
-
-    def again(self) -> bool:
-        """A step on the last window."""
-        self._windows.back()
-        self.step()
-        return True
-
     def as_written(self) -> Mapping[str, Sequence[Tensor]]:
         """Of the last window, if after given tokens: a choice of its own might be another."""
-        return {OUTPUT: [self._last_given(self._windows.last)]} if self._forcing else {}
+        return {OUTPUT: [self._last_given(self._inputs.last)]} if self._forcing else {}
 
     def looks(self) -> Iterator[Look]:
         """At the model, its windows, its cache, its attention and what a step computes."""
-        caches, windows = [(x.keys, x.values) for x in self._layers], next(self._windows)
+        caches, windows = [(x.keys, x.values) for x in self._layers], next(self._inputs)
         yield from _looks.placed(self._model, windows, self._site)
         yield from _looks.cached(caches, self._site)
         yield _looks.mode(self._model, training=False)
