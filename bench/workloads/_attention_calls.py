@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from bench.workload import Look, Site
 from bench.workloads._attention_spots import WHOLE_HEAD, Head, places
-from bench.workloads._calls import Call, Given, floored, host, most_of, plain, rows_of
-from bench.workloads._spots import Spot, look
+from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._spots import Spot, host, look, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor

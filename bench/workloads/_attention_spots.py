@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.workloads._spots import Spot, rows_of
+from bench.workloads._spots import Spot, host, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,7 @@ class Head(NamedTuple):
 
 def piece(x: Tensor, by: float = 1.0) -> Piece:
     """Of [T, C], times a scale."""
-    return lambda start, stop: x[start:stop].detach().cpu().double() * by
+    return lambda start, stop: host(x[start:stop]) * by
 
 
 def spots(found: Sequence[Tensor], where: Places, heads: Sequence[Head]) -> list[Spot]:
