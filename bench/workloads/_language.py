@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.execution import is_recorded
 from bench.records.outcome import Work
@@ -22,12 +20,12 @@ from bench.workload import (
     Site,
     require_one_of,
     require_within,
-    twin_name,
 )
 from bench.workloads._executed import executed
 from bench.workloads._generation import DecodeJob, Generator, PrefillJob
 from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate
 from bench.workloads._looks import AGAIN
+from bench.workloads._modes import at_most
 from bench.workloads._replayed_decode import ReplayedDecodeJob
 from bench.workloads._seeded import SeededData
 from bench.workloads._sharded import rows
@@ -134,14 +132,7 @@ class DecodeParameters(LanguageParameters, frozen=True, kw_only=True):
 
 def twin_of(parameters: Any) -> Any:
     """The same mode of the model's twin: at most two short sequences."""
-    cut: dict[str, Any] = {
-        "model": twin_name(parameters.model),
-        "batch_size": min(parameters.batch_size, 2),
-    }
-    for name, most in {**LENGTHS, "accumulation_steps": 2}.items():
-        if hasattr(parameters, name):
-            cut[name] = min(getattr(parameters, name), most)
-    return msgspec.structs.replace(parameters, **cut)
+    return at_most(parameters, batch_size=2, accumulation_steps=2, **LENGTHS)
 
 
 def language_work(size: Any, parameters: Any, precision: Precision) -> Work:

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.execution import EAGER, EXECUTIONS
 from bench.records.outcome import Work
@@ -21,6 +19,7 @@ from bench.workloads import _attention_spots, _contexts
 from bench.workloads._attention_spots import places
 from bench.workloads._executed import executed_function
 from bench.workloads._jobs import BATCHES
+from bench.workloads._modes import at_most
 from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData
 from bench.workloads._spots import allowed, look
@@ -102,12 +101,7 @@ class Attention(Workload):
         """Two heads of one sequence of 128 at most; of a long context `_contexts.twin`."""
         if mode in _contexts.MODES:
             return _contexts.twin(parameters)
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=1,
-            heads=min(parameters.heads, TWIN_HEADS),
-            sequence_length=min(parameters.sequence_length, TWIN_SEQUENCE),
-        )
+        return at_most(parameters, batch_size=1, heads=TWIN_HEADS, sequence_length=TWIN_SEQUENCE)
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """Normals, as a layer norm leaves them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -22,13 +22,12 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    twin_name,
     with_twins,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
 from bench.workloads._language import BEFORE_CHECKPOINTING
 from bench.workloads._looks import AGAIN
-from bench.workloads._modes import COPIES, SHARDED, train_and_infer
+from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
 from bench.workloads._transformers import checkpoint_layers
@@ -122,14 +121,8 @@ class Bert(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, two sequences of 32 tokens."""
-        cut: dict[str, Any] = {
-            "model": twin_name(parameters.model),
-            "batch_size": 2,
-            "sequence_length": min(parameters.sequence_length, 32),
-        }
-        if isinstance(parameters, TrainParameters):
-            cut["accumulation_steps"] = min(parameters.accumulation_steps, 2)
-        return msgspec.structs.replace(parameters, **cut)
+        small = at_most(parameters, sequence_length=32, accumulation_steps=2)
+        return msgspec.structs.replace(small, batch_size=2)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Random tokens (never 0, which is padding), random answers."""

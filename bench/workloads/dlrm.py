@@ -31,7 +31,7 @@ from bench.workloads._clicks import (
     table_of,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob
-from bench.workloads._modes import COPIES, train_and_infer
+from bench.workloads._modes import COPIES, at_most, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, place
 from bench.workloads._sharded import rows as rows_of
 
@@ -151,11 +151,7 @@ class Dlrm(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """The same widths, 64 samples, tables of 64 rows."""
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=min(parameters.batch_size, TWIN_BATCH),
-            rows=min(parameters.rows, TWIN_ROWS),
-        )
+        return at_most(parameters, batch_size=TWIN_BATCH, rows=TWIN_ROWS)
 
     def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
         """Of several devices that share the tables, of the one with the most, whose rehearsal

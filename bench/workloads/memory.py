@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.execution import EXECUTIONS
 from bench.records.outcome import Work
 from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
 from bench.workloads import _spots
 from bench.workloads._executed import executed_function
+from bench.workloads._modes import at_most
 from bench.workloads._rotation import OneOutput
 from bench.workloads._seeded import SeededData
 
@@ -74,9 +73,7 @@ class Memory(Workload):
 
     def twin(self, mode: str, parameters: MemoryParameters) -> MemoryParameters:
         """Arrays of 1 MiB at most."""
-        return msgspec.structs.replace(
-            parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
-        )
+        return at_most(parameters, size_bytes=TWIN_BYTES)
 
     def peak_bytes(self, mode: str, parameters: MemoryParameters, site: Site) -> int:
         """The arrays."""

@@ -27,7 +27,7 @@ from bench.workload import (
 )
 from bench.workloads._batch_statistics import OWN, STATISTICS, SYNCHRONIZED, synchronize
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
-from bench.workloads._modes import COPIES, REPLICATED, train_and_infer
+from bench.workloads._modes import COPIES, REPLICATED, at_most, train_and_infer
 from bench.workloads._pipeline import (
     Feed,
     GeneratedImages,
@@ -36,7 +36,6 @@ from bench.workloads._pipeline import (
     PrefetchFactor,
     data_loader,
     transferred_bytes,
-    without_processes,
 )
 from bench.workloads._seeded import SeededData, build_model, place
 from bench.workloads._sharded import rows
@@ -154,18 +153,16 @@ class ResNet50(Workload):
         return Work(items=batch, unit="image", flop=batch * flop, transferred_bytes=crossing)
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
-        """Small images; enough of them that the batch statistics of the last stage mean something.
+        """Small images, made in the process itself; enough of them that the batch statistics of the
+        last stage mean something.
 
         At 48x48 the last stage is 2x2: with 4 images, 16 values a channel. Smaller images than that
         are trained, but not judged by: at 32x32 it is 1x1, and 4 values a channel are all noise.
         """
-        if isinstance(parameters, PipelineParameters):
-            parameters = without_processes(parameters)
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=2 if mode == "infer" else 4,
-            image_size=min(parameters.image_size, 48) if mode == "infer" else 48,
-        )
+        small = at_most(parameters, image_size=48, num_workers=0)
+        if mode == "infer":
+            return msgspec.structs.replace(small, batch_size=2)
+        return msgspec.structs.replace(small, batch_size=4, image_size=48)
 
     def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
         """Of a pipeline, as of training alone: a rehearsal has no images that a process could make.

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Look, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads import _spots
+from bench.workloads._modes import at_most
 from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData
 
@@ -50,9 +49,7 @@ class Transfer(Workload):
 
     def twin(self, mode: str, parameters: TransferParameters) -> TransferParameters:
         """1 MiB at most."""
-        return msgspec.structs.replace(
-            parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
-        )
+        return at_most(parameters, size_bytes=TWIN_BYTES)
 
     def peak_bytes(self, mode: str, parameters: TransferParameters, site: Site) -> int:
         """The device's side of the pairs; on a CPU both sides are its memory."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
@@ -19,7 +17,7 @@ from bench.workload import (
     Workload,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
-from bench.workloads._modes import COPIES, SHARDED, train_and_infer
+from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._sharded import rows
 
@@ -92,12 +90,7 @@ class ViTB16(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, six images of nine patches."""
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=min(parameters.batch_size, 6),
-            image_size=min(parameters.image_size, 3 * PATCH),
-            layers=min(parameters.layers, 2),
-        )
+        return at_most(parameters, batch_size=6, image_size=3 * PATCH, layers=2)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Images of normals (as normalized images are), random classes."""

@@ -25,13 +25,12 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    twin_name,
     with_twins,
 )
 from bench.workloads import _decoder, _looks, _model_spots
 from bench.workloads._executed import executed
 from bench.workloads._jobs import BATCHES, model_facts
-from bench.workloads._modes import COPIES
+from bench.workloads._modes import COPIES, at_most
 from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
@@ -146,12 +145,7 @@ class Whisper(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, a vocabulary of 4,096, one window of 2 s, 4 tokens."""
-        return msgspec.structs.replace(
-            parameters,
-            model=twin_name(parameters.model),
-            batch_size=1,
-            new_tokens=min(parameters.new_tokens, 4),
-        )
+        return at_most(parameters, batch_size=1, new_tokens=4)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Spectrograms of normals (as normalized ones are near), a random first token."""
