@@ -13,6 +13,7 @@ import msgspec
 
 from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads._grouped import GroupedQuery
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,15 +38,10 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
 
     def construct(self, attention: str = "eager", experts: str = "") -> nn.Module:
         """The library's model."""
-        from transformers.models.llama.configuration_llama import LlamaConfig
-        from transformers.models.llama.modeling_llama import LlamaForCausalLM
-
         options = self.options(attention)
         if self.rope_factor is not None:
             options["rope_parameters"] |= {**SCALED, "factor": self.rope_factor}
-        config = LlamaConfig(rms_norm_eps=1e-5, **options)
-        model: nn.Module = LlamaForCausalLM(config)
-        return model
+        return library_model("llama", "LlamaForCausalLM", rms_norm_eps=1e-5, **options)
 
 
 def _third(

@@ -30,7 +30,7 @@ from bench.workloads._looks import AGAIN
 from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
-from bench.workloads._transformers import checkpoint_layers
+from bench.workloads._transformers import checkpoint_layers, library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,10 +165,9 @@ def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _construct(size: Size) -> nn.Module:
-    from transformers.models.bert.configuration_bert import BertConfig
-    from transformers.models.bert.modeling_bert import BertForQuestionAnswering
-
-    config = BertConfig(
+    return library_model(
+        "bert",
+        "BertForQuestionAnswering",
         initializer_range=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
@@ -181,8 +180,6 @@ def _construct(size: Size) -> nn.Module:
         attention_probs_dropout_prob=0.0,
         attn_implementation="sdpa",
     )
-    model: nn.Module = BertForQuestionAnswering(config)
-    return model
 
 
 WORKLOAD = Bert()

@@ -39,6 +39,7 @@ from bench.workloads._pipeline import (
 )
 from bench.workloads._seeded import SeededData, build_model, place
 from bench.workloads._sharded import rows
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -222,10 +223,10 @@ def _in_parts(count: int, model: nn.Module, images: Tensor) -> Tensor:
 
 def _construct() -> nn.Module:
     from torch.nn import init
-    from transformers.models.resnet.configuration_resnet import ResNetConfig
-    from transformers.models.resnet.modeling_resnet import ResNetForImageClassification
 
-    config = ResNetConfig(
+    model = library_model(
+        "resnet",
+        "ResNetForImageClassification",
         num_labels=CLASSES,
         embedding_size=STEM_WIDTH,
         hidden_sizes=list(WIDTHS),
@@ -233,7 +234,6 @@ def _construct() -> nn.Module:
         layer_type="bottleneck",
         downsample_in_bottleneck=False,
     )
-    model: nn.Module = ResNetForImageClassification(config)
     for name, module in model.named_modules():
         if name.endswith("layer.2.normalization"):
             init.constant_(module.weight, BRANCH_SCALE)

@@ -20,6 +20,7 @@ from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_lear
 from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._sharded import rows
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -136,10 +137,9 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _construct(layers: int, image_size: int) -> nn.Module:
-    from transformers.models.vit.configuration_vit import ViTConfig
-    from transformers.models.vit.modeling_vit import ViTForImageClassification
-
-    config = ViTConfig(
+    return library_model(
+        "vit",
+        "ViTForImageClassification",
         initializer_range=initial_std(HIDDEN),
         num_labels=CLASSES,
         image_size=image_size,
@@ -153,8 +153,6 @@ def _construct(layers: int, image_size: int) -> nn.Module:
         attention_probs_dropout_prob=0.0,
         attn_implementation="sdpa",
     )
-    model: nn.Module = ViTForImageClassification(config)
-    return model
 
 
 WORKLOAD = ViTB16()

@@ -35,7 +35,7 @@ from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData, build_model, initial_std, place
 from bench.workloads._sharded import rows
-from bench.workloads._transformers import with_cache
+from bench.workloads._transformers import library_model, with_cache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -162,10 +162,9 @@ class Whisper(Workload):
 
 
 def _construct(size: Size) -> nn.Module:
-    from transformers.models.whisper.configuration_whisper import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperForConditionalGeneration
-
-    config = WhisperConfig(
+    return library_model(
+        "whisper",
+        "WhisperForConditionalGeneration",
         init_std=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         num_mel_bins=size.mels,
@@ -185,8 +184,6 @@ def _construct(size: Size) -> nn.Module:
         decoder_start_token_id=0,
         attn_implementation="sdpa",
     )
-    model: nn.Module = WhisperForConditionalGeneration(config)
-    return model
 
 
 class TranscriptionJob(RotatingJob):
