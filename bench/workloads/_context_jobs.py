@@ -78,9 +78,7 @@ def job(p: Any, sets: Iterable[Drawn], exact: bool, site: Site) -> Job:
     facts = {}
     if isinstance(p, LatentParameters):
         facts["latent"] = "absorbed" if p.absorbed else "expanded in the step"
-        prepare: Callable[..., Prepared] = (
-            _context_steps.absorbed if p.absorbed else _context_steps.expanded
-        )
+        prepare: Callable[..., Prepared] = _context_steps.latents
     else:
         prepare = _context_steps.plain
         if p.window and isinstance(p, PrefillParameters):
