@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from bench.quantized_product import name_of
 from bench.ranks import Ranks
 from bench.records.execution import is_compiled
 from bench.rehearsal import Held, has_no_values
@@ -309,4 +310,4 @@ def _count(tensors: Sequence[Tensor]) -> str:
 
 
 def _dtypes(tensors: Iterable[Tensor]) -> str:
-    return ", ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors))
+    return ", ".join(dict.fromkeys(name_of(t.dtype) for t in tensors))
