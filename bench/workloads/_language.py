@@ -229,7 +229,7 @@ def generating_job(
 
 def drawn(size: Any, shape: tuple[int, int], data: SeededData, site: Site) -> Tensor:
     """Random texts [B, T], of which this rank has its rows."""
-    return rows(data.integers(0, size.vocabulary, shape), site).to(site.device)
+    return rows(data.integers(0, size.vocabulary, shape), site)
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from bench.records.execution import is_compiled
 from bench.rehearsal import Held, has_no_values
 from bench.workload import Look, Site, Training
 from bench.workloads._looks import AGAIN, checkpointing
+from bench.workloads._seeded import place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -262,10 +263,11 @@ def gathered_bytes(model: nn.Module) -> int:
 
 
 def rows(value: Tensor, site: Site) -> Tensor:
-    """What of a global batch [B, ...] is this rank's; all of it where there is one process."""
-    if site.ranks is None:
-        return value
-    return value[site.ranks.part(len(value))].clone()  # what is not its own need not be kept
+    """What of a global batch [B, ...] is this rank's, placed at the site; all of it where there is
+    one process."""
+    if site.ranks is not None:  # what is not its own need not be kept
+        value = value[site.ranks.part(len(value))].clone()
+    return place(value, site)
 
 
 def _is_sharded(site: Site) -> bool:

@@ -133,13 +133,12 @@ class Bert(Workload):
         shape = (parameters.batch_size, parameters.sequence_length)
         steps = parameters.accumulation_steps if isinstance(parameters, TrainParameters) else 1
         count = BATCHES * steps
-        drawn = [data.integers(1, size.vocabulary, shape) for _ in range(count)]
-        tokens = [rows(one, site).to(site.device) for one in drawn]
+        tokens = [rows(data.integers(1, size.vocabulary, shape), site) for _ in range(count)]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, tokens, site, facts)
-        drawn = [data.integers(0, shape[1], (shape[0], 2)) for _ in range(count)]
-        answers = [rows(one, site).to(site.device) for one in drawn]
+        spans = (shape[0], 2)
+        answers = [rows(data.integers(0, shape[1], spans), site) for _ in range(count)]
         if parameters.gradient_checkpointing:
             checkpoint_layers(model)
         facts[AGAIN] = "on" if parameters.gradient_checkpointing else "off"

@@ -32,7 +32,7 @@ from bench.workloads._denoisers import (
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
 from bench.workloads._modes import COPIES, REPLICATED, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._sharded import rows
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def _batch(
         pixels = 8 * size.latents
         sizes = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]])
         inputs.append(sizes.expand(batch, -1).contiguous())
-    mine = tuple(place(rows(value, site), site) for value in inputs)
-    return mine, place(rows(noise, site), site)
+    mine = tuple(rows(value, site) for value in inputs)
+    return mine, rows(noise, site)
 
 
 WORKLOAD = Diffusion()

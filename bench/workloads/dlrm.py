@@ -32,7 +32,7 @@ from bench.workloads._clicks import (
 )
 from bench.workloads._jobs import BATCHES, InferenceJob
 from bench.workloads._modes import COPIES, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._sharded import rows as rows_of
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Dlrm(Workload):
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, inputs, site, {})
         batches = [
-            (features, rows_of(data.integers(0, 2, (parameters.batch_size,)), site).to(site.device))
+            (features, rows_of(data.integers(0, 2, (parameters.batch_size,)), site))
             for features in inputs
         ]
         if tables.count > 1:
@@ -219,10 +219,10 @@ def _features(parameters: InferParameters, data: SeededData, site: Site) -> Feat
     indices += torch.arange(TABLES)[:, None] * parameters.rows
     tables = _tables_here(site)
     if tables.count == 1:
-        return place(rows_of(dense, site), site), rows_of(indices, site).to(site.device)
+        return rows_of(dense, site), rows_of(indices, site)
     here = tables.rows(TABLES)
     mine = indices[:, here] - here.start * parameters.rows
-    return place(rows_of(dense, site), site), mine.to(site.device)
+    return rows_of(dense, site), mine.to(site.device)
 
 
 def _tables_here(site: Site) -> Part:

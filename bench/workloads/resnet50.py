@@ -37,7 +37,7 @@ from bench.workloads._pipeline import (
     data_loader,
     transferred_bytes,
 )
-from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._sharded import rows
 from bench.workloads._transformers import library_model
 
@@ -184,14 +184,10 @@ class ResNet50(Workload):
         if isinstance(parameters, PipelineParameters):
             return _pipeline_job(model, parameters, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
-        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
-        images = [place(rows(one, site), site) for one in drawn]
+        images = [rows(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, images, site, {})
-        batches = [
-            (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
-            for image in images
-        ]
+        batches = [(image, rows(data.integers(0, CLASSES, shape[:1]), site)) for image in images]
         facts = {} if site.ranks is None else {STATISTICS: "of each device's own images"}
         forward = _logits if site.as_ranks == 1 else functools.partial(_in_parts, site.as_ranks)
         if parameters.batch_statistics == SYNCHRONIZED:

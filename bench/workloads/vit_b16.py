@@ -18,7 +18,7 @@ from bench.workload import (
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
 from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
 from bench.workloads._transformers import library_model
 
@@ -99,15 +99,11 @@ class ViTB16(Workload):
         construct = functools.partial(_construct, parameters.layers, parameters.image_size)
         model = build_model(construct, _parameters(parameters), data, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
-        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
-        images = [place(rows(one, site), site) for one in drawn]
+        images = [rows(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, images, site, facts)
-        batches = [
-            (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
-            for image in images
-        ]
+        batches = [(image, rows(data.integers(0, CLASSES, shape[:1]), site)) for image in images]
         return TrainingJob(
             model,
             _logits,

@@ -33,7 +33,7 @@ from bench.workloads._jobs import BATCHES, model_facts
 from bench.workloads._modes import COPIES, at_most
 from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._rotation import RotatingJob, Rotation
-from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
 from bench.workloads._transformers import library_model, with_cache
 
@@ -154,10 +154,9 @@ class Whisper(Workload):
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
         shape = (parameters.batch_size, size.mels, size.frames)
-        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
-        windows = [place(rows(one, site), site) for one in drawn]
+        windows = [rows(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         given = (parameters.batch_size, parameters.new_tokens)
-        forced = rows(data.integers(0, size.vocabulary, given), site).to(site.device)
+        forced = rows(data.integers(0, size.vocabulary, given), site)
         return TranscriptionJob(model, windows, forced, site)
 
 
