@@ -278,11 +278,11 @@ SIZES = {
 """Dimensions as in the published configurations of DeepSeek-V2-Lite and DeepSeek-V3. `-8l` and
 `-3+1l` (3 dense layers and 1 with experts) are cut in depth only, `v2-lite-cut` also in width and
 vocabulary; `tiny` and `tiny-v3` are for tests."""
-SIZES = with_twins(
-    SIZES,
-    layers=2,
-    dense_layers=1,
-    vocabulary=TWIN_VOCABULARY,
-    experts=TWIN_EXPERTS,
-    active=TWIN_EXPERTS,
-)
+CUT = {
+    "layers": 2,
+    "dense_layers": 1,
+    "vocabulary": TWIN_VOCABULARY,
+    "experts": TWIN_EXPERTS,
+    "active": TWIN_EXPERTS,
+}
+SIZES = with_twins(SIZES, **CUT)

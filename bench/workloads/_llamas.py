@@ -86,7 +86,8 @@ PUBLISHED = {
     "llama-3.1-70b": _third(8192, 80, 64, 28_672, 70_553_706_496, tied=False),
 }
 """Dimensions as in each model's published configuration; `tiny` is for tests."""
-SIZES = with_twins(PUBLISHED, layers=2, vocabulary=TWIN_VOCABULARY)
+CUT = {"layers": 2, "vocabulary": TWIN_VOCABULARY}
+SIZES = with_twins(PUBLISHED, **CUT)
 """And of each, by a name in `-2l`, a cut for the numerics gate."""
 
 
@@ -102,9 +103,5 @@ def untied(name: str, size: Size) -> tuple[str, Size]:
     )
 
 
-UNTIED = with_twins(
-    dict(untied(name, size) for name, size in PUBLISHED.items()),
-    layers=2,
-    vocabulary=TWIN_VOCABULARY,
-)
+UNTIED = with_twins(dict(untied(name, size) for name, size in PUBLISHED.items()), **CUT)
 """Models that serve, likewise."""

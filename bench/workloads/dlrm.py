@@ -130,16 +130,14 @@ class Dlrm(Workload):
         Source: Naumov et al., arXiv 1906.00091, sections 2 and 3 (shapes); the mean number of
         distinct draws is that of the coupon collector.
         """
-        layers = [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
-        weights = sum(inputs * outputs for inputs, outputs in layers)
-        biases = sum(outputs for _, outputs in layers)
+        weights = sum(inputs * outputs for inputs, outputs in _layers(parameters))
         flop = 2 * weights + 2 * VECTORS**2 * parameters.embedding_dim
         if mode == "train":
             flop = 3 * flop - 2 * BOTTOM[0] * BOTTOM[1]
         batch = parameters.batch_size
         lookups = batch * parameters.lookups
         distinct = parameters.rows * (1 - (1 - 1 / parameters.rows) ** lookups)
-        stored = TABLES * distinct * parameters.embedding_dim + weights + biases
+        stored = TABLES * distinct * parameters.embedding_dim + _mlp_parameters(parameters)
         passes = 2 if mode == "train" else 1
         moved = (passes * stored + batch * DENSE_FEATURES) * precision.element_bytes
         return Work(
@@ -205,8 +203,12 @@ def _parameters(parameters: InferParameters) -> int:
 
 
 def _mlp_parameters(parameters: InferParameters) -> int:
-    layers = [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
-    return sum((inputs + 1) * outputs for inputs, outputs in layers)
+    return sum((inputs + 1) * outputs for inputs, outputs in _layers(parameters))
+
+
+def _layers(parameters: InferParameters) -> list[tuple[int, int]]:
+    """Widths of what goes into each layer of the MLPs, and of what comes out."""
+    return [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
 
 
 def _features(parameters: InferParameters, data: SeededData, site: Site) -> Features:
