@@ -184,7 +184,7 @@ class AttentionJob(RotatingJob):
         most = functools.partial(allowed, self._site.precision, length=tokens)
         twin = min(tokens, TWIN_SEQUENCE)
         heads = [
-            _attention_spots.plain(operands, batch, head, where.tokens)
+            _attention_spots.head_of(operands, batch, head, where.tokens)
             for batch, head in where.heads
         ]
         seen = _attention_spots.spots(found, where, heads)
