@@ -148,11 +148,6 @@ class Generator:
             tuple(table[place : place + 1] for table in self._slots),
         )
 
-    @property
-    def kept(self) -> list[_decoder.Held]:
-        """Keys and values of each layer."""
-        return self._cache.layers
-
     def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
         """As `decode`, but the index [1] is on the device; to be called in inference mode."""
         place = index + self._prompt_length

@@ -67,7 +67,7 @@ def decode(precision: str = "fp32", **given: Any) -> Any:
 def test_decode_keeps_a_window_and_gives_what_the_full_forward_gives(prompt: int) -> None:
     """From within the first window, and from beyond the second; and once more, from the prompt."""
     job = decode(prompt_length=prompt)
-    kept = [tuple(held.keys.shape) for held in job.generator.kept]
+    kept = [tuple(held.keys.shape) for held in job.generator._cache.layers]
     assert kept == [(2, 2, 8 + 8, 16), (2, 2, prompt + 20 + 8, 16)]
     for _ in range(2):
         text = torch.cat((job.prompt, job.first_token), dim=1)
