@@ -51,11 +51,6 @@ FORMATS = {
 """By torch's name; `growth` of integers is 0: their sums would wrap around."""
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """`float32` of `torch.float32`."""
-    return str(dtype).removeprefix("torch.")
-
-
 def holders(index: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     """p and q of each position: all ordered pairs in turn, every rank within the first `ranks`."""
     p = index % ranks

@@ -128,7 +128,7 @@ def test_long_steps_are_few(seconds: float) -> None:
 
 def rolled(job: Any) -> None:
     """No model: each token's logits are those before, a place on."""
-    job.generator.decode = lambda token, index: job._logits.roll(1, -1)
+    job.generator.decode = lambda token, index: job._output.roll(1, -1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
