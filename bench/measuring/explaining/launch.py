@@ -14,7 +14,7 @@ from bench.backend import is_out_of_memory
 from bench.measuring.explaining import in_order, kernels, profiled, remedies, rotated
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
-from bench.records.explained import Account, Explained, Seen, Unexplained
+from bench.records.explained import Account, Explained, Seen, Tried, Unexplained
 from bench.records.outcome import Block
 from bench.records.reason import of_error, reason
 from bench.telemetry import contention

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.backend import Queued, Recorder
-from bench.measuring.explaining import ceilings, kernels, launch, profiled, rotated, timing
+from bench.measuring.explaining import ceilings, kernels, launch, profiled, remedies, rotated, timing
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
@@ -328,7 +328,9 @@ def test_remedies_that_were_measured_are_kept_where_the_step_is_not_explained(
             raise RuntimeError("boom")
         return Unexplained(reason="too large")
 
-    monkeypatch.setattr(rotated, "explained", refused)
     tried = Tried(remedy="x", before_ns=(2,), after_ns=(1,))
-    found = launch.account(SmallJob(), Accelerator(), make_case(), 1, lambda _: (tried,))
+    monkeypatch.setattr(rotated, "explained", refused)
+    monkeypatch.setattr(remedies, "tried", lambda *_: (tried,))
+    bench: Any = object()
+    found = launch.account(SmallJob(), Accelerator(), make_case(), 1, bench)
     assert isinstance(found, Unexplained) and found.tried == (tried,)
