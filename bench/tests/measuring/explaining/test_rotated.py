@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from bench.backend import Queued, Recorder
-from bench.measuring.explaining import ceilings, kernels, launch, profiled, remedies, rotated, timing
+from bench.measuring.explaining import (
+    ceilings,
+    kernels,
+    launch,
+    profiled,
+    remedies,
+    rotated,
+    timing,
+)
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
