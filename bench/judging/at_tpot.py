@@ -23,6 +23,7 @@ from bench.judging.served import (
     ServingCurve,
     best_within,
     density,
+    in_doubt,
     keeps,
     serving_curves,
     unsteady,
@@ -94,6 +95,7 @@ def _judged(
         return msgspec.structs.replace(found, because=tuple(lacking))
     because = (
         *_untried(curves, (base, other), tpot_seconds),
+        *_by_luck(curves, (base, other), tpot_seconds),
         *dict.fromkeys(_drawn_otherwise(*curves)),
         *timed_otherwise(sides, base, other),
         *unfit(sides, base, other),
@@ -152,6 +154,23 @@ def _untried(
                 f"the {who} {_was(own[min(own)]) if own else most} and was not measured "
                 f"at {_load(there[min(there)])}, as the other side was: measure both at both",
             )
+
+
+def _by_luck(
+    curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row], tpot_seconds: float
+) -> Iterator[Reason]:
+    """Why two unlike loads may be the choice of luck: the launches leave open whether a side's, or
+    one that gives more, keeps the limit. Equal engines then choose otherwise."""
+    for (who, _), curve, mine in zip(SIDES, curves, best, strict=True):
+        for row in curve.points if density(best[0]) != density(best[1]) else ():
+            tpot = "" if unsteady(row) else in_doubt(row, tpot_seconds)
+            if tpot and (row.throughput or 0) >= (mine.throughput or 0):
+                yield Reason(
+                    Code.LIMIT_IN_DOUBT,
+                    f"the {who} has a median TPOT of {tpot} at {_load(row)}: whether it keeps "
+                    f"{tpot_seconds * 1e3:g} ms is not known; measure more launches, or ask "
+                    "another limit",
+                )
 
 
 def _disturbed(row: Row) -> bool:

@@ -231,7 +231,8 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return f"Next: as whole systems, at equal global batch: accelmark compare {paths} --systems"
     if comparison.command_for_the_base and verdicts & {"INCOMPARABLE", "NO_INTERVAL"}:
         return "Next: for verdicts, the command above on both machines, with --launches 10"
-    if verdicts == {"INCOMPARABLE"}:
+    in_doubt = any(Code.LIMIT_IN_DOUBT in case.codes for case in comparison.cases)
+    if verdicts == {"INCOMPARABLE"} and not in_doubt:
         return f"Next: run the same suite on both: {measuring} --launches 10"
     if hampered := list(filter(_left_too_few, _disturbed(comparison, "NO_INTERVAL"))):
         return f"Next: {_undisturbed(hampered)}"
@@ -242,7 +243,7 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
     if disturbed := _disturbed(comparison, "UNRANKED"):
         return f"Next: {_undisturbed(disturbed)}"
-    if "UNDECIDED" in verdicts:
+    if in_doubt or "UNDECIDED" in verdicts:
         rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
         most = max(len(row.rates) for row in rows)
         more = min(max(20, 2 * most), 1000)
