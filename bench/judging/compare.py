@@ -35,6 +35,7 @@ from bench.judging.row import UNDISTURBED, Row
 from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
+from bench.judging.tracks import by_choice
 from bench.judging.verdicts import ITS_THROUGHPUT, enough, preliminary, with_verdicts
 from bench.planning.shapes import is_matmul_ceiling
 from bench.records.outcome import Measured
@@ -207,13 +208,14 @@ def with_ratio(
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, welch is not None, at_given_rate)
     ratio, count = other.throughput / base.throughput, other.case.devices / base.case.devices
+    chance = by_choice(*((base, other) if ratio > 1 else (other, base))) if welch else 0.0
     return msgspec.structs.replace(
         found,
         verdict=verdict,
         because=because,
         ratio=ratio,
         interval=welch.ratio if welch else None,
-        p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        p_value=max(welch.p_value, chance) if welch and verdict == "UNDECIDED" else None,
         per_cycle=per_cycle(sides, base, other, level) if welch else None,
         joule_ratio=_joule_ratio(base, other),
         joule_interval=_joule_interval(base, other, level),

@@ -6,15 +6,18 @@ of a device can be driven; a fixed one, what a given piece of work costs on it.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from bench import units
+from bench import stats, units
 from bench.judging.row import Row
 from bench.planning.sweep import BATCH
-from bench.planning.tuning import Trial, beside, in_words
+from bench.planning.tuning import Key, Trial, beside, in_words, key_of, searches
+from bench.records.case import COMPILER, PLAIN
 
 
 class Found(NamedTuple):
@@ -53,6 +56,40 @@ def settings(row: Row) -> str:
     lost = [f"{name} {_figure(groups[name][0])}" for name in ordered if not ran[name]]
     words = f"{'; '.join(rates)} {row.unit or 'items/s'}" if rates else ""
     return "; ".join((*([words] if words else []), *lost))
+
+
+def by_choice(slower: Row, faster: Row) -> float:
+    """p of what the slower side read at the other's choice, were it as fast there; 0 if it chose
+    the same, or cannot do that.
+
+    By single trials equal devices choose unlike, so two must differ where one has tried both. Twice
+    the p of t, as chance passed that reading over; two readings if it was tried but for the search.
+    """
+    if slower.choice is None or faster.choice is None or slower.choice == faster.choice:
+        return 0.0
+    tried = {key_of(trial.choice): trial for trial in slower.trials}
+    there, readings, gain = tried.get(key_of(faster.choice)), 1, 1.0
+    if there is None and searches(faster.choice):
+        there, readings = tried.get(_unsearched(faster)), 2
+        gain = max(map(_gain, (slower, faster)))
+    if there is None or not there.rate or not gain:
+        return 0.0
+    mine, theirs = ([math.log(rate) for rate in row.rates] for row in (slower, faster))
+    gap = statistics.fmean(theirs) - math.log(there.rate * gain)
+    if there.hindered or gap <= 0:
+        return 1.0
+    squared = stats.variance(theirs) / len(theirs) + stats.variance(mine) * readings
+    return min(1.0, 4 * stats.t_tail(gap / math.sqrt(max(squared, 1e-24)), len(mine) - 1))
+
+
+def _unsearched(row: Row) -> Key:
+    return key_of({**(row.choice or {}), COMPILER: PLAIN})
+
+
+def _gain(row: Row) -> float:
+    """Its figure over the trial of its choice without a search, which is a lucky one; 0 if none."""
+    rates = [x.rate for x in row.trials if x.rate and key_of(x.choice) == _unsearched(row)]
+    return (row.throughput or 0.0) / rates[0] if rates else 0.0
 
 
 def _by_settings(row: Row) -> dict[str, list[Trial]]:

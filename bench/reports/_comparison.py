@@ -28,6 +28,7 @@ from bench.reports._comparison_notes import (
     after,
     before,
     details,
+    excludes_one,
     legend,
     notes,
     parts,
@@ -178,13 +179,9 @@ def _word(case: CaseComparison, marked: bool) -> Text:
     word = CELLS[case.verdict]
     if case.verdict in ("FASTER", "SLOWER") and marked:
         word += "*"
-    elif case.verdict == "UNDECIDED" and _excludes_one(case):  # so why no verdict?
+    elif case.verdict == "UNDECIDED" and excludes_one(case):  # so why no verdict?
         word += f", p = {case.p_value:.2g}"
     return Text(word, STYLE.get(case.verdict, ""))
-
-
-def _excludes_one(case: CaseComparison) -> bool:
-    return case.interval is not None and not case.interval.low <= 1 <= case.interval.high
 
 
 def _disturbed(comparison: Comparison, verdict: CompareVerdict) -> list[Row]:
