@@ -11,7 +11,7 @@ from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.differences import ABSENT, Difference, states
 from bench.judging.reasons import Code
 from bench.judging.row import Row
-from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
+from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE, SIGNIFICANCE
 from bench.planning.tuning import in_words
 from bench.reports import _systems
 from bench.reports._card_notes import FLAGS
@@ -53,7 +53,7 @@ EXTRAS = ("diffusers", "peft")
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
-OUTPUTS = "outputs after the first step differ at equal seeds"
+OUTPUTS = "first loss or mean output differs at equal seeds"
 
 
 def explaining(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
@@ -199,7 +199,7 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
     if any(case.interval is not None for case in comparison.cases):
         sentences[0] += f", {comparison.level:.0%} Welch interval over launches"
         sentences.append(
-            f"FASTER, SLOWER: significant at {1 - comparison.level:.0%} over all cases together "
+            f"FASTER, SLOWER: significant at {SIGNIFICANCE:.0%} over all cases together "
             f"(Holm) and {LEAST_DIFFERENCE:.0%} or more"
         )
     if "EQUIVALENT" in shown:
