@@ -20,7 +20,7 @@ from bench.judging.whole import is_joint
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports import _serving
-from bench.reports._again import again_on_both
+from bench.reports._again import SAME_AB, again_on_both
 from bench.reports._comparison_notes import (
     CELLS,
     JUDGED,
@@ -218,6 +218,8 @@ def _undisturbed(rows: Sequence[Row]) -> str:
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     measuring = again_on_both(comparison.base.run, comparison.other.run, comparison.suite)
+    apart = measuring != SAME_AB
+    where = ", on both machines:" if apart else ":"
     paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
     spread_otherwise = any(
         Code.DEVICE_COUNT in case.codes
@@ -230,11 +232,12 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return "Next: for verdicts, the command above on both machines, with --launches 10"
     in_doubt = any(Code.LIMIT_IN_DOUBT in case.codes for case in comparison.cases)
     if verdicts == {"INCOMPARABLE"} and not in_doubt:
-        return f"Next: run the same suite on both: {measuring} --launches 10"
+        first = "run the same suite on both:" if apart else "see why above, then"
+        return f"Next: {first} {measuring} --launches 10"
     if hampered := list(filter(_left_too_few, _disturbed(comparison, "NO_INTERVAL"))):
         return f"Next: {_undisturbed(hampered)}"
     if "NO_INTERVAL" in verdicts:
-        return f"Next: for verdicts, on both machines: {measuring} --launches 10"
+        return f"Next: for verdicts{where} {measuring} --launches 10"
     if comparison.configured.unintended:
         names = ", ".join(d.name for d in comparison.configured.unintended)
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
@@ -244,7 +247,7 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
         most = max(len(row.rates) for row in rows)
         more = min(max(20, 2 * most), 1000)
-        return f"Next: narrower intervals, on both machines: {measuring} --launches {more}"
+        return f"Next: narrower intervals{where} {measuring} --launches {more}"
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
 
 
