@@ -256,13 +256,11 @@ def why_absent(outcomes: Sequence[Measured]) -> str:
 
 
 def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
-    """Over the steady blocks of all these launches; None where one has no energy."""
-    joules = _joules(outcomes)
-    if joules is None:
-        return None
-    found = sum(o.work.items * o.steady_steps for o in outcomes) / joules
+    """Geometric mean over launches, of which the interval is; None where one has no energy."""
+    each = of_launches(outcomes) if watts(outcomes) else ()
+    found = stats.geometric_mean(each) if each else 0.0
     # Its reciprocal is shown too; both are numbers, or neither is one.
-    return found if found and math.isfinite(found) and math.isfinite(1 / found) else None
+    return found if found and math.isfinite(1 / found) else None
 
 
 def watts(outcomes: Sequence[Measured]) -> float | None:
