@@ -16,7 +16,7 @@ import msgspec
 from bench import stats, units
 from bench.judging.row import Row
 from bench.planning.sweep import BATCH
-from bench.planning.tuning import Key, Trial, beside, in_words, key_of, searches
+from bench.planning.tuning import Trial, beside, in_words, searches
 from bench.records.case import COMPILER, PLAIN
 
 
@@ -62,34 +62,26 @@ def by_choice(slower: Row, faster: Row) -> float:
     """p of what the slower side read at the other's choice, were it as fast there; 0 if it chose
     the same, or cannot do that.
 
-    By single trials equal devices choose unlike, so two must differ where one has tried both. Twice
-    the p of t, as chance passed that reading over; two readings if it was tried but for the search.
+    By single trials equal devices choose unlike, so two must differ where one has tried both: by a
+    reading beside launches, or beside another where it searched no kernels there. Twice the p of t,
+    as chance passed that reading over.
     """
     if slower.choice is None or faster.choice is None or slower.choice == faster.choice:
         return 0.0
-    tried = {key_of(trial.choice): trial for trial in slower.trials}
-    there, readings, gain = tried.get(key_of(faster.choice)), 1, 1.0
-    if there is None and searches(faster.choice):
-        there, readings = tried.get(_unsearched(faster)), 2
-        gain = max(map(_gain, (slower, faster)))
-    if there is None or not there.rate or not gain:
-        return 0.0
     mine, theirs = ([math.log(rate) for rate in row.rates] for row in (slower, faster))
-    gap = statistics.fmean(theirs) - math.log(there.rate * gain)
-    if there.hindered or gap <= 0:
+    choice, spread, read = faster.choice, stats.variance(theirs), theirs
+    there = [trial for trial in slower.trials if trial.choice == choice]
+    if not there and searches(choice):
+        choice = {**choice, COMPILER: PLAIN}
+        there = [trial for trial in slower.trials if trial.choice == choice]
+        read = [math.log(x.rate) for x in faster.trials if x.choice == choice and x.rate]
+    if not there or not there[0].rate or not read:
+        return 0.0
+    gap = statistics.fmean(read) - math.log(there[0].rate)
+    if there[0].hindered or gap <= 0:
         return 1.0
-    squared = stats.variance(theirs) / len(theirs) + stats.variance(mine) * readings
-    return min(1.0, 4 * stats.t_tail(gap / math.sqrt(max(squared, 1e-24)), len(mine) - 1))
-
-
-def _unsearched(row: Row) -> Key:
-    return key_of({**(row.choice or {}), COMPILER: PLAIN})
-
-
-def _gain(row: Row) -> float:
-    """Its figure over the trial of its choice without a search, which is a lucky one; 0 if none."""
-    rates = [x.rate for x in row.trials if x.rate and key_of(x.choice) == _unsearched(row)]
-    return (row.throughput or 0.0) / rates[0] if rates else 0.0
+    error = math.sqrt(max(spread / len(read) + stats.variance(mine), 1e-24))
+    return min(1.0, 4 * stats.t_tail(gap / error, len(mine) - 1))
 
 
 def _by_settings(row: Row) -> dict[str, list[Trial]]:
