@@ -8,10 +8,10 @@ population variances are involved", Biometrika 34 (1947), on logarithms of launc
 
 Runs with `launches = "auto"` have intervals of 98 % instead of 95 %. They stop when their spread
 looks small, at 5, 10 or 20 launches, so that spread is too small on average, and the smaller a p,
-the more: it counts tenfold. At p < 0.02 instead of 0.005 two runs of equal speed were told apart in
-4 % of single cases, and in 8 % to 11 % of suites of 8 to 24 (simulated;
-`python -m bench.tests.scripts.truth`). Of two such runs that stopped at different numbers, a drift
-of the machines over the session counts as a difference; `accelmark ab` stops both sides together.
+the more: it counts tenfold. At p < 0.02 instead of 0.005 two equal runs were told apart in 4 % of
+single cases, and in 8 % of suites of eight (simulated; `python -m bench.tests.scripts.truth`). Of
+two such runs that stopped at different numbers, a drift of the machines over the session counts as
+a difference; `accelmark ab` stops both sides together.
 """
 
 from __future__ import annotations
@@ -214,6 +214,7 @@ def with_ratio(
     verdict, because = preliminary(base, other, welch is not None, at_given_rate)
     ratio, count = other.throughput / base.throughput, other.case.devices / base.case.devices
     chance = by_choice(*((base, other) if ratio > 1 else (other, base))) if welch else 0.0
+    joule_ratio, joule_interval = _per_joule(base, other, level)
     return msgspec.structs.replace(
         found,
         verdict=verdict,
@@ -222,8 +223,8 @@ def with_ratio(
         interval=welch.ratio if welch else None,
         p_value=max(welch.p_value, chance) if welch and verdict == "UNDECIDED" else None,
         per_cycle=per_cycle(sides, base, other, level) if welch else None,
-        joule_ratio=_joule_ratio(base, other),
-        joule_interval=_joule_interval(base, other, level),
+        joule_ratio=joule_ratio,
+        joule_interval=joule_interval,
         price_ratio=None if prices is None else ratio / count * prices.base / prices.other,
     )
 
@@ -235,31 +236,24 @@ def no_counterpart(in_other: bool) -> Reason:
     return Reason(Code.NOT_IN_BASE, "no such case in the base run")
 
 
-def _joule_ratio(base: Row, other: Row) -> float | None:
-    """Items per joule; None unless both are of a chip, or both of a board, and so on, and where
-    something disturbed a side."""
+def _per_joule(base: Row, other: Row, level: float) -> tuple[float | None, stats.Estimate | None]:
+    """The ratio of items per joule, with an interval where throughput has one; None unless both are
+    of a chip, or both of a board, and so on, and where something disturbed a side."""
     undisturbed = all(row.verdict in UNDISTURBED for row in (base, other))
-    if base.energy_scope != other.energy_scope or not undisturbed:
-        return None
     mine, theirs = base.items_per_joule, other.items_per_joule
-    return None if mine is None or theirs is None else theirs / mine
-
-
-def _joule_interval(base: Row, other: Row, level: float) -> stats.Estimate | None:
-    """Of that ratio; None where the launches are too few for one of the throughput."""
-    if _joule_ratio(base, other) is None or not enough(base, other):
-        return None
-    found = stats.welch(base.joule_rates, other.joule_rates, level)
-    return found.ratio if found else None
+    if base.energy_scope != other.energy_scope or not (undisturbed and mine and theirs):
+        return None, None
+    found = stats.welch(base.joule_rates, other.joule_rates, level) if enough(base, other) else None
+    return theirs / mine, found.ratio if found else None
 
 
 def witness_gap(
     case: Case, base: Sequence[tuple[int, Measured]], other: Sequence[tuple[int, Measured]]
 ) -> float | None:
-    """How far loss, or mean output, after the first step differ: of equal seeds, root mean squares.
+    """How far loss, or mean output, after the first step differ: root mean squares of equal seeds.
 
-    A mean output lies about zero, so one seed's is no scale. None of fewer than three, and of what
-    reads the tokens that it generates: a rounding turns one of them, and all that follow.
+    A mean output lies about zero: one seed's is no scale. None of fewer than three, and of what
+    reads the tokens that it generates: a rounding turns one, and all that follow.
     """
     theirs = {seed: outcome.witness[0] for seed, outcome in other}
     both = [(x.witness[0], theirs[seed]) for seed, x in base if seed in theirs]

@@ -63,9 +63,7 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     experts_remark: str = ""
     """How many tokens went to other experts; empty where none did, or nobody looked."""
     witness_gap: float | None = None
-    """Of records without a witness: how far loss, or mean output, after the first step differ, over
-    launches of equal seed (weights and inputs are then the same); None where too few are in both.
-    """
+    """Of records without a witness: how far first losses or mean outputs of equal seeds differ."""
 
     @property
     def label(self) -> str:

@@ -59,12 +59,10 @@ def settings(row: Row) -> str:
 
 
 def by_choice(slower: Row, faster: Row) -> float:
-    """p of what the slower side read at the other's choice, were it as fast there; 0 if it chose
-    the same, or cannot do that.
+    """p of what the slower side's trial of the other's choice read, were it as fast there; 0 if it
+    chose the same, or cannot do that. Of a search of kernels elsewhere the trials without it count.
 
-    By single trials equal devices choose unlike, so two must differ where one has tried both: by a
-    reading beside launches, or beside another where it searched no kernels there. Twice the p of t,
-    as chance passed that reading over.
+    By single trials equal devices choose unlike. Twice the p of t, as chance passed this one over.
     """
     if slower.choice is None or faster.choice is None or slower.choice == faster.choice:
         return 0.0

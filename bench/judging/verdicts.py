@@ -127,12 +127,7 @@ def undecidable(comparison: Comparison) -> list[CaseComparison]:
     found = [
         c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")
     ]
-    owed = [
-        c
-        for c in found
-        if Code.RATE_GIVEN not in c.codes
-        and not all(row is not None and _limited(row) for row in (c.base, c.other))
-    ]
+    owed = [c for c in found if not (Code.RATE_GIVEN in c.codes or all(_limits(c)))]
     return owed or (found if len(found) == len(comparison.cases) else [])
 
 
@@ -145,8 +140,12 @@ def unanswered(comparison: Comparison) -> list[CaseComparison]:
 def _cannot(case: CaseComparison) -> bool:
     rows = [row for row in (case.base, case.other) if row is not None]
     faults = [row for row in rows if row.status in ("void", "failed") and not row.sweep_end]
-    return any(map(_limited, rows)) and not faults
+    return any(_limits(case)) and not faults
 
 
-def _limited(row: Row) -> bool:
-    return row.sweep_end or (row.status == "skipped" and row.reached)
+def _limits(case: CaseComparison) -> list[bool]:
+    """Of each side whether its device cannot do it."""
+    return [
+        row is not None and (row.sweep_end or (row.status == "skipped" and row.reached))
+        for row in (case.base, case.other)
+    ]

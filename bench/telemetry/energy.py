@@ -265,16 +265,11 @@ def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
 
 def watts(outcomes: Sequence[Measured]) -> float | None:
     """Mean power over the steady blocks of all these launches; None where one has no energy."""
-    joules = _joules(outcomes)
-    found = None if joules is None else joules / sum(o.steady_seconds for o in outcomes)
-    return found if found is not None and math.isfinite(found) else None
-
-
-def _joules(outcomes: Sequence[Measured]) -> float | None:
-    """Of all together; None where one has none."""
-    joules = [_believed(o) for o in outcomes]
-    known = [j for j in joules if j is not None]
-    return sum(known) if len(known) == len(joules) else None
+    joules = [j for o in outcomes if (j := _believed(o)) is not None]
+    if len(joules) < len(outcomes):
+        return None
+    found = sum(joules) / sum(o.steady_seconds for o in outcomes)
+    return found if math.isfinite(found) else None
 
 
 def of_launches(outcomes: Sequence[Measured]) -> tuple[float, ...]:
