@@ -92,8 +92,13 @@ class PublicationError(AccelmarkError):
 def suggestion(name: str, allowed: Iterable[str]) -> str:
     """`Did you mean ...?` where something is near, and what is allowed, as a sentence tail."""
     names = sorted(allowed)
+    return f"{meant(name, names)} Allowed: {', '.join(names) or 'nothing'}."
+
+
+def meant(name: str, allowed: Iterable[str]) -> str:
+    """The first half of it: of names that are too many to list. Empty where none is near."""
+    names = sorted(allowed)
     # In a name of three letters another letter is another name; two that changed places are a slip.
     swapped = [known for known in names if sorted(known) == sorted(name)]
     near = swapped or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    hint = f" Did you mean `{near[0]}`?" if near else ""
-    return f"{hint} Allowed: {', '.join(names) or 'nothing'}."
+    return f" Did you mean `{near[0]}`?" if near else ""

@@ -126,23 +126,27 @@ class Tensors(ABC):
             for weight in weights:
                 bit = rounding_bit(precision, self.itemsize(weight))
                 if bit is not None and self.is_floating(weight):
-                    words = self.words(weight)
-                    part = words[rows::2] if words.ndim else words
-                    part ^= part.dtype.type(1 << bit)
-                    self.rewrite(weight, words)
+                    self.flip(weight, rows, bit)
 
         return _there_and_back(turn)
+
+    def flip(self, tensor: Any, rows: int, bit: int) -> None:
+        """Turns a bit over of each number of the even rows (0) or the odd ones (1)."""
+        words = self.words(tensor)
+        part = words[rows::2] if words.ndim else words
+        part ^= part.dtype.type(1 << bit)
+        self.rewrite(tensor, words)
 
     def altered(self, tensor: Any) -> contextlib.AbstractContextManager[bool]:
         """Another input in the same place, and exactly back: see `turn`.
 
         Gives whether there is a difference.
         """
-        before = self.words(tensor)
-        if not before.ndim:
+        if not self.shape(tensor):
             return contextlib.nullcontext(enter_result=False)
+        before = self.words(tensor[:1])
         return _there_and_back(
-            lambda: self.turn(tensor), lambda: bool((before[:1] != self.words(tensor)[:1]).any())
+            lambda: self.turn(tensor), lambda: bool((before != self.words(tensor[:1])).any())
         )
 
     def turn(self, tensor: Any) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from bench.records.observed import Reading, Reason, Scope
-from bench.telemetry.figures import Sheet, figure
+from bench.telemetry.figures import Sheet, figure, held
 from bench.telemetry.source import NotObservable, Process, Source, printed_json, said
 
 ACTIVE: dict[str, Reason] = {
@@ -180,7 +180,8 @@ class AmdSmiSource(Source):
         if not isinstance(found, list):
             return None
         known = [p for p in found if isinstance(p, dict) and isinstance(p.get("pid"), int)]
-        return tuple(Process(p["pid"], _held(p.get("memory_usage"))) for p in known)
+        memory = (next(iter(_fields(p.get("memory_usage"), "vram_mem")), None) for p in known)
+        return tuple(Process(p["pid"], held(m)) for p, m in zip(known, memory, strict=True))
 
     def _get(self, quantity: str, name: str, *arguments: Any) -> Any:
         return self._ask(quantity, name, self._handle, *arguments)
@@ -346,12 +347,6 @@ def parse_rocm_smi(text: str, index: int) -> Sheet:
     for quantity, unit, names in ROCM_FIELDS:
         sheet.take(quantity, _fields(card, *names), unit)
     return sheet
-
-
-def _held(usage: Any) -> int | None:
-    """Bytes of device memory that a process has; None where it is not said."""
-    found = figure("memory", usage.get("vram_mem") if isinstance(usage, dict) else None)
-    return None if isinstance(found, str) else int(found)
 
 
 def _fields(holder: Any, *names: str) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.records.observed import Reading
+from bench.telemetry.contention import said_in
 from bench.telemetry.figures import ALL_ONES, figure
 from bench.telemetry.source import Source
 
@@ -35,7 +36,7 @@ class CpuSource(Source):
         self._packages = {
             path: _integer(path / "max_energy_range_uj") or 0
             for path in sorted(POWERCAP.glob("intel-rapl:[0-9]*"))
-            if path.name.count(":") == 1 and _text(path / "name").startswith("package")
+            if path.name.count(":") == 1 and said_in(path / "name").startswith("package")
         }
         self._counted = 0
         """Microjoules since this source was opened: the counters wrap, this does not."""
@@ -45,7 +46,7 @@ class CpuSource(Source):
         self._heat = [
             path / "temp1_input"
             for path in sorted(HWMON.glob("hwmon*"))
-            if _text(path / "name") in CPU_SENSORS
+            if said_in(path / "name") in CPU_SENSORS
         ]
         self._throttle = sorted(CPUS.glob("cpu[0-9]*/thermal_throttle/package_throttle_count"))
         self._throttled = self._count_throttled()
@@ -126,13 +127,6 @@ def _figures(quantity: str, paths: Iterable[Path], unit: str) -> list[float]:
     return [value for value in found if not isinstance(value, str)]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def _integer(path: Path) -> int | None:
-    text = _text(path)
+    text = said_in(path)
     return int(text) if text.isdecimal() else None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from bench.records.observed import Reading, Scope
-from bench.telemetry.figures import Sheet, figure
+from bench.telemetry.figures import Sheet, figure, held
 from bench.telemetry.source import NotObservable, Process, Source, said
 
 TWO_DIES = "Ascend910"
@@ -287,8 +287,7 @@ def parse_processes(text: str) -> tuple[tuple[int, int, Process], ...]:
             place = f"{row['NPU ID']} 0" if "NPU ID" in row else row.get("NPU Chip", "")
             words = f"{place} {row.get('Process id', '')}".split()
             if len(words) == 3 and all(word.isdecimal() for word in words):
-                held = figure("memory", row.get("Process memory"), unit or "MB")
-                used = None if isinstance(held, str) else int(held)
+                used = held(row.get("Process memory"), unit or "MB")
                 found.append((int(words[0]), int(words[1]), Process(int(words[2]), used)))
     return tuple(found)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.backends import _links
 from bench.records.observed import Reading, Reason
-from bench.telemetry.figures import ALL_ONES, Sheet, figure
+from bench.telemetry.figures import ALL_ONES, Sheet, held
 from bench.telemetry.source import NotObservable, Process, Source
 
 REASONS: dict[int, Reason] = {
@@ -44,6 +44,8 @@ PCIE_LEVELS = {
     50: "the link between sockets",
 }
 """nvmlGpuTopologyLevel_t (NVML API reference), in words."""
+MODULE_COUNTER = "NVML: the counter is of a module, with a CPU (NVLink-C2C)"
+"""So on a GH200, where Zeus saw it (ml-energy/zeus, pull request 172); of a GB200 nobody says."""
 MPS_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
@@ -72,6 +74,8 @@ class NvmlSource(Source):
         with suppress(Exception):  # then it does not say
             self.card = text_of(pynvml.nvmlDeviceGetUUID(self._handle))
         self.card_devices = None if self.part else 1
+        module = self._state("nvmlDeviceGetC2cModeInfoV")  # of a GPU without one: Not Supported
+        self._in_module = getattr(module, "isC2cEnabled", 0) == 1
 
     def _find(self, index: int) -> Any:
         nvml = self._nvml
@@ -145,7 +149,10 @@ class NvmlSource(Source):
         self.absent = {}
         sheet = Sheet(self.name)
         sheet.take("power", [self._ask("power", "nvmlDeviceGetPowerUsage")], "mW")
-        sheet.take("energy", [self._ask("energy", "nvmlDeviceGetTotalEnergyConsumption")], "mJ")
+        if self._in_module:
+            self.absent["energy"] = MODULE_COUNTER
+        else:
+            sheet.take("energy", [self._ask("energy", "nvmlDeviceGetTotalEnergyConsumption")], "mJ")
         clocks = {"clock": nvml.NVML_CLOCK_SM, "memory clock": nvml.NVML_CLOCK_MEM}
         for quantity, kind in clocks.items():
             sheet.take(quantity, [self._ask(quantity, "nvmlDeviceGetClockInfo", kind)], "MHz")
@@ -196,7 +203,7 @@ class NvmlSource(Source):
             self.scope = "shared"
             there = {p.pid for p in found}
             found = [*found, *(p for p in clients if p.pid not in there)]
-        return tuple(Process(p.pid, _held(p.usedGpuMemory)) for p in found)
+        return tuple(Process(p.pid, held(p.usedGpuMemory)) for p in found)
 
     def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
         """What a call says of this GPU; None where it fails, which costs that quantity alone."""
@@ -242,12 +249,6 @@ def _active_links(nvml: Any, handle: Any) -> int:
         except nvml.NVMLError:  # no such link
             break
     return active
-
-
-def _held(memory: Any) -> int | None:
-    """Bytes of device memory that a process has; None where it is not said."""
-    found = figure("memory", memory)
-    return None if isinstance(found, str) else int(found)
 
 
 def reasons_of(bits: int) -> tuple[Reason, ...]:

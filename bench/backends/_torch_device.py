@@ -54,8 +54,6 @@ class NotAvailable(Exception):
 class TorchDevice(Device):
     """One device that torch names, current in this process."""
 
-    graph_type = ""
-    """What its module calls a graph; empty if it has none of its own."""
     switches: Mapping[str, str] = MappingProxyType({})
     """By which float32 is shortened here, besides torch's own: of each fact its place in torch."""
     _recorded = False
@@ -65,7 +63,7 @@ class TorchDevice(Device):
         """device_type: torch's name for its kind; graph_type: as `TorchBackend.graph_type`."""
         import torch
 
-        self.graph_type = graph_type or self.graph_type
+        self._graph_type = graph_type
         self.info = info
         self._type = device_type
         self._module = torch.get_device_module(device_type)
@@ -165,7 +163,7 @@ class TorchDevice(Device):
 
     def recorder(self) -> Recorder | None:
         """The vendor's own graphs, or torch's."""
-        found = recorder(self._module, self.graph_type, self.torch_device)
+        found = recorder(self._module, self._graph_type, self.torch_device)
         return None if found is None else functools.partial(self._record, found)
 
     def _record(self, record: Recorder, work: Queued, prepare: Queued) -> Queued:

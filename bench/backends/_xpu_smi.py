@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from bench.records.observed import Reading
-from bench.telemetry.figures import Sheet, figure
+from bench.telemetry.figures import Sheet, held
 from bench.telemetry.source import NotObservable, Process, Source, printed_json, said
 
 FIELDS = {
@@ -133,9 +133,9 @@ def parse_ps(text: str, card: int) -> tuple[Process, ...]:
     for row in rows:
         if not isinstance(row, dict) or row.get("device_id") != card:
             continue
-        pid, held = row.get("process_id"), figure("memory", row.get("mem_size"))
+        pid, used = row.get("process_id"), held(row.get("mem_size"))
         if isinstance(pid, int) and row.get("process_name") != "xpu-smi":
-            found.append(Process(pid, None if isinstance(held, str) else int(held) * 1000))
+            found.append(Process(pid, None if used is None else used * 1000))
     return tuple(found)
 
 

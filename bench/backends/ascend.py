@@ -46,7 +46,6 @@ DRIVER = Path("/usr/local/Ascend/driver/version.info")
 class AscendDevice(TorchDevice):
     """One die, current in this process."""
 
-    graph_type = "NPUGraph"
     switches = MappingProxyType(
         {"hf32_matmul": "npu.matmul.allow_hf32", "hf32_conv": "npu.conv.allow_hf32"}
     )
@@ -120,6 +119,7 @@ class AscendBackend(TorchBackend):
     runtime = "CANN"
     products = AscendProducts()
     opened = AscendDevice
+    graph_type = "NPUGraph"
     repair = "Source CANN's set_env.sh"
     # 507xxx: errors of the device or its driver, after which the context is dead (CANN, aclError);
     # the words are those that torch_npu 2.13 and MindSpore 2.10 have for their own.

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
-from bench.backends import _links, _loaded, _trial
+from bench.backend import Device, DeviceInfo
+from bench.backends import _links, _loaded
 from bench.backends._nvml import NvmlSource, links, text_of
+from bench.backends._torch_device import TorchBackend
 from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
-from bench.records.outcome import FailureKind
 from bench.telemetry.figures import refused
 from bench.telemetry.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 BF16_CAPABILITY = (8, 0)
 """Ampere: the first with bfloat16 tensor cores (NVIDIA A100 whitepaper)."""
@@ -26,22 +27,13 @@ TF32_CAPABILITY = (8, 0)
 """Ampere again."""
 FP8_CAPABILITY = (8, 9)
 """Ada: the first with fp8 tensor cores (NVIDIA Ada whitepaper)."""
-LOST_DEVICE = (
-    "illegal memory access",
-    "unspecified launch failure",
-    "device-side assert",
-    "an illegal instruction",
-    "misaligned address",
-    "invalid program counter",
-    "hardware stack error",
-    "operation not supported on global/shared address space",
-    "the launch timed out and was terminated",
-    "uncorrectable ecc",
-    "uncorrectable nvlink",
-    "peer gpu memory over nvlink",
-    "gpu is lost",
-    "device is lost",
-    "fallen off the bus",
+LOST_DEVICE = re.compile(
+    r"illegal memory access|unspecified launch failure|device-side assert|an illegal instruction"
+    r"|misaligned address|invalid program counter|hardware stack error"
+    r"|operation not supported on global/shared address space"
+    r"|the launch timed out and was terminated|uncorrectable ecc|uncorrectable nvlink"
+    r"|peer gpu memory over nvlink|gpu is lost|device is lost|fallen off the bus",
+    re.IGNORECASE,
 )
 """CUDA errors after which the process's context is unusable (CUDA runtime API, sticky errors)."""
 
@@ -52,11 +44,6 @@ the higher of two, for all clocks."""
 
 class CudaDevice(CudaTypeDevice):
     """One GPU, current in this process."""
-
-    graph_type = "CUDAGraph"
-
-    def __init__(self, info: DeviceInfo) -> None:
-        super().__init__(info, "cuda")
 
     def float32_reduced(self) -> bool:
         """TF32 in cuBLAS or cuDNN, by torch's switches or by the library's own variable."""
@@ -94,15 +81,28 @@ class CudaDevice(CudaTypeDevice):
         }
 
 
-class CudaBackend(Backend):
+class CudaBackend(TorchBackend):
     """NVIDIA's own CUDA devices. (Others borrow the type; they are not claimed.)"""
 
     name = "cuda"
     vendor = "NVIDIA"
+    device_type = "cuda"
+    graph_type = "CUDAGraph"
+    opened = CudaDevice
+    formats = ("contiguous", "channels_last")
+    lost = LOST_DEVICE
 
     def worker_environment(self) -> Mapping[str, str]:
         """PCI order, as NVML and nvidia-smi count, and no other vendor's plug-in."""
-        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+        return {**super().worker_environment(), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+    def silencing_variables(self) -> tuple[str, ...]:
+        """None: no operator of torch's own devices runs on the host."""
+        return ()
+
+    def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:
+        """None, likewise."""
+        return ()
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the speed or the numbers of CUDA kernels."""
@@ -181,18 +181,9 @@ class CudaBackend(Backend):
         """
         import torch
 
-        info = self.pick(index, self.devices())
-        torch.cuda.set_device(index)
-        self.shorten_float32(precision.shortened)
+        device = super().open(index, precision)
         torch.backends.cudnn.benchmark = True
-        return CudaDevice(info)
-
-    def shorten_float32(self, shortened: bool) -> None:
-        """TF32, for matrix products and for convolutions alike."""
-        import torch
-
-        super().shorten_float32(shortened)
-        torch.backends.cudnn.allow_tf32 = shortened
+        return device
 
     def fabric(self, device_type: str, devices: int) -> Mapping[str, str]:
         """NCCL's version, peer access, and NVML's NVLinks and PCIe levels between the devices."""
@@ -221,17 +212,7 @@ class CudaBackend(Backend):
                 return (
                     f"compute capability {capability} has no {what} ({least_text} and above have)"
                 )
-        import torch
-
-        device = torch.device("cuda", info.index)
-        return _trial.refusal(self, device, precision) if precision.tried else None
-
-    def failure_kind(self, error: BaseException) -> FailureKind:
-        """Out of memory is recoverable in a new process; a sticky error is a lost device."""
-        if is_out_of_memory(error):
-            return "oom"
-        text = str(error).lower()
-        return "device_lost" if any(mark in text for mark in LOST_DEVICE) else "error"
+        return super().unsupported(info, precision)
 
 
 @contextmanager

@@ -10,16 +10,8 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import (
-    WIDE,
-    Side,
-    canvas,
-    choose,
-    face_of,
-    say,
-    typed,
-)
-from bench.commands.options import SPREAD, precision_option
+from bench.commands.common import WIDE, Side, choose, face_of, render, say, typed
+from bench.commands.options import ONLY, SPREAD, precision_option
 from bench.commands.several_hosts import require_one_host
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
@@ -50,7 +42,7 @@ PYTHON = "Python (3.11 or later) with torch, numpy, msgspec and psutil; it runs 
     metavar="PATH",
     help=f"A {PYTHON}. Give it once for side B, or once for each side.",
 )
-@click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
+@ONLY
 @SPREAD
 @click.option(
     "--launches",
@@ -133,12 +125,7 @@ def ab(
         reason = alternate(*sessions)
     first, second = (read(path) for path in paths)
     comparison = api.compare_runs(first, second)
-    shown = canvas(None)
-    put_card(
-        api.render(
-            comparison, width=shown.width, colour=shown.colour, wide=wide, beside_record=True
-        )
-    )
+    put_card(render("table", comparison, wide=wide))
     for path in paths:
         say(f"record: {path}")
     if reason == "interrupted":

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import canvas, looking, say
-from bench.commands.options import INDEX, framework_option, python_option, width_option
+from bench.commands.options import (
+    INDEX,
+    framework_option,
+    json_option,
+    python_option,
+    width_option,
+)
 from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, DeviceUnavailable, UnknownName, suggestion
 
@@ -20,15 +26,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bench.backend import DeviceInfo
-    from bench.conformance.check import Check, Finding
+    from bench.conformance.check import Check, Finding, Verdict
     from bench.conformance.examine import Examined
     from bench.running.elsewhere import Elsewhere
 
-WORDS = {"pass": "PASS", "fail": "FAIL", "not observable": "NOT SEEN", "note": "note"}
+LOOKS: dict[Verdict, tuple[str, str]] = {
+    "pass": ("PASS", "green"),
+    "fail": ("FAIL", "bold red"),
+    "not observable": ("NOT SEEN", "yellow"),
+    "note": ("note", "dim"),
+}
 """As the table has the verdicts: the word says it, the colour repeats it."""
 TABLE_WIDTH = 60
 """Columns below which a table would cut its words: then one finding stands below the other."""
-STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note": "dim"}
 
 
 @click.command("check-backend", short_help="Check a backend, for whoever brings a chip.")
@@ -44,7 +54,7 @@ STYLES = {"pass": "green", "fail": "bold red", "not observable": "yellow", "note
 @click.option("--only", metavar="CHECK", help="Only this check. Its name is in the table.")
 @framework_option
 @python_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @width_option
 def check_backend(
     name: str,
@@ -121,9 +131,9 @@ def _wanted(only: str | None, framework: str) -> tuple[Check, ...]:
     return (known[only],)
 
 
-def _counts(done: Sequence[Examined]) -> dict[str, int]:
+def _counts(done: Sequence[Examined]) -> dict[Verdict, int]:
     verdicts = [finding.verdict for one in done for finding in one.findings]
-    return {name: verdicts.count(name) for name in ("pass", "fail", "not observable", "note")}
+    return {name: verdicts.count(name) for name in LOOKS}
 
 
 def _document(device: DeviceInfo, done: Sequence[Examined], framework: str) -> dict[str, object]:
@@ -186,7 +196,7 @@ def _table(done: Sequence[Examined]) -> Table:
         table.add_row("", one.check, one.summary, style="bold")
         for finding in one.findings:
             table.add_row(
-                Text(WORDS[finding.verdict], style=STYLES[finding.verdict]),
+                Text(*LOOKS[finding.verdict]),
                 f"  {finding.title}",
                 "\n".join(_said(finding)),
             )
@@ -201,8 +211,7 @@ def _lines(done: Sequence[Examined]) -> Iterator[RenderableType]:
     for one in done:
         yield Text(f"{one.check}: {one.summary}", style="bold")
         for finding in one.findings:
-            word = (WORDS[finding.verdict], STYLES[finding.verdict])
-            yield Text.assemble(word, f" {finding.title}")
+            yield Text.assemble(LOOKS[finding.verdict], f" {finding.title}")
             for said in _said(finding):
                 yield Padding(Text(said), (0, 0, 0, 2))
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.commands.streams import folded, is_plain, put_whole
+from bench.commands.streams import folded, is_plain, put_card, put_file, put_whole
 from bench.errors import OutputError, RecordError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
+    from bench.judging.comparison import Comparison
     from bench.records.run import RunFile, Settings
     from bench.report import Canvas
     from bench.running.face import Face
@@ -113,18 +114,18 @@ WIDE = click.option(
 
 def render(
     format_name: str,
-    runs: list[RunFile],
+    what: RunFile | Comparison | list[RunFile] | list[Comparison],
     width: int | None = None,
     *,
     wide: bool = False,
     handed_on: bool = False,
 ) -> str:
-    """Runs as a report of that name; handed_on: whether it is written to a file."""
+    """Runs, or comparisons of them, in a format; handed_on: whether it is written to a file."""
     from bench import api
 
     shown = canvas(width)
     return api.render(
-        *(runs, format_name),
+        *(what, format_name),
         width=shown.width,
         colour=shown.colour and not handed_on,
         wide=wide,
@@ -183,8 +184,12 @@ def termination_as_interrupt() -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
-def write(path: Path, text: str, format_name: str = "") -> None:
-    """Writes a report; `OutputError` if that cannot be done, or would be over a record."""
+def put_report(text: str, format_name: str, path: Path | None = None) -> None:
+    """A report: on stdout, where a table is a card, or into a file; `OutputError` if that cannot be
+    written, or is a record."""
+    if path is None:
+        (put_card if format_name == "table" else put_file)(text)
+        return
     if _is_record(path, format_name == "pytest-benchmark"):
         raise OutputError(
             f"{path}: a record lies there, which this report would replace. Give another file "

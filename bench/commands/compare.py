@@ -11,9 +11,9 @@ import click
 
 from bench import units
 from bench.commands import explain
-from bench.commands.common import WIDE, canvas, say
-from bench.commands.options import ABOVE_ZERO, PERCENT, width_option
-from bench.commands.streams import put_card, put_file
+from bench.commands.common import WIDE, canvas, put_report, render, say
+from bench.commands.options import ABOVE_ZERO, PERCENT, json_option, width_option
+from bench.commands.streams import put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
 
@@ -59,7 +59,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
     is_flag=True,
     help="Of two explained runs: which classes of operators make the difference of the steps.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a case.")
 @width_option
 @WIDE
@@ -99,6 +99,7 @@ def compare(
         raise ComparisonError(
             "--tpot-ms chooses the load of each side, --systems the devices: give one of them."
         )
+    format_name = "json" if as_json else "csv" if as_csv else "table"
     first = api.read_run(base)
     if explaining:
         if prices or systems or tpot_ms is not None or fail_if_slower is not None:
@@ -108,7 +109,7 @@ def compare(
             )
         rest = [api.read_run(other) for other in others]
         text = explain.compared(first, rest, as_json, as_csv, canvas(width).width)
-        (put_file if as_json or as_csv else put_card)(text)
+        put_report(text, format_name)
         return
     each = [Prices(base=prices[0], other=price) for price in prices[1:]]
     wanted = [(devices[0], there) for there in devices[1:]]
@@ -126,15 +127,7 @@ def compare(
             refused = {"refused": {"code": error.code, "reason": str(error)}}
             put_file(json.dumps([refused], indent=2) + "\n")
         raise
-    shown = canvas(width)
-    text = api.render(
-        *(comparisons, "json" if as_json else "csv" if as_csv else "table"),
-        width=shown.width,
-        colour=shown.colour,
-        wide=wide,
-        beside_record=True,
-    )
-    (put_file if as_json or as_csv else put_card)(text)
+    put_report(render(format_name, comparisons, width, wide=wide), format_name)
     if fail_if_slower is not None:
         slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
         for case in slower:

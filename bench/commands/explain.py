@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import WIDE, canvas, looking, say, typed, watching, write
-from bench.commands.options import Number, output_option, precision_option, width_option
-from bench.commands.streams import put_card, put_file
+from bench.commands.common import WIDE, canvas, looking, put_report, say, typed, watching
+from bench.commands.options import (
+    DEVICE,
+    Number,
+    output_option,
+    precision_option,
+    width_option,
+)
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -26,11 +31,7 @@ FORMATS = ("table", "json", "csv", "trace")
 
 @click.command(short_help="Say where a step's time goes, operator by operator.")
 @click.argument("what", metavar="CASE|SUITE|RUN")
-@click.option(
-    "--device",
-    metavar="BACKEND[:INDEX]",
-    help="See `accelmark devices`. Default: the first accelerator, else cpu.",
-)
+@DEVICE
 @click.option("--only", metavar="GLOB", help="Explain only these cases of a suite.")
 @click.option(
     "--launches",
@@ -100,12 +101,8 @@ def explain(
             command=typed(),
             precision=precision,
         )
-    shown = canvas(width)
-    text = explained(run, format_name, shown.width, wide=wide)
-    if output is None:
-        (put_card if format_name == "table" else put_file)(text)
-    else:
-        write(output, text)
+    text = explained(run, format_name, canvas(width).width, wide=wide)
+    put_report(text, format_name, output)
     say(f"record: {run.path}")
     if run.damage:
         say(f"error: {run.damage}. What is above is of the lines before it. {run.remedy}")
@@ -149,7 +146,7 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
             "`accelmark run --explain`."
         )
     if format_name == "trace":
-        return json.dumps(traced(run)) + "\n"
+        return json.dumps(traced(run, found)) + "\n"
     if format_name == "table":
         return _explained.card(run, found, width, wide=wide)
     rows = _flat_explained.rows(run, found)

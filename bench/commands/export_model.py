@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import INDEX
+from bench.commands.options import SEED
 from bench.commands.streams import put
 
 
@@ -17,7 +17,7 @@ from bench.commands.streams import put
     "--precision", default="bf16", show_default=True, help="Of its weights: bf16, fp16 or fp32."
 )
 @click.option(
-    "--seed", type=INDEX, default=0, show_default=True, metavar="N", help="Of its weights."
+    "--seed", type=SEED, default=0, show_default=True, metavar="N", help="Of its weights."
 )
 def export_model(model: str, folder: Path, precision: str, seed: int) -> None:
     """Write MODEL into FOLDER, with seeded weights, for vLLM, SGLang, MindIE, transformers, ...

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import click
 
 from bench.commands.common import looking
+from bench.commands.options import json_option
 from bench.commands.streams import folded, put, put_file
 from bench.errors import UnknownName, suggestion
 
@@ -17,7 +18,7 @@ LISTS = ("workloads", "suites", "backends", "frameworks", "reports", "precisions
 
 @click.command("list", short_help="List workloads, suites, backends, chips, ...")
 @click.argument("what", default="all", metavar="[WHAT]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_command(what: str, as_json: bool) -> None:
     """List workloads, suites, backends, frameworks, reports, precisions or chips (default: all)."""
     if what not in (*LISTS, "all"):
@@ -61,9 +62,11 @@ def _suite_summary(file: Path) -> str:
 
 
 @click.command(short_help="Show the devices that are here.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def devices(as_json: bool) -> None:
     """Show the devices that are here. For a backend without one: why, and what to do next."""
+    import msgspec
+
     from bench import catalogue, units
     from bench.planning.instead import slow
     from bench.running import probe, reached
@@ -72,7 +75,7 @@ def devices(as_json: bool) -> None:
     with looking():
         found = [*probe.probe(list(catalogue.plug_ins("backends"))), *reached.by_frameworks()]
     if as_json:
-        put_file(json.dumps([_builtins(one) for one in found], indent=2) + "\n")
+        put_file(json.dumps(msgspec.to_builtins(found), indent=2) + "\n")
         return
     for one in found:
         for device in one.devices:
@@ -93,9 +96,3 @@ def schema() -> None:
     from bench.records.schema import json_schema
 
     put_file(json.dumps(json_schema(), indent=2) + "\n")
-
-
-def _builtins(value: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(value)

@@ -46,6 +46,14 @@ COLUMNS = Number(int, "a whole number from 40 to 500", lambda n: 40 <= n <= 500)
 ABOVE_ZERO = Number(float, "a number above 0", lambda n: 0 < n < math.inf)
 PERCENT = Number(float, "a number from 0 to 100", lambda n: 0 <= n <= 100)
 DEVICES = Number(int, "a whole number from 1 up", lambda n: n >= 1)
+DEVICE = click.option(
+    "--device",
+    metavar="BACKEND[:INDEX]",
+    help="See `accelmark devices`. Default: the first accelerator, else cpu.",
+)
+ONLY = click.option(
+    "--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'."
+)
 SPREAD = click.option(
     "--devices",
     "spread",
@@ -54,7 +62,9 @@ SPREAD = click.option(
     help="Spread over N devices, of all hosts, the cases that leave it open. Default: all; cpu: 2.",
 )
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
+SEED = Number(int, "a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 output_option = click.option(
     "--output",
     type=click.Path(path_type=Path),

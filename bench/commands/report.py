@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import WIDE, render, say, write
+from bench.commands.common import WIDE, put_report, render, say
 from bench.commands.options import output_option, width_option
-from bench.commands.streams import put_card, put_file
 from bench.errors import EXIT_BAD_INPUT
 
 
@@ -33,10 +32,7 @@ def report(
 
     files = [api.read_run(path) for path in runs]
     text = render(format_name, files, width, wide=wide, handed_on=output is not None)
-    if output is None:
-        (put_card if format_name == "table" else put_file)(text)
-    else:
-        write(output, text, format_name)
+    put_report(text, format_name, output)
     damaged = [file for file in files if file.damage]
     if damaged:
         say(

@@ -12,6 +12,8 @@ from bench.commands.common import WIDE, canvas, looking, render, say, show, type
 from bench.commands.explain import explained
 from bench.commands.options import (
     ABOVE_ZERO,
+    DEVICE,
+    ONLY,
     SPREAD,
     framework_option,
     precision_option,
@@ -27,12 +29,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure a suite and print its card.")
 @click.argument("suite", required=False, metavar="[SUITE]")
-@click.option(
-    "--device",
-    metavar="BACKEND[:INDEX]",
-    help="See `accelmark devices`. Default: the first accelerator, else cpu.",
-)
-@click.option("--only", metavar="GLOB", help="Measure only these cases, e.g. 'llama-*,*-train'.")
+@DEVICE
+@ONLY
 @SPREAD
 @click.option(
     "--launches",
@@ -87,12 +85,10 @@ def run(
     SUITE: a name from `accelmark list suites` (quick, quick@1), or a .toml file. Default: quick.
     """
     if record is not None:
-        given = {"SUITE": suite, "--device": device, "--only": only, "--launches": launches}
-        given["--devices"] = None if spread is None else str(spread)
-        given["--explain"] = "yes" if explaining else None
-        given["--precision"] = precision
-        given["--framework"] = framework
-        wrong = [name for name, value in {**given, "--out": out}.items() if value is not None]
+        given: dict[str, object] = {"SUITE": suite, "--device": device, "--only": only}
+        given |= {"--launches": launches, "--devices": spread, "--explain": explaining or None}
+        given |= {"--precision": precision, "--framework": framework, "--out": out}
+        wrong = [name for name, value in given.items() if value is not None]
         if wrong:
             raise RecordError(
                 f"--resume {record}: the record says what to measure. Leave out "

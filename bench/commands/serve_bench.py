@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import WIDE, Side, choose, render, say, show
-from bench.commands.options import ABOVE_ZERO, DEVICES, INDEX, Number
+from bench.commands.options import ABOVE_ZERO, DEVICES, SEED, Number
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, ServerError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.serving.wire import Endpoint
 
 SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
+LAUNCHES = Number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000)
 
 
 @click.command(short_help="Measure a server that somebody set up.")
@@ -60,7 +61,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
     metavar="COMMAND",
     help="Starts the server, without a shell; then each launch has one of its own.",
 )
-@click.option("--launches", type=DEVICES, metavar="N", help="With --server-command.  [default: 5]")
+@click.option("--launches", type=LAUNCHES, metavar="N", help="With --server-command.  [default: 5]")
 @click.option(
     "--device", metavar="BACKEND[:INDEX]", help="That the server uses, on this host: looked at."
 )
@@ -86,7 +87,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
     metavar="FILE",
     help="Certificates to trust, beside the system's.",
 )
-@click.option("--seed", type=INDEX, metavar="N", help="Of the prompts. Default: one never used.")
+@click.option("--seed", type=SEED, metavar="N", help="Of the prompts. Default: one never used.")
 @click.option(
     "--request-limit", type=ABOVE_ZERO, default=600.0, show_default=True, metavar="SECONDS"
 )

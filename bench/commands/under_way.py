@@ -8,7 +8,7 @@ from bench import stats, units
 from bench.measuring.messages import Progress
 from bench.planning.tuning import in_words
 from bench.records.explained import Explanation, Unexplained
-from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
+from bench.records.outcome import Failed, Measured, Outcome, Phase
 from bench.records.reason import shortened
 from bench.records.run import Launch, Settings
 from bench.running.face import Ahead, Start
@@ -123,10 +123,7 @@ def _described(outcome: Outcome, rates: Sequence[float], settings: Settings) -> 
     if isinstance(outcome, Failed):
         message = one_line(outcome.message)
         return f"FAILED ({outcome.kind} in {outcome.phase}): {message}"
-    if isinstance(outcome, Void):
-        return f"VOID: {one_line(outcome.reason)}"
-    assert isinstance(outcome, Skipped)
-    return f"SKIPPED: {one_line(outcome.reason)}"
+    return f"{type(outcome).__name__.upper()}: {one_line(outcome.reason)}"
 
 
 def one_line(text: str) -> str:

@@ -28,10 +28,12 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
     from bench.publishing import publish, signing
 
     wanted = None if signer is None else signing.fingerprint_of(signer)
-    for folder in folders:
+    given = [one for one in folders if one.name != publish.INDEX or not one.is_file()] or folders
+    for folder in given:
         if not folder.is_dir():
-            raise RecordError(f"{folder}: there is no such folder. Give one of published runs.")
-    each = [one for folder in folders for one in publish.to_verify(folder)]
+            what = "is no folder" if folder.exists() else "there is no such folder"
+            raise RecordError(f"{folder}: {what}. Give one of published runs.")
+    each = [one for folder in given for one in publish.to_verify(folder)]
     wrong = 0
     for folder in each:
         complaints, signed = publish.verify(folder, wanted)

@@ -28,12 +28,12 @@ import msgspec
 from bench.errors import RecordError
 from bench.judging.summary import summarize
 from bench.planning.tuning import figures
-from bench.records import digests, runfile
+from bench.records import runfile
 from bench.records.case import Case
 from bench.records.environment import section
 from bench.records.explained import Explanation
 from bench.records.flaws import Kind
-from bench.records.opened import Opened, opened
+from bench.records.opened import Opened
 from bench.records.outcome import Measured
 from bench.records.run import RESTORE, End, Launch, Resumed, RunFile
 from bench.records.runfile import UNREADABLE
@@ -48,6 +48,15 @@ FORMAT_VERSION = "5.3.1"
 """The pytest-benchmark whose storage format this is."""
 FILE = "bench/suite/test_workloads.py"
 """The file part of every `fullname`, wherever a run was started: saved runs then match."""
+PARTS: dict[str, tuple[Any, Any]] = {
+    "resumed": (tuple[Resumed, ...], None),
+    "end": (End | None, None),
+    "damage": (str | None, None),
+    "flaw": (Kind, "damaged"),
+    "remedy": (str, RESTORE),
+    "explanations": (tuple[Explanation, ...], []),
+}
+"""Of a run, beside its header and its launches: of which type, and what its absence means."""
 PER = ", per "
 GIGA_UNITS = {"FLOP": "GFLOP", "OP": "GOP", "B": "GB"}
 """Items too small for pytest-benchmark's table, and what it counts instead: 10^9 of them."""
@@ -62,21 +71,14 @@ def read_any(path: StrPath) -> RunFile:
 
     A document is a file that ends in `.json`, or whose first line is a lone brace.
     """
-    path = Path(path)
-    if path.is_dir():
-        return runfile.read(path)
-    digests.check(path)
-    try:
-        with opened(path) as source:
-            start = source.file.readline(3)
-            source.file.seek(0)
-            document = ".json" in path.suffixes or start.rstrip() == b"{"
-            return _read_opened(source) if document else runfile.read_opened(source)
-    except OSError as error:
-        raise runfile.unreadable(path, error) from error
+    return runfile.read(path, None if Path(path).is_dir() else _read_opened)
 
 
 def _read_opened(source: Opened) -> RunFile:
+    start = source.file.readline(3)
+    source.file.seek(0)
+    if ".json" not in Path(source.name).suffixes and start.rstrip() != b"{":
+        return runfile.read_opened(source)
     try:
         content = msgspec.json.decode(source.file.read())
     except UNREADABLE as error:
@@ -161,12 +163,7 @@ def envelope(run: RunFile, elsewhere: Collection[str]) -> dict[str, Any]:
     content: dict[str, Any] = msgspec.to_builtins(
         {
             "run": run.run,
-            "resumed": run.resumed,
-            "end": run.end,
-            "damage": run.damage,
-            "flaw": run.flaw,
-            "remedy": run.remedy,
-            "explanations": run.explanations,
+            **{name: getattr(run, name) for name in PARTS},
             "order": [(x.fingerprint, x.launch) for x in run.launches],
             "launches": [x for x in run.launches if x.fingerprint not in elsewhere],
         }
@@ -253,12 +250,10 @@ def from_document(place: str, document: Any) -> RunFile:
         raise RecordError(f"{place}: JSON, but not a pytest-benchmark run of accelmark. {ADVICE}")
     run = runfile.header(place, own.get("run"), ADVICE)
     try:
-        resumed = msgspec.convert(own.get("resumed"), tuple[Resumed, ...])
-        end = msgspec.convert(own.get("end"), End | None)
-        damage = msgspec.convert(own.get("damage"), str | None)
-        flaw = msgspec.convert(own.get("flaw", "damaged"), Kind)
-        remedy = msgspec.convert(own.get("remedy", RESTORE), str)
-        explanations = msgspec.convert(own.get("explanations", []), tuple[Explanation, ...])
+        parts = {
+            name: msgspec.convert(own.get(name, absent), kind)
+            for name, (kind, absent) in PARTS.items()
+        }
         order = msgspec.convert(own.get("order"), list[tuple[str, int]])
         launches = _launches(place, own, document["benchmarks"])
     except UNREADABLE as error:
@@ -272,13 +267,8 @@ def from_document(place: str, document: Any) -> RunFile:
         path=place,
         run=run,
         launches=tuple(launches[key] for key in order),
-        end=end,
-        resumed=resumed,
-        explanations=explanations,
-        damage=damage,
-        flaw=flaw,
-        remedy=remedy,
         passing=True,
+        **parts,
     )
 
 

@@ -6,22 +6,17 @@ operators follow one another as they were measured, so that its length is theirs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from bench.records.explained import Explained, Explanation
+from bench.judging.explained import ExplainedCase
 from bench.records.run import RunFile
 
 
-def traced(run: RunFile) -> dict[str, Any]:
-    """The first account of each case that holds its calls in their order, as the format's JSON."""
-    events: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for explanation in run.explanations:
-        account = explanation.account
-        if explanation.fingerprint in seen or not isinstance(account, Explained):
-            continue
-        seen.add(explanation.fingerprint)
-        events += _events(len(seen), explanation, account)
+def traced(run: RunFile, found: Sequence[ExplainedCase]) -> dict[str, Any]:
+    """The first account of each case that counts, as the format's JSON."""
+    cases = [case for case in found if case.accounts]
+    events = [event for place, case in enumerate(cases, 1) for event in _events(place, case)]
     return {
         "displayTimeUnit": "ms",
         "otherData": {"device": str(run.run.device.get("name")), "run": run.run.run_id},
@@ -29,12 +24,13 @@ def traced(run: RunFile) -> dict[str, Any]:
     }
 
 
-def _events(place: int, explanation: Explanation, account: Explained) -> list[dict[str, Any]]:
-    """A case's; of one whose calls were too many to be kept, its operators one after the other."""
+def _events(place: int, case: ExplainedCase) -> list[dict[str, Any]]:
+    """A case's; of one whose calls are not known each, its operators one after the other."""
+    account = case.accounts[0]
     calls = list(zip(account.order, account.call_ns, strict=True)) or [
         (k, round(op.ns)) for k, op in enumerate(account.operators) if op.ns is not None
     ]
-    name = {"name": explanation.case.label}
+    name = {"name": f"{case.case.label} ({case.how}, {case.verdict})"}
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": 1, "tid": place, "name": "thread_name", "args": name}
     ]

@@ -19,8 +19,9 @@ from bench.frameworks._mindspore_devices import HOST
 from bench.records.execution import COMPILE, EAGER
 from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Site, Unsupported
-from bench.workloads._jobs import BATCHES, Rotation
+from bench.workloads._jobs import BATCHES
 from bench.workloads._products import buffers_of
+from bench.workloads._rotation import Rotation
 from bench.workloads.memory import ARRAYS_MOVED, WIDEST_BYTES
 from bench.workloads.transfer import BUFFERS, ELEMENT_BYTES
 

@@ -12,7 +12,8 @@ from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
 from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads import resnet50 as resnet
-from bench.workloads._jobs import BATCHES, Rotation, adamw_learning_rate
+from bench.workloads._jobs import BATCHES, adamw_learning_rate
+from bench.workloads._rotation import Rotation
 from bench.workloads.bert import SIZES
 
 if TYPE_CHECKING:

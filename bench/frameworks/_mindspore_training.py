@@ -26,8 +26,8 @@ from bench.records.proof import (
 )
 from bench.workload import Job, Look, Site, Training
 from bench.workloads._gradients import SUMS, signs
-from bench.workloads._jobs import Rotation
 from bench.workloads._optimizers import ADAM_BETAS, ADAM_EPSILON, SETTINGS
+from bench.workloads._rotation import Rotation
 
 
 class Sgd(nn.Cell):  # type: ignore[misc]

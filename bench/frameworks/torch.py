@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from bench.framework import Draws, Executing, Framework, Moved, Tensors
-from bench.measuring import asked, in_place, operators
+from bench.measuring import asked, operators
 from bench.measuring.execution import Execution
 from bench.measuring.surroundings import import_libraries
 from bench.precision import Precision
@@ -70,12 +69,12 @@ class TorchTensors(Tensors):
         return tensor.detach().sum(dtype=torch.float32)
 
     def words(self, tensor: Tensor) -> Array:
-        """Its bits."""
+        """Its bits, which go as bytes: those every device copies."""
         import torch
 
-        kinds = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
-        found: Array = tensor.detach().contiguous().view(kinds[tensor.itemsize]).cpu().numpy()
-        return found.copy()
+        octets = tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().copy()
+        found: Array = octets.view(f"u{tensor.itemsize}").reshape(tuple(tensor.shape))
+        return found
 
     def is_floating(self, tensor: Tensor) -> bool:
         """Whether it holds floating-point numbers."""
@@ -113,19 +112,30 @@ class TorchTensors(Tensors):
         found = (weights[number].grad for number in which)
         return [None if gradient is None else local(gradient).clone() for gradient in found]
 
-    def nudged(
-        self, weights: Sequence[Tensor], precision: Precision, rows: int
-    ) -> contextlib.AbstractContextManager[None]:
+    def flip(self, tensor: Tensor, rows: int, bit: int) -> None:
         """On the device, without a copy."""
-        return in_place.nudged(weights, precision, rows)
+        import torch
 
-    def altered(self, tensor: Tensor) -> contextlib.AbstractContextManager[bool]:
-        """On the device, without a copy."""
-        return in_place.altered(tensor)
+        word = torch.int16 if tensor.itemsize == 2 else torch.int32
+        with torch.no_grad():
+            bits = tensor.detach().view(word)
+            turned = torch.tensor(1 << bit, dtype=word, device=bits.device)  # not every one
+            (bits[rows::2] if bits.dim() else bits).bitwise_xor_(turned)  # takes a number
 
     def turn(self, tensor: Tensor) -> None:
         """On the device, without a copy."""
-        in_place.turn(tensor)
+        import torch
+
+        with torch.no_grad():
+            held = tensor.detach()
+            if held.is_floating_point() and held.itemsize == 1:
+                held.view(torch.uint8).bitwise_xor_(
+                    torch.tensor(128, dtype=torch.uint8, device=held.device)
+                )
+            elif held.is_floating_point() or (held.is_signed() and held.itemsize == 1):
+                held.neg_()
+            else:
+                held.copy_(held.flip(-1))
 
 
 class Torch(Framework):

@@ -164,7 +164,7 @@ Proofs = Sequence[tuple[int, Proof | None]]
 def of_launches(base: Proofs, other: Proofs, precision: str) -> EqualWork:
     """Of two sides' launches of one work; or which side has no witness, and why."""
     for who, proofs in (("base", base), ("other", other)):
-        if not any(proof and not proof.absent for _, proof in proofs):
+        if not _usable(proofs):
             said = next(
                 (proof.absent for _, proof in proofs if proof), "its record is an older one"
             )
@@ -172,14 +172,14 @@ def of_launches(base: Proofs, other: Proofs, precision: str) -> EqualWork:
     return judged(base, other, precision)
 
 
+def _usable(proofs: Proofs) -> list[tuple[int, Proof]]:
+    return [(seed, proof) for seed, proof in proofs if proof is not None and not proof.absent]
+
+
 def judged(base: Proofs, other: Proofs, precision: str) -> EqualWork:
     """Of two sides' launches of one case."""
-    held = {seed: proof for seed, proof in other if proof is not None and not proof.absent}
-    shared = [
-        (seed, proof, held[seed])
-        for seed, proof in base
-        if seed in held and proof is not None and not proof.absent
-    ]
+    held = dict(_usable(other))
+    shared = [(seed, proof, held[seed]) for seed, proof in _usable(base) if seed in held]
     if not shared:
         return EqualWork(absent="no launch of the one has the seed of one of the other")
     sides = {"base": [proof for _, proof in base], "other": [proof for _, proof in other]}

@@ -167,9 +167,10 @@ def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "
     """One case over all processes that explained it; why: it was reached and not measured."""
     accounts = [one.account for one in explanations if isinstance(one.account, Explained)]
     refused = [one.account.reason for one in explanations if isinstance(one.account, Unexplained)]
+    tried = tuple(each for one in explanations for each in one.account.tried)
     if not accounts:
         if reason := refused[0] if refused else why:
-            return ExplainedCase(case=case, verdict="REFUSED", reason=reason)
+            return ExplainedCase(case=case, verdict="REFUSED", reason=reason, tried=tried)
         return ExplainedCase(case=case, verdict="UNREACHED", reason="the run ended before it")
     # In a row of its own an operator is not called as in the step: what that costs blurs nothing.
     in_turn = [a.call_floor_ns for a in accounts if a.how != "operands rotated"]
@@ -209,7 +210,7 @@ def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "
         ceilings=_ceilings(accounts),
         flags=_flags(accounts, rows, step_ns / 1e6) | ({"HOST-BOUND": calls} if calls else {}),
         notes=notes,
-        tried=tuple(one for account in accounts for one in account.tried),
+        tried=tried,
         profile_absent=accounts[0].profile_absent,
         choice=explanations[0].choice,
         accounts=tuple(accounts),

@@ -219,8 +219,8 @@ def _ratio(base: ExplainedCase, other: ExplainedCase) -> Interval:
     return Interval(value=stats.geometric_mean(theirs) / stats.geometric_mean(mine))
 
 
-def _value(interval: object) -> float:
-    return float(getattr(interval, "value", 0.0))
+def _value(interval: Interval | None) -> float:
+    return interval.value if interval else 0.0
 
 
 def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
@@ -230,14 +230,11 @@ def _parts(base: ExplainedCase, other: ExplainedCase) -> tuple[ClassPair, ...]:
     for kind in {**mine, **theirs}:
         rows = mine.get(kind), theirs.get(kind)
         bounded = all(row is not None and _bounded(row) for row in rows)
-        found.append(_class(kind, *rows, _chip(kind, base, other, boxes) if bounded else None))
+        chip = _chip(kind, base, other, boxes) if bounded else None
+        first, second = (row.ms if row else None for row in rows)
+        found.append(_part(kind, first, second, chip))
     for name in REST:
-        values = (_value(getattr(one, f"{name}_ms")) for one in (base, other))
-        found.append(
-            ClassPair(
-                name=name, base_ms=next(values), other_ms=next(values), chip=None, software=None
-            )
-        )
+        found.append(_part(name, *(getattr(one, f"{name}_ms") for one in (base, other))))
     return tuple(sorted(found, key=lambda part: -abs(part.difference_ms)))
 
 
@@ -264,19 +261,12 @@ def _chip(
     return math.sqrt(stats.geometric_mean(of_base) * stats.geometric_mean(of_other))
 
 
-def _class(
-    name: str, base: ClassRow | None, other: ClassRow | None, chip: float | None
+def _part(
+    name: str, base: Interval | None, other: Interval | None, chip: float | None = None
 ) -> ClassPair:
-    software = None
-    if base is not None and other is not None and chip is not None:
-        software = base.ms.value / other.ms.value / chip
-    return ClassPair(
-        name=name,
-        base_ms=base.ms.value if base else 0.0,
-        other_ms=other.ms.value if other else 0.0,
-        chip=chip,
-        software=software,
-    )
+    mine, theirs = _value(base), _value(other)
+    software = None if chip is None else mine / theirs / chip
+    return ClassPair(name=name, base_ms=mine, other_ms=theirs, chip=chip, software=software)
 
 
 def _bounded(row: ClassRow) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,6 +17,13 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     low: float | None = None
     high: float | None = None
+
+    def said(self, text: Callable[[float], str], to: str = " to ", unit: str = "") -> str:
+        """`93% (91% to 95%)`, or that there is no interval; unit: of the value, with its blank."""
+        value = f"{text(self.value)}{unit}"
+        if self.low is None or self.high is None:
+            return f"{value} (no interval)"
+        return f"{value} ({text(self.low)}{to}{text(self.high)})"
 
     @classmethod
     def over(cls, values: Sequence[float], level: float) -> Interval:

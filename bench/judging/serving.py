@@ -13,6 +13,7 @@ launch: every interval is over launches.
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ where they have 40 requests, and none of 500. Above what they can do, at 125 %, 
 requests do and 98 % of 500, at 150 % 42 % and all, and at 200 % 86 % or more of any."""
 BEHIND_REQUESTS = 12
 """Fewer say nothing of it."""
+FILLINGS = 2
+"""Of requests that were sent at once, so many times what is answered at a time must end in the
+window: within the first filling it is no steady part."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,15 +65,13 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 class ServingFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of one launch."""
 
-    window_seconds: float
     requests: int
     """Admitted and ended within the steady window."""
     failed: int
     """Of all requests."""
-    output_rate: float
-    """Output tokens a second, all devices together."""
     total_rate: float
-    """Input and output tokens a second: a prompt counts when its first token arrives."""
+    """Input and output tokens a second, all devices together: a prompt counts when its first token
+    arrives."""
     ttft: Percentiles
     tpot: Percentiles
     interactivity: float | None
@@ -111,10 +113,8 @@ def figures(served: Served, limits: Limits) -> ServingFigures | None:
     begun = [r for r in served.requests if window.holds(r.first_ns)]
     good = sum(map(limits.kept, ended))
     return ServingFigures(
-        window_seconds=window.seconds,
         requests=len(counted),
         failed=sum(bool(r.failed) for r in served.requests),
-        output_rate=window.tokens / window.seconds,
         total_rate=(window.tokens + sum(r.prompt_tokens for r in begun)) / window.seconds,
         ttft=percentiles([t for t in map(ttft, admitted) if t is not None]),
         tpot=each,
@@ -145,6 +145,29 @@ def falls_behind(served: Served) -> bool:
     between = (known[-1][0] - known[0][0]) / (count - 1)
     chance = between * math.sqrt(count - third)
     return first < middle < last and last - first > BEHIND_SIGMAS * chance
+
+
+def unfilled(served: Served) -> str:
+    """Why a load that was sent at once has no steady part, and how many requests give one; empty
+    where it has one, and of other loads.
+
+    How many are answered at a time is seen between first and last tokens, and of answers of one
+    token by how long the first one took of all the time.
+    """
+    answered = [r for r in served.requests if not r.failed] if served.sent_at_once else []
+    if not answered:
+        return ""
+    begun, ended = (sorted(getattr(r, at) for r in answered) for at in ("first_ns", "last_ns"))
+    due, count = answered[0].due_ns, len(answered)
+    held = max(n - bisect.bisect_right(ended, ns) for n, ns in enumerate(begun, 1))
+    held = max(held, round(count * (ended[0] - due) / (ended[-1] - due or 1)), 1)
+    window = served.window
+    if window is not None and sum(map(window.holds, ended)) >= FILLINGS * held:
+        return ""
+    return (
+        f"no steady window: all {count} requests were sent at once, and the server answered {held} "
+        f"at a time. Give --requests {max(2 * FILLINGS * held, count + 1)} or more"
+    )
 
 
 def percentiles(seconds: Sequence[float]) -> Percentiles:

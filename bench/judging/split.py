@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -33,43 +33,30 @@ def split(sides: tuple[Side, Side], base: Row, other: Row) -> Split | None:
     if base.shared_host or other.shared_host:
         return None
     mine, theirs = (side.ceilings for side in sides)
-    arithmetic = base.arithmetic
-    matmul = _split_by(
-        _common(mine.matmul.get(arithmetic, {}), theirs.matmul.get(arithmetic, {})),
-        "matmul",
-        (of_each(base, base.least_flop_per_second), of_each(other, other.least_flop_per_second)),
-    )
-    bandwidth = _split_by(
-        _common(mine.bandwidth, theirs.bandwidth),
-        "memory bandwidth",
-        (of_each(base, base.bytes_per_second), of_each(other, other.bytes_per_second)),
-    )
-    if base.choice != other.choice:  # a larger batch moves fewer bytes an item: no product
-        bandwidth = None
-    splits = [s for s in (matmul, bandwidth) if s is not None]
-    return max(splits, key=lambda s: s.shares[0], default=None)
-
-
-def _common(mine: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[float, float] | None:
-    """The best of the cases that both measured: the best of other shapes is another ceiling."""
-    common = mine.keys() & theirs.keys()
-    if not common:
-        return None
-    return max(mine[f] for f in common), max(theirs[f] for f in common)
+    arithmetic, rows = base.arithmetic, (base, other)
+    splits = [
+        _split_by(
+            "matmul",
+            (mine.matmul.get(arithmetic, {}), theirs.matmul.get(arithmetic, {})),
+            [of_each(row, row.least_flop_per_second) for row in rows],
+        )
+    ]
+    if base.choice == other.choice:  # a larger batch moves fewer bytes an item: no product
+        rates = [of_each(row, row.bytes_per_second) for row in rows]
+        splits.append(_split_by("memory bandwidth", (mine.bandwidth, theirs.bandwidth), rates))
+    return max(filter(None, splits), key=lambda s: s.shares[0], default=None)
 
 
 def _split_by(
-    ceilings: tuple[float, float] | None,
-    ceiling: Ceiling,
-    rates: tuple[float | None, float | None],
+    ceiling: Ceiling, ceilings: Sequence[Mapping[str, float]], rates: Sequence[float | None]
 ) -> Split | None:
+    """By the best of the cases that both measured: the best of other shapes is another ceiling."""
+    common = ceilings[0].keys() & ceilings[1].keys()
     mine, theirs = rates
-    if ceilings is None or mine is None or theirs is None:
+    if not common or mine is None or theirs is None:
         return None
-    shares = mine / ceilings[0], theirs / ceilings[1]
+    best = [max(of[case] for case in common) for of in ceilings]
+    shares = mine / best[0], theirs / best[1]
     return Split(
-        ceiling=ceiling,
-        chip=ceilings[1] / ceilings[0],
-        software=shares[1] / shares[0],
-        shares=shares,
+        ceiling=ceiling, chip=best[1] / best[0], software=shares[1] / shares[0], shares=shares
     )

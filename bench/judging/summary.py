@@ -15,6 +15,7 @@ from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
 from bench.judging.row import Row
 from bench.judging.scaling import with_efficiency
+from bench.judging.serving import unfilled
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words
 from bench.records.case import Case
@@ -37,7 +38,7 @@ def summarize(run: RunFile) -> list[Row]:
         for launch in of_case:
             limits.note(case, launch.outcome)
         why = run.run.left_out.get(case.fingerprint)
-        if why is not None and not of_case:
+        if why is not None and all(launch.search for launch in of_case):
             rows.append(Row(case=case, status="skipped", reason=why, untried_point=True))
             continue
         rows.append(_row(case, of_case, run.run.settings, _why_unreached(run)))
@@ -109,8 +110,12 @@ def _row(case: Case, launches: Sequence[Launch], settings: Settings, unreached: 
 
 
 def _unlike(launches: Sequence[Launch]) -> str:
-    """Why launches are no one figure; empty where they are, and of a load, whose tokens vary."""
+    """Why launches are no one figure; empty where they are. Of a load, whose tokens vary, why one
+    has none that was recorded with it."""
     measured = [x.outcome for x in launches if isinstance(x.outcome, Measured)]
+    for served in filter(None, (outcome.served for outcome in measured)):
+        if why := unfilled(served):
+            return why
     works = [outcome.work for outcome in measured if outcome.served is None]
     steps = {f"{units.counted(w.items, w.unit)} and {w.flop or 'no'} FLOP a step" for w in works}
     said = f"its launches did unlike work: {' or '.join(sorted(steps))}. Measure it again"
@@ -139,8 +144,8 @@ def _judged(case: Case, launches: Sequence[Launch], settings: Settings, unreache
     counted = [x for x in launches if x.seconds >= longest or not _cut_off(x, settings)]
     others = [x.outcome for x in counted if isinstance(x.outcome, Skipped | Failed)]
     if measured:
-        if unlike := _unlike(measured):
-            return Row(case=case, status="void", reason=unlike)
+        if wrong := _unlike(measured):
+            return Row(case=case, status="void", reason=wrong)
         row = measured_row(case, measured, len(others), settings)
         return msgspec.structs.replace(row, exclusion=others[0].reason if others else "")
     if others:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import stats
@@ -19,26 +20,23 @@ SYNC_COST_FACTOR = 1000
 """A block lasts at least this many times the cost of reading the clock and synchronizing."""
 
 
+@dataclass(eq=False)
 class BlockSize:
     """Sizes the blocks of one launch."""
 
-    def __init__(
-        self,
-        device: Device,
-        settings: Settings,
-        clock: Callable[[], int],
-        edges: Edges = SINGLE,
-        most: int | None = None,
-        burst: Burst | None = None,
-    ) -> None:
-        """clock: monotonic ns; edges: where several processes do the step; most: steps of a block
-        at most, where the job says so; burst: of a device that rests between blocks."""
-        self._burst = burst
-        self._most = BLOCK_STEPS if most is None else min(BLOCK_STEPS, most)
-        self.device = device
-        self.settings = settings
-        self.clock = clock
-        self.edges = edges
+    device: Device
+    settings: Settings
+    clock: Callable[[], int]
+    """Monotonic ns."""
+    edges: Edges = SINGLE
+    """Where several processes do the step."""
+    most: int | None = None
+    """Steps of a block at most, where the job says so."""
+    burst: Burst | None = None
+    """Of a device that rests between blocks."""
+
+    def __post_init__(self) -> None:
+        self._most = BLOCK_STEPS if self.most is None else min(BLOCK_STEPS, self.most)
         self._sync_cost_ns: int | None = None
         self.cut = False
         """Whether the job's `most` made the last block shorter than it was to be."""
@@ -51,8 +49,8 @@ class BlockSize:
         step_ns = min(b.wall_ns / len(b.step_ns) for b in recent)
         if self._sync_cost_ns is None:
             self._sync_cost_ns = self.edges.slowest(self.sync_cost_ns())
-        if self._burst is not None:
-            return max(1, min(self._most, int(self._burst.most_seconds * 1e9 / step_ns)))
+        if self.burst is not None:
+            return max(1, min(self._most, int(self.burst.most_seconds * 1e9 / step_ns)))
         least_ns = max(self.settings.block_seconds * 1e9, SYNC_COST_FACTOR * self._sync_cost_ns)
         wanted = math.ceil(least_ns / step_ns)
         self.cut = self._most < min(wanted, BLOCK_STEPS)

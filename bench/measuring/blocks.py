@@ -9,9 +9,11 @@ step, without synchronizing, and read after the block.
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -61,26 +63,38 @@ def refilled(job: Steps, device: Device) -> None:
         device.synchronize()
 
 
+@contextmanager
+def collected() -> Iterator[None]:
+    """Garbage collection is a pause of the harness's language, and no work of the step: it is off
+    within a block. Who collects between blocks looks at what is newer than the job, so that a step
+    that leaves cycles behind does not fill the memory."""
+    gc.collect()
+    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
+
+
+@dataclass(eq=False)
 class BlockTimer:
     """Runs blocks of one job's steps on one device."""
 
-    def __init__(
-        self,
-        job: Steps,
-        device: Device,
-        settings: Settings,
-        clock: Callable[[], int],
-        usage: Usage | None = None,
-        edges: Edges = SINGLE,
-    ) -> None:
-        """clock: monotonic ns; usage: counters of the process, for synchronous devices; edges:
-        where several processes do the step."""
-        self.job = job
-        self.device = device
-        self.settings = settings
-        self.clock = clock
-        self.usage = usage
-        self.edges = edges
+    job: Steps
+    device: Device
+    settings: Settings
+    clock: Callable[[], int]
+    """Monotonic ns."""
+    usage: Usage | None = None
+    """Counters of the process, for synchronous devices."""
+    edges: Edges = SINGLE
+    """Where several processes do the step."""
+
+    def __post_init__(self) -> None:
         self.busy_ns: list[int] = []
         """Of every block so far, this process's own time."""
         self._have_events = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from bench import stats
 from bench.measuring import single_steps
 from bench.measuring.block_size import BlockSize
-from bench.measuring.blocks import BlockTimer, Steps
+from bench.measuring.blocks import BlockTimer, Steps, collected
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.usage import Usage
 from bench.measuring.warm_up import WarmedUp, warmed_up
@@ -60,51 +61,44 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     """How long the process or the machine stood still in them; empty if neither did."""
 
 
+@dataclass(eq=False)
 class Engine:
     """Measures one job on one device."""
 
-    def __init__(
-        self,
-        job: Steps,
-        device: Device,
-        settings: Settings,
-        clock: Callable[[], int] = time.perf_counter_ns,
-        usage: Usage | None = None,
-        host: Callable[[], Counters] | None = None,
-        threads: int = 1,
-        suspended: Callable[[], int] = lambda: 0,
-        watch: Callable[[int], None] = lambda step: None,
-        edges: Edges = SINGLE,
-        before: Callable[[int, bool], None] = lambda steps, last: None,
-        burst: Burst | None = None,
-        calls_operators: bool = False,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """clock: monotonic ns; usage: counters of the process; host: counters of the host, for
-        synchronous devices; threads: how many the job computes with on this host; suspended: ns
-        that the machine was suspended, from any moment on; watch: called after each of the first
-        three steps with their number, outside any block and before the peak of memory is reset;
-        before: called before each block but the first with its steps, and whether it may be the
-        last one; edges: where several processes do the step; burst: of a device that rests, by
-        `sleep`, between short blocks; calls_operators: whether the host calls each of torch's
-        operators in each step.
-        """
-        self.job = job
-        self.device = device
-        self.settings = settings
-        self.clock = clock
-        self.host = host if device.synchronous or device.queues_on_host else None
-        self.threads = threads
-        self._timer = BlockTimer(job, device, settings, clock, usage, edges)
-        most = getattr(job, "most_steps", None)
-        self._size = BlockSize(device, settings, clock, edges, most, burst)
-        self.burst, self._sleep = burst, sleep
-        self.calls_operators = calls_operators and edges is SINGLE
-        self.usage = usage
-        self.suspended = suspended
-        self.watch = watch
-        self.edges = edges
-        self.before = before
+    job: Steps
+    device: Device
+    settings: Settings
+    clock: Callable[[], int] = time.perf_counter_ns
+    """Monotonic ns."""
+    usage: Usage | None = None
+    """Counters of the process."""
+    host: Callable[[], Counters] | None = None
+    """Counters of the host, for devices whose work it does."""
+    threads: int = 1
+    """How many the job computes with on this host."""
+    suspended: Callable[[], int] = lambda: 0
+    """ns that the machine was suspended, from any moment on."""
+    watch: Callable[[int], None] = lambda step: None
+    """Called after each of the first three steps with their number, outside any block and before
+    the peak of memory is reset."""
+    edges: Edges = SINGLE
+    """Where several processes do the step."""
+    before: Callable[[int, bool], None] = lambda steps, last: None
+    """Called before each block but the first with its steps, and whether it may be the last one."""
+    burst: Burst | None = None
+    """Of a device that rests, by `sleep`, between short blocks."""
+    calls_operators: bool = False
+    """Whether the host calls each of torch's operators in each step."""
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        if not (self.device.synchronous or self.device.queues_on_host):
+            self.host = None
+        self.calls_operators &= self.edges is SINGLE
+        timing = (self.settings, self.clock)
+        self._timer = BlockTimer(self.job, self.device, *timing, self.usage, self.edges)
+        most = getattr(self.job, "most_steps", None)
+        self._size = BlockSize(self.device, *timing, self.edges, most, self.burst)
         self._marks: list[Counters] = []
         """Before each block but the first."""
         self._ends: list[Counters] = []
@@ -125,19 +119,8 @@ class Engine:
         samples: steady samples to take (10 to 200); latency: whether requests are timed one by one
         on a device that is not synchronous; progress: called between blocks, never inside one.
         """
-        # Garbage collection is a pause of the harness's language, not work of the step: it is off
-        # within a block. Between blocks it looks at what is newer than the job, so that a step
-        # that leaves cycles behind does not fill the memory.
-        gc.collect()
-        gc.freeze()
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
+        with collected():
             return self._measure(samples, latency, progress)
-        finally:
-            gc.unfreeze()
-            if enabled:
-                gc.enable()
 
     def _measure(self, samples: int, latency: bool, progress: Listener) -> Series:
         blocks = [self.block(1)]
@@ -201,7 +184,7 @@ class Engine:
                 break
             progress("measure", steady)
             if self.burst is not None:
-                self._sleep(self.burst.rest_seconds)
+                self.sleep(self.burst.rest_seconds)
             self._append(steady, steps, self._may_end(steady, samples))
 
     def _may_end(self, steady: Sequence[Block], samples: int) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from bench.framework import Framework
-from bench.measuring import kept, serving
+from bench.measuring import kept, serving_gate
 from bench.records.execution import is_recorded
 from bench.records.outcome import Numerics
 
@@ -60,7 +60,7 @@ def gated(
         wrong = verdict.complaint
     elif site.ranks is None or together:
         if workload.modes[mode].serves:
-            verdict = serving.gate(*asking, earlier, backend.shorten_float32)
+            verdict = serving_gate.gate(*asking, earlier, backend.shorten_float32)
         else:
             verdict = numerics.gate(*asking, kept.NOTHING if together else earlier)
         wrong = verdict.complaint

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,15 +80,17 @@ class HandedOver:
         return HandedDraws(pool, self._handed.draws[which], self._arrays, which)
 
 
+@dataclass(eq=False)
 class HandedDraws(Draws):
     """The numbers that torch's twin of a job has, one draw after the other."""
 
-    def __init__(
-        self, pool: Array, draws: tuple[Draw, ...], arrays: Mapping[str, Array], which: Which
-    ) -> None:
-        """pool: float32; arrays: with the integers that were drawn, by `integers_name`."""
-        self._pool, self._draws, self._arrays, self._which = pool, draws, arrays, which
-        self._next = 0
+    _pool: Array
+    """float32."""
+    _draws: tuple[Draw, ...]
+    _arrays: Mapping[str, Array]
+    """With the integers that were drawn, by `integers_name`."""
+    _which: Which
+    _next: int = 0
 
     def normal(self, shape: tuple[int, ...], std: float = 1.0) -> Array:
         """From the pool, over and over."""

@@ -21,7 +21,7 @@ from bench.framework import Executing
 from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
 from bench.measuring.edges import SINGLE, Edges, Together
 from bench.measuring.engine import Engine
-from bench.measuring.explaining import launch
+from bench.measuring.explaining import launch, remedies
 from bench.measuring.gating import gated
 from bench.measuring.handed import HandedOver, built
 from bench.measuring.hush import Hush
@@ -82,7 +82,7 @@ class Launch:
         self.silent_ns: tuple[int, ...] = ()
         self.blames_peer = False
         self.account: Account | None = None
-        self._trying: launch.Trying | None = None
+        self._bench: remedies.Bench | None = None
 
     def run(self) -> Report:
         """Measures, or says why not."""
@@ -185,9 +185,7 @@ class Launch:
             memory_format=given,
             ranks=self.ranks,
         )
-        self._trying = functools.partial(
-            launch.tried, workload, mode, parameters, site, self.backend, device
-        )
+        self._bench = launch.bench_of(workload, mode, parameters, site, self.backend, device)
         if request.rehearse:
             self._require_memory(workload, parameters, site, device, handed)
         if request.rehearsal_only:
@@ -326,7 +324,7 @@ class Launch:
         silent = self._silent(job, device, series.steady, work)  # late: it spoils the weights
         if request.explain:  # last: so does this
             channel.enter("explain")
-            trying = self._trying if request.try_remedies else None
+            trying = self._bench if request.try_remedies else None
             self.account = launch.account(job, device, request.case, engine.threads, trying)
         return Measured(
             work=work,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import catalogue
@@ -97,20 +98,16 @@ class _Outcome(NamedTuple):
     total: Any
 
 
+@dataclass(eq=False)
 class _Otherwise:
-    def __init__(
-        self,
-        job: Job,
-        device: Device,
-        step_seconds: float,
-        clock: Callable[[], int],
-        edges: Edges,
-        kit: Tensors,
-    ) -> None:
-        self._kit = kit
-        self._job, self._device, self._clock = job, device, clock
-        self._step_seconds = step_seconds
-        self._edges = edges
+    _job: Job
+    _device: Device
+    _step_seconds: float
+    _clock: Callable[[], int]
+    _edges: Edges
+    _kit: Tensors
+
+    def __post_init__(self) -> None:
         self._waits: list[float] = []
 
     def repeats(self) -> bool:

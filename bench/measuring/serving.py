@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.measuring import asked, serving_gate
-from bench.measuring.messages import Channel, Request
-from bench.measuring.serving_gate import gate
+from bench.measuring.blocks import collected
 from bench.measuring.serving_loop import Loaded, Loop, prompts
 from bench.measuring.usage import suspended_ns
 from bench.planning.arrivals import load_of
@@ -23,30 +20,13 @@ from bench.records.served import Window
 from bench.serving_job import ServingJob
 from bench.telemetry import contention, standstill
 from bench.telemetry.contention import Counters, HostCounters
-from bench.workload import Look
 
 if TYPE_CHECKING:
     from bench.backend import Device
+    from bench.measuring.launch import Launch
 
-__all__ = ["Launch", "gate", "load_of", "measured"]
 WARM_STEPS = 5
 """Whole forwards before the load, once every variant has run."""
-
-
-class Launch(Protocol):
-    """What this needs of `bench.measuring.launch.Launch`."""
-
-    request: Request
-    channel: Channel
-    environment: dict[str, Any]
-    cold: dict[str, float]
-    first_step_ns: int | None
-
-    def describe(self, device: Device) -> None:
-        """Stack and device as they stand now."""
-
-    def executed(self) -> list[Look]:
-        """Whether the execution is the case's."""
 
 
 def measured(
@@ -69,8 +49,8 @@ def measured(
     counters = HostCounters().read if device.synchronous else None
     suspended = suspended_ns()
     witness = job.witness()
-    loaded = _collected(
-        lambda: Loop(job, load, texts, parameters.ramp).run(
+    with collected():
+        loaded = Loop(job, load, texts, parameters.ramp).run(
             lambda ended, tokens, ns: channel.blocks(
                 "measure",
                 [Block(wall_ns=ns, step_ns=(ns,) * ended)],
@@ -78,7 +58,6 @@ def measured(
             ),
             lambda: None if counters is None else marks.append(counters()),
         )
-    )
     suspended = suspended_ns() - suspended
     launch.first_step_ns = loaded.started_ns
     memory = device.memory()
@@ -183,17 +162,3 @@ def _warmed(job: ServingJob, device: Device, seconds: float) -> float:
         device.synchronize()
         steps += 1
     return variants
-
-
-def _collected(serve: Callable[[], Loaded]) -> Loaded:
-    """Without garbage collection, which is no work of the engine."""
-    gc.collect()
-    gc.freeze()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return serve()
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

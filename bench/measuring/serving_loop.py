@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -40,22 +41,22 @@ def prompts(load: Load, vocabulary: int, seed: int) -> list[list[int]]:
     return [draw.choices(every, k=request.prompt_tokens) for request in load.requests]
 
 
+@dataclass(eq=False)
 class Loop:
     """One load on one job."""
 
-    def __init__(
-        self,
-        job: ServingJob,
-        load: Load,
-        texts: Sequence[Sequence[int]],
-        ramp: int,
-        clock: Callable[[], int] = time.perf_counter_ns,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """texts: the prompts, one a request; ramp: see `Served.ramp`; clock: monotonic ns."""
-        self.job, self.load, self.texts, self.ramp = job, load, texts, ramp
-        self._clock, self._sleep = clock, sleep
-        self.schedule = Schedule(job.slots, job.chunk)
+    job: ServingJob
+    load: Load
+    texts: Sequence[Sequence[int]]
+    """The prompts, one a request."""
+    ramp: int
+    """See `Served.ramp`."""
+    clock: Callable[[], int] = time.perf_counter_ns
+    """Monotonic ns."""
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.job.slots, self.job.chunk)
 
     def run(
         self,
@@ -66,7 +67,7 @@ class Loop:
 
         mark: called twice, by the first forward of the steady window and by the last.
         """
-        clock, schedule = self._clock, self.schedule
+        clock, schedule = self.clock, self.schedule
         coming = deque(enumerate(self.load.requests))
         requests: list[Asked] = []
         arrived: list[tuple[int, int]] = []
@@ -83,7 +84,7 @@ class Loop:
                 requests.append(asked)
                 schedule.add(asked)
             if not schedule.busy:
-                self._sleep(max(((coming[0][1].due_ns or 0) - begun) / 1e9, 0.0))
+                self.sleep(max(((coming[0][1].due_ns or 0) - begun) / 1e9, 0.0))
                 continue
             rows = schedule.rows(clock() - started)
             queued = clock()

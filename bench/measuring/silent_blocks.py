@@ -11,12 +11,12 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bench.measuring.blocks import BlockTimer
+from bench.measuring.blocks import BlockTimer, collected
 from bench.measuring.edges import Edges
 from bench.measuring.hush import Hush
 from bench.records.reason import of_error, reason
@@ -70,7 +70,7 @@ def taken(
     if least_seconds > MOST_SECONDS:
         return Taken(absent=f"{LEAST_PAIRS} pairs of blocks would take {least_seconds:.0f} s")
     pairs = Pairs(job, device, BlockTimer(job, device, settings, clock, None, edges), hush)
-    with quiet_collector():
+    with collected():
         if absent := tried(pairs, edges):
             return Taken(absent=absent)
         found: dict[bool, list[int]] = {False: [], True: []}
@@ -91,17 +91,19 @@ def taken(
     return Taken(silent=made, own_ns=tuple(own))
 
 
-class Pairs:
+class Pairs(NamedTuple):
     """Takes blocks of one job, real ones and silent ones."""
 
-    def __init__(self, job: Job, device: Device, timer: BlockTimer, hush: Hush) -> None:
-        self._job, self._device, self._timer, self.hush = job, device, timer, hush
+    job: Job
+    device: Device
+    timer: BlockTimer
+    hush: Hush
 
     def silent_step(self) -> None:
         """One, by itself."""
         with self.hush.silence():
-            self._job.step()
-            self._device.synchronize()
+            self.job.step()
+            self.device.synchronize()
 
     def block(self, steps: int, silent: bool) -> tuple[int, int]:
         """The slowest rank's nanoseconds, and this one's.
@@ -111,12 +113,12 @@ class Pairs:
         if silent:
             self.silent_step()
         else:
-            self._job.step()
-            self._device.synchronize()
+            self.job.step()
+            self.device.synchronize()
         gc.collect()
         within = self.hush.silence() if silent else contextlib.nullcontext()
-        block = self._timer.block(steps, within)
-        return block.wall_ns, self._timer.busy_ns[-1]
+        block = self.timer.block(steps, within)
+        return block.wall_ns, self.timer.busy_ns[-1]
 
 
 def tried(pairs: Pairs, edges: Edges) -> str:
@@ -135,18 +137,3 @@ def tried(pairs: Pairs, edges: Edges) -> str:
     if edges.all(not why):
         return ""
     return why or "another rank could not take a step without communication"
-
-
-@contextlib.contextmanager
-def quiet_collector() -> Iterator[None]:
-    """As in the steady blocks: no collection within one, and what is old is not looked at."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

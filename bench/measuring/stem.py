@@ -139,7 +139,8 @@ def serve(
                 pid = fork()
                 if not pid:
                     watched = {k.fd for k in selector.get_map().values()}
-                    close((held | watched | {selector.fileno()}) - set(descriptors))
+                    for descriptor in (held | watched | {selector.fileno()}) - set(descriptors):
+                        os.close(descriptor)
                     if word == FORK:
                         become(descriptors, variables, seconds, pages)
                     grow(descriptors, variables, seconds, pages)
@@ -147,12 +148,6 @@ def serve(
                     os.close(descriptor)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
                 say(parent, Born(pid=pid))
-
-
-def close(descriptors: Iterable[int]) -> None:
-    """Those of the stem alone, in what was forked from it."""
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def grow(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench import catalogue
@@ -58,34 +59,28 @@ NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"
 
 
+@dataclass(eq=False)
 class Watch:
     """Reads one job of one launch."""
 
-    def __init__(
-        self,
-        job: Job,
-        device: Device,
-        precision: Precision,
-        seed: int,
-        thorough: bool = False,
-        execution: str = "eager",
-        clock: Callable[[], int] = time.perf_counter_ns,
-        edges: Edges = SINGLE,
-        framework: Framework | None = None,
-    ) -> None:
-        """thorough: for three steps more the job's own noise is taken, it is seen which operators a
-        step runs through, and an input is altered: one launch of a case is enough; clock: ns;
-        edges: where several processes do the step, which must all take as many; framework: whose
-        job it is, by default torch."""
-        self._framework = framework or catalogue.framework("torch")
-        self._kit = self._framework.tensors
-        self._job, self._device, self._precision, self._seed = job, device, precision, seed
-        self._thorough = thorough
-        self._execution = execution
+    job: Job
+    device: Device
+    precision: Precision
+    seed: int
+    thorough: bool = False
+    """Whether for three steps more the job's own noise is taken, it is seen which operators a step
+    runs through, and an input is altered: one launch of a case is enough."""
+    execution: str = "eager"
+    clock: Callable[[], int] = time.perf_counter_ns
+    edges: Edges = SINGLE
+    """Where several processes do the step, which must all take as many."""
+    framework: Framework = field(default_factory=lambda: catalogue.framework("torch"))
+    """Whose job it is."""
+
+    def __post_init__(self) -> None:
+        self._kit = self.framework.tensors
         self.executed: Executed | None = None
         """What a step ran through; None where nobody looked."""
-        self._clock = clock
-        self._edges = edges
         self._absent = ""
         self._weights: Vector | None = None
         self._wide_weights: Vector | None = None
@@ -119,7 +114,7 @@ class Watch:
         absent = self._absent or ("" if self._readings else NO_OUTPUTS)
         if absent:
             return Proof(absent=absent)
-        training = self._job.training()
+        training = self.job.training()
         return Proof(
             weights=self._weights,
             wide_weights=self._wide_weights,
@@ -129,7 +124,7 @@ class Watch:
             written=dict(self._written.errors),
             not_written=self._written.absent,
             recomputed=self._recomputed,
-            kinks=training is None or training.kinks or ROUTED in self._job.facts,
+            kinks=training is None or training.kinks or ROUTED in self.job.facts,
             law=tuple(self._errors),
         )
 
@@ -141,13 +136,13 @@ class Watch:
         """After one of the first steps, numbered from 1, between blocks."""
         self._try(lambda: self._after(step))
         if step == 2:
-            self._random = self._device.random_state()  # not sooner: a compiler may draw at first
+            self._random = self.device.random_state()  # not sooner: a compiler may draw at first
         elif step == READ_AFTER[-1]:
             self._require_undrawn()
-            if self._thorough and self._edges.all(bool(self._readings) and not self._absent):
+            if self.thorough and self.edges.all(bool(self._readings) and not self._absent):
                 self._take_noise()
                 self._hold_to_written()
-            self._job.force(False)
+            self.job.force(False)
             self._forcing, self._other = False, True
 
     def before(self, steps: int, last: bool) -> None:
@@ -157,27 +152,27 @@ class Watch:
         device that queues, whose allocator would show it, nothing is.
         """
         self._armed = False
-        if steps == 1 and self._device.synchronous:
+        if steps == 1 and self.device.synchronous:
             self._try(lambda: self._before_step(last))
         self._other = self._forcing
 
     def finish(self, step_seconds: float) -> None:
         """After the timing and after memory was read; may step. step_seconds: in a steady block."""
-        self._random = self._device.random_state()
+        self._random = self.device.random_state()
         self._try(lambda: self._finish(step_seconds))
         self._require_undrawn()
-        if self._thorough and self._framework.executed_late:
-            self._note_executed(self._job.step)
+        if self.thorough and self.framework.executed_late:
+            self._note_executed(self.job.step)
 
     def _start(self) -> None:
-        if weights := list(self._job.weights()):
+        if weights := list(self.job.weights()):
             self._weights = self._vector(WEIGHTS, weights)
             wide = [weight for weight in weights if self._kit.itemsize(weight) > 1]
             if 0 < len(wide) < len(weights):
                 self._wide_weights = self._vector(WIDE_WEIGHTS, wide)
         if trained := self._trained():
             self._before = self._sample(UPDATE, trained).gather(trained)
-        self._forcing = self._other = self._job.force(True)
+        self._forcing = self._other = self.job.force(True)
 
     def _after(self, step: int) -> None:
         found = self._read(step) if step in READ_AFTER else {}
@@ -185,13 +180,13 @@ class Watch:
             self._expect()
         elif step == 2:
             self._judge()
-        if self._job.training() is None:
+        if self.job.training() is None:
             self._learn(found.get(OUTPUT))
 
     def _before_step(self, last: bool) -> None:
         if not self._readings:
             return
-        if self._job.training() is None:
+        if self.job.training() is None:
             self._learn()
         elif last:
             self._expect()
@@ -199,46 +194,46 @@ class Watch:
 
     def _require_undrawn(self) -> None:
         """Of a job that gives outputs: those of one seed must be the same on every device."""
-        now = self._device.random_state()
+        now = self.device.random_state()
         if self._readings and now is not None and self._random not in (None, now):
             self._complaints.append(DRAWN)
 
     def _finish(self, step_seconds: float) -> None:
-        if not self._edges.all(bool(self._readings)):  # what follows all ranks must come to
+        if not self.edges.all(bool(self._readings)):  # what follows all ranks must come to
             return
-        if self._job.training() is not None:
+        if self.job.training() is not None:
             if not self._armed:
                 self._expect()
-                self._job.step()
+                self.job.step()
             self._judge()
-            if self._thorough:
+            if self.thorough:
                 self._complaints += self._retaken.trained(self._law, step_seconds)
-        elif OUTPUT not in self._job.outputs():
+        elif OUTPUT not in self.job.outputs():
             return
         elif self._moves_on:
             self._complaints += self._retaken.moved_on(self._readings)
         else:
             self._recompute()
-            if self._thorough and self._edges is SINGLE and not self._framework.hands_over:
-                asking = (self._job, self._device, step_seconds, self._clock, self._kit)
+            if self.thorough and self.edges is SINGLE and not self.framework.hands_over:
+                asking = (self.job, self.device, step_seconds, self.clock, self._kit)
                 self._complaints += left_out.kept(*asking)
-        if not self._device.synchronous:
+        if not self.device.synchronous:
             self._complaints += left_out.complaints(
-                *(self._job, self._device, step_seconds, self._clock, self._edges, self._kit)
+                *(self.job, self.device, step_seconds, self.clock, self.edges, self._kit)
             )
 
     @property
     def _retaken(self) -> Retaken:
-        noise, name = self._noise, self._precision.name
-        return Retaken(self._job, self._kit, self._edges, name, noise, self._computed)
+        noise, name = self._noise, self.precision.name
+        return Retaken(self.job, self._kit, self.edges, name, noise, self._computed)
 
     @property
     def _moves_on(self) -> bool:
         """Whether a step builds on the one before, and trains nothing."""
-        return self._job.training() is None and not self._job.inputs()
+        return self.job.training() is None and not self.job.inputs()
 
     def _trained(self) -> list[Tensor]:
-        training = self._job.training()
+        training = self.job.training()
         if training is None:
             return []
         return [one.weight for one in self._kit.moved(training.optimizer)]
@@ -247,7 +242,7 @@ class Watch:
         """The same one for the same shapes: what is drawn is drawn once."""
         key = label, *map(self._kit.shape, tensors)
         if key not in self._samples:
-            self._samples[key] = Sample(self._seed, label, tensors, self._kit)
+            self._samples[key] = Sample(self.seed, label, tensors, self._kit)
         return self._samples[key]
 
     def _read(self, step: int) -> dict[str, Vector]:
@@ -276,8 +271,8 @@ class Watch:
 
     def _expect(self) -> None:
         """Before a step whose update is then held to the optimizer's law."""
-        if (training := self._job.training()) is not None:
-            self._law = self._law or Law(training, self._seed, self._kit)
+        if (training := self.job.training()) is not None:
+            self._law = self._law or Law(training, self.seed, self._kit)
             self._law.before()
 
     def _judge(self) -> None:
@@ -287,14 +282,14 @@ class Watch:
 
     def _take_noise(self) -> None:
         """Without it the tolerance is as wide as its precision's; the readings stand."""
-        job = self._job
+        job = self.job
         try:
             before: Mapping[str, Vector] = self._readings[-1].quantities
             if job.training() is not None:  # whose weights have moved since
                 self._see(job.again)
                 before = self._computed()
             found = noise.taken(
-                *(job, self._device, self._precision, before, self._computed, self._kit)
+                *(job, self.device, self.precision, before, self._computed, self._kit)
             )
             if found is not None and self._moves_on:
                 job.force(True)  # what its later steps read was computed with those weights
@@ -302,7 +297,7 @@ class Watch:
                 self._see(job.step)
             elif found is not None and job.training() is None:
                 self._see(job.again)
-            self._device.synchronize()
+            self.device.synchronize()
         except (RuntimeError, MemoryError) as error:
             self._no_noise = f"the device refused it: {reason(of_error(error))}"
         else:
@@ -310,21 +305,21 @@ class Watch:
             self._no_noise = "" if self._noise else CANNOT_REPEAT
 
     def _hold_to_written(self) -> None:
-        if is_compiled(self._execution) and not self._framework.hands_over:
-            asking = (self._job, self._device, self._precision.name, self._noise, self._computed)
-            self._written = written.held(*asking, alone=self._edges is SINGLE)
+        if is_compiled(self.execution) and not self.framework.hands_over:
+            asking = (self.job, self.device, self.precision.name, self._noise, self._computed)
+            self._written = written.held(*asking, alone=self.edges is SINGLE)
             self._complaints += self._written.complaints
 
     def _see(self, step: Callable[[], object]) -> None:
         """Takes a step, and notes what it runs through where its framework may be asked by now."""
-        if self._framework.executed_late:
+        if self.framework.executed_late:
             step()
         else:
             self._note_executed(step)
 
     def _note_executed(self, step: Callable[[], object]) -> None:
         try:
-            self.executed = self._framework.executed(step, self._device, self._execution)
+            self.executed = self.framework.executed(step, self.device, self.execution)
         except RuntimeError as error:  # what cannot be seen can be done
             self.executed = Executed(absent=f"not observable: {reason(of_error(error))}")
             step()
@@ -344,12 +339,12 @@ class Watch:
 
     def _outputs(self) -> Outputs:
         """What the last step gave. An output on the host is there when the device is done."""
-        self._device.synchronize()
-        return self._job.outputs()
+        self.device.synchronize()
+        return self.job.outputs()
 
     def _learn(self, output: Vector | None = None) -> None:
         """What came of the last input, if that is not known; output: where it has been read."""
-        inputs = self._job.inputs()
+        inputs = self.job.inputs()
         if not inputs or self._other or not self._known.lacks(inputs):
             return
         if output := output or self._output():
@@ -359,12 +354,12 @@ class Watch:
         """The last output against the same computed another time: in one of the first steps, or
         now; of one launch in between from another input, in its place, which must show."""
         if self._other:
-            self._job.again()
-        inputs = self._job.inputs()
+            self.job.again()
+        inputs = self.job.inputs()
         known, last = self._known.of(inputs), self._output()
-        if self._thorough:
+        if self.thorough:
             with self._kit.altered(inputs[0]) as differs:
-                self._job.again()
+                self.job.again()
                 between = self._output()
             if differs and last and between and last.error(between) == 0.0:
                 self._complaints.append(
@@ -372,13 +367,13 @@ class Watch:
                     "not computed, but kept"
                 )
         if known is None:
-            self._job.again()
+            self.job.again()
             known = self._output()
         if last is None or known is None:
             return
         error = last.error(known)
         self._recomputed = figure(error)
-        most = RECOMPUTED.get(self._precision.name, RECOMPUTED_NARROW)
+        most = RECOMPUTED.get(self.precision.name, RECOMPUTED_NARROW)
         if error > most:
             self._complaints.append(
                 f"the last output differs by {error:.2g} from the same computed another time (at "
@@ -390,7 +385,7 @@ class Watch:
 
         Nor is it on any rank then, for what a look computes all of them compute together.
         """
-        if not self._edges.all(not self._absent):
+        if not self.edges.all(not self._absent):
             self._absent = self._absent or "the device of another rank could not be read"
             return
         try:

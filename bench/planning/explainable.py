@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 from bench.catalogue import suites
-from bench.errors import AccelmarkError, UnknownName
+from bench.errors import AccelmarkError, UnknownName, meant
 from bench.planning.plan import plan
 from bench.planning.spread import FEWEST
 from bench.planning.suite_file import Suite, find_suite, read_suite
@@ -27,13 +27,15 @@ def suite_of(name: str, only: str | None) -> tuple[Suite, str | None]:
         if "/" in name or name.endswith(".toml"):
             raise
     known = suites()
+    near = {*known}
     for shipped in (*FIRST, *sorted(known.keys() - {*FIRST})):
         suite = read_suite(find_suite(shipped))
         cases = plan(suite, FEWEST)
         names = {text for case in cases for text in (case.name, f"{case.name}-{case.precision}")}
         if fnmatch.filter(sorted(names), name):
             return suite, name if only is None else only
+        near |= names
     raise UnknownName(
-        f"{name}: no shipped suite and no case of one. See `accelmark list suites`, give a .toml "
-        "file, or the name of a case, as `resnet50-train`."
+        f"{name}: no shipped suite and no case of one.{meant(name, near)} See `accelmark list "
+        "suites`, give a .toml file, or the name of a case, as `resnet50-train`."
     )

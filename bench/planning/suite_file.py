@@ -193,9 +193,15 @@ def _settings(source: str, table: Any) -> Settings:
         if key not in allowed:
             raise SuiteError(f"{source}, settings: unknown key `{key}`.{suggestion(key, allowed)}")
     try:
-        return msgspec.convert(table, Settings)
+        settings = msgspec.convert(table, Settings)
     except msgspec.ValidationError as error:
         raise SuiteError(f"{source}, settings: {wrong_value(error, Settings, table)}.") from error
+    if (target := settings.target_half_width) >= 1:
+        raise SuiteError(
+            f"{source}, settings: `target_half_width` is a share below 1, not {target:g}: 0.02 is "
+            "±2 %."
+        )
+    return settings
 
 
 def with_launches(settings: Settings, launches: str | None, option: str) -> Settings:

@@ -21,6 +21,7 @@ import msgspec
 
 from bench.errors import OutputError, PublicationError, RecordError
 from bench.judging.row import Row
+from bench.judging.suites import suite_of
 from bench.judging.summary import summarize
 from bench.publishing import signing
 from bench.publishing.command import allowed
@@ -359,7 +360,7 @@ def _index_row(folder: Path) -> str:
         device += f", {host.get('usable_cores')} cores"
     cells = [
         f"[`{folder.name}`]({folder.name}/{CARD})",
-        _text(run.run.suite),
+        _text(suite_of(run.run) or run.run.suite),
         _text(device),
         _text(", ".join([*software, str(host.get("python"))])),
         counts,

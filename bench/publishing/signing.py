@@ -13,7 +13,7 @@ import hashlib
 import struct
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import MissingPackage, PublicationError, RecordError
 from bench.records.digests import SUMS
@@ -39,7 +39,7 @@ def sign(folder: StrPath, key_file: StrPath, passphrase: str | None = None) -> s
     """
     folder = Path(folder)
     key = private_key(key_file, passphrase)
-    public = _strings(KEY_TYPE, _raw(key.public_key()))
+    public = _strings(KEY_TYPE, key.public_key().public_bytes_raw())
     message = _message((folder / SUMS).read_bytes())
     signature = _strings(KEY_TYPE, key.sign(message))
     blob = MAGIC + struct.pack(">I", VERSION) + _strings(public, NAMESPACE, b"", HASH, signature)
@@ -171,13 +171,6 @@ def _parse(text: str) -> tuple[bytes, bytes]:
     if kind != KEY_TYPE or signed_as != KEY_TYPE:
         raise ValueError(f"not {KEY_TYPE.decode()}")
     return raw, value
-
-
-def _raw(public: Any) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    raw: bytes = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return raw
 
 
 def _needs_cryptography() -> None:

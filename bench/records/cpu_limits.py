@@ -34,18 +34,19 @@ class Level(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 def levels(proc: Path = PROC, cgroups: Path = CGROUPS) -> list[Level]:
     """Every level that says something, from the uppermost down."""
-    depths: dict[int, Level] = {}
+    quotas: dict[int, float] = {}
     for depth, folder in groups("cpu", proc, cgroups):
-        quota = _quota(folder)
-        if quota is not None:  # of two versions side by side, the lesser
-            least = min(quota, depths[depth].quota_cores or quota) if depth in depths else quota
-            depths[depth] = Level(depth=depth, quota_cores=least)
-    for depth, folder in groups("cpuset", proc, cgroups):
-        cores = _cpuset(folder)
-        if cores is not None:
-            before = depths.get(depth, Level(depth=depth)).quota_cores
-            depths[depth] = Level(depth=depth, quota_cores=before, cpuset_cores=cores)
-    return [depths[depth] for depth in sorted(depths)]
+        if (quota := _quota(folder)) is not None:  # of two versions side by side, the lesser
+            quotas[depth] = min(quota, quotas.get(depth, quota))
+    cpusets = {
+        depth: cores
+        for depth, folder in groups("cpuset", proc, cgroups)
+        if (cores := _cpuset(folder)) is not None
+    }
+    return [
+        Level(depth=depth, quota_cores=quotas.get(depth), cpuset_cores=cpusets.get(depth))
+        for depth in sorted({*quotas, *cpusets})
+    ]
 
 
 def quota_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> float | None:

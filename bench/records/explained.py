@@ -176,10 +176,13 @@ class Explained(Value, frozen=True, kw_only=True, tag="explained", tag_field="st
             raise ValueError("a call of an operator that is not there")
 
 
-class Unexplained(Value, frozen=True, kw_only=True, tag="unexplained", tag_field="status"):
+class Unexplained(
+    Value, frozen=True, kw_only=True, omit_defaults=True, tag="unexplained", tag_field="status"
+):
     """It could not be explained."""
 
     reason: str
+    tried: tuple[Tried, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.reason.strip():

@@ -40,8 +40,16 @@ A *power cap* is none of them. Holding the clock to the power limit is how a dev
 load at its rated power, all day and in every machine; were it throttling, no large matrix product
 could ever be ranked. It is a word of its own, in the record and on the card.
 """
-QUANTITIES = ("power", "energy", "clock", "temperature", "utilisation", "memory", "reasons")
-"""What a reading may hold; keys of `Telemetry.absent`, with `processes`."""
+QUANTITIES = {
+    "power": "power_watts",
+    "energy": "energy_joules",
+    "clock": "clock_mhz",
+    "temperature": "temperature_celsius",
+    "utilisation": "utilisation_percent",
+    "memory": "memory_used_bytes",
+    "reasons": "reasons",
+}
+"""What a reading may hold, and its field; keys of `Telemetry.absent`, with `processes`."""
 
 
 class Reading(Value, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,16 +79,7 @@ class Reading(Value, frozen=True, kw_only=True, omit_defaults=True):
 
     def has(self, quantity: str) -> bool:
         """Whether it holds that one of `QUANTITIES`."""
-        value = {
-            "power": self.power_watts,
-            "energy": self.energy_joules,
-            "clock": self.clock_mhz,
-            "temperature": self.temperature_celsius,
-            "utilisation": self.utilisation_percent,
-            "memory": self.memory_used_bytes,
-            "reasons": self.reasons,
-        }[quantity]
-        return value is not None
+        return getattr(self, QUANTITIES[quantity]) is not None
 
 
 class Telemetry(Value, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, overload
@@ -154,24 +154,24 @@ class Writer:
         self._file.close()
 
 
-def read(path: StrPath) -> RunFile:
+def read(path: StrPath, reader: Callable[[Opened], RunFile] | None = None) -> RunFile:
     """Reads a record, or the one record in a folder.
 
-    Raises `RecordError` if it is no record at all, or if it was published and is not what was
-    published. A file whose later lines are damaged (cut
-    short by a crash, say) is returned with what is whole, and `damage` says what is not.
+    reader: of what is open, by default `read_opened`. Raises `RecordError` if it is no record at
+    all, or if it was published and is not what was published. A file whose later lines are damaged
+    (cut short by a crash, say) is returned with what is whole, and `damage` says what is not.
     """
     path = Path(path)
     path = _only_run_in(path) if path.is_dir() else path
     try:
         digests.check(path)
         with opened(path) as source:
-            return read_opened(source)
+            return (reader or read_opened)(source)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: OSError) -> RecordError:
+def _unreadable(path: Path, error: OSError) -> RecordError:
     """What to raise where a record cannot be opened."""
     gone = isinstance(error, FileNotFoundError)
     why = "there is no such file" if gone else f"cannot be read ({error.strerror or error})"
@@ -247,7 +247,7 @@ class StoredLaunches(Sequence[Launch]):
                 file.seek(place.start)
                 text = file.read(place.length)
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise _unreadable(self.path, error) from error
         if stamp != self.stamp:
             raise RecordError(
                 f"{self.path}: it was changed while it was read. Run the command again."
@@ -324,7 +324,7 @@ class _Reader:
         elif isinstance(line, Explanation):
             self.explanations.append(line)
         elif (line.fingerprint, line.launch) in self._seen:
-            self.flaw = Flaw("damaged", f"launch {line.launch} of {line.case.label} again")
+            self.flaw = Flaw("damaged", f"launch {line.launch + 1} of {line.case.label} again")
             return
         else:
             self._seen.add((line.fingerprint, line.launch))

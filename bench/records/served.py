@@ -139,6 +139,11 @@ class Served(Value, frozen=True, kw_only=True):
             )
 
     @property
+    def sent_at_once(self) -> bool:
+        """Whether a server got all of its requests in the beginning."""
+        return self.steps is None and len({request.due_ns for request in self.requests}) == 1
+
+    @property
     def window(self) -> Window | None:
         """From the `ramp`-th completion to the last admission; None where there is nothing between.
 
@@ -151,7 +156,7 @@ class Served(Value, frozen=True, kw_only=True):
         if len(ended) < self.ramp:
             return None
         start, end = ended[self.ramp - 1], max(admitted)
-        if self.steps is None and len({request.due_ns for request in self.requests}) == 1:
+        if self.sent_at_once:
             end = max(r.first_ns for r in self.requests if r.first_ns is not None)
         arrivals = zip(self.arrived_ns, self.arrived_tokens, strict=True)
         tokens = sum(count for ns, count in arrivals if start < ns <= end)

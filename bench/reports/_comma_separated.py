@@ -13,16 +13,17 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def written(rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str] | None = None) -> str:
-    """A header line, then the rows, which all have the keys of the first one.
+    """A header line, then the rows; what is None, or a row does not have, is an empty field.
 
-    headers: of keys that are called otherwise; None gives an empty field.
+    headers: of keys that are called otherwise.
     """
     called = headers or {}
+    keys = dict.fromkeys(key for row in rows for key in row)
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(called.get(key, key) for key in (rows[0] if rows else {}))
+    writer.writerow(called.get(key, key) for key in keys)
     for row in rows:
-        writer.writerow(_cell(value) for value in row.values())
+        writer.writerow(_cell(row.get(key)) for key in keys)
     return output.getvalue()
 
 

@@ -29,6 +29,7 @@ from bench.reports._comparison_notes import (
     before,
     details,
     excludes_one,
+    figure,
     legend,
     notes,
     parts,
@@ -39,7 +40,7 @@ from bench.reports._grid import INDENT, Column, column, grid, put
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._systems import lines, one, spreads
-from bench.reports._wording import PIPES, STOPPERS, ending, factor, ratio, word_of
+from bench.reports._wording import PIPES, STOPPERS, ending, factor, ratio
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -146,12 +147,8 @@ def _columns(comparison: Comparison) -> list[Column]:
 
 
 def _side(case: CaseComparison, row: Row | None) -> Text:
-    """Nothing of what is not the same work: its figures must not be read side by side."""
-    if row is not None and row.throughput is None:
-        return Text(word_of(row), "dim")
-    if row is None or row.throughput is None or case.ratio is None:
-        return Text()
-    return Text(plain(row.rate))
+    without = row is not None and row.throughput is None
+    return Text(plain(figure(case, row)), "dim" if without else "")
 
 
 def _ratio_cell(case: CaseComparison) -> Text:

@@ -17,7 +17,7 @@ from bench.reports import _systems
 from bench.reports._card_notes import FLAGS
 from bench.reports._labels import Label, listed
 from bench.reports._notes import Note, grouped
-from bench.reports._wording import factor, share, spread, whose
+from bench.reports._wording import factor, share, spread, whose, word_of
 from bench.telemetry.flags import HINDERED
 
 STYLE: dict[CompareVerdict, str] = {
@@ -110,19 +110,19 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
     if told := [f"{_name(case, names)}: {work.words}" for work, case in proofs if work.proved]:
         yield Note("PROVED", "; ".join(told), "green")
     for said, alike in grouped(proofs, lambda proof: proof[0].unproved):
-        yield Note("NOT PROVED", f"{said}: {listed([_name(c, names) for _, c in alike])}", dim=True)
+        yield Note("NOT PROVED", f"{said}: {_called([c for _, c in alike], names)}", dim=True)
     if odd := [f"{_name(case, names)} {case.witness_gap:.0%}" for case in cases if _odd(case)]:
         yield Note("CHECK", f"{OUTPUTS}: {listed(odd)}")
     for said, some in grouped(cases, lambda case: case.experts_remark):
-        yield Note("EXPERTS", f"{said}: {listed([_name(case, names) for case in some])}", dim=True)
+        yield Note("EXPERTS", f"{said}: {_called(some, names)}", dim=True)
     for said, some in grouped(cases, lambda case: case.clock_remark):
-        yield Note("CLOCK", f"{said}: {listed([_name(case, names) for case in some])}")
+        yield Note("CLOCK", f"{said}: {_called(some, names)}")
     for verdict in ("UNRANKED", "NO_INTERVAL", "INCOMPARABLE"):
         some = [case for case in cases if case.verdict == verdict]
         reasons = [(reason, case) for case in some for reason in case.reasons]
         found = list(grouped(reasons, lambda pair: pair[0]))
         for reason, of_it in sorted(found, key=lambda pair: -len(pair[1])):
-            called = listed([_name(case, names) for _, case in of_it])
+            called = _called([case for _, case in of_it], names)
             yield Note(CELLS[verdict], f"{reason}: {called}", STYLE.get(verdict, "yellow"))
     yield from _of_one_side(cases, names)
     yield from _chosen(cases, names)
@@ -168,6 +168,18 @@ def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iter
 def _name(case: CaseComparison, names: Mapping[str, Label]) -> str:
     name = names[case.case.fingerprint].short
     return f"{name}, {_systems.spreads(case)}" if case.system else name
+
+
+def _called(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> str:
+    return listed([_name(case, names) for case in cases])
+
+
+def figure(case: CaseComparison, row: Row | None) -> str:
+    """A side's throughput, or why it has none; nothing of what is not the same work: its figures
+    must not be read side by side."""
+    if row is None or (row.throughput is not None and case.ratio is None):
+        return ""
+    return word_of(row) if row.throughput is None else row.rate
 
 
 def after(comparison: Comparison, *, wide: bool) -> tuple[str, list[Note]]:

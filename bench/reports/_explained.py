@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 from bench import units
 from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
-from bench.judging.interval import Interval
 from bench.judging.remedies import measured, said
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
@@ -68,12 +67,19 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
         yield from wrapped(f"best: {in_words(case.choice)}", width, "  ")
     if case.verdict != "EXPLAINED":
         yield from wrapped(f"{case.verdict}: {case.reason}", width, "  ")
+    yield from _step(case, width, wide=wide)
+    for tried in case.tried:
+        yield from wrapped(said(tried, measured(case.tried)), width, "  ")
+
+
+def _step(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     if case.step_ms is None or case.coverage is None:
         return
     assert case.operators_ms is not None and case.freeing_ms is not None
     assert case.host_ms is not None
+    step = case.step_ms.said(ms, unit=" ms")
     parts = (
-        f"step {_with_interval(case.step_ms)} = operators {ms(case.operators_ms.value)} + freeing "
+        f"step {step} = operators {ms(case.operators_ms.value)} + freeing "
         f"{ms(case.freeing_ms.value)} + host {ms(case.host_ms.value)} "
         f"({case.coverage.value:.1%} explained; {units.counted(case.launches, 'launch')}, "
         f"{case.how})"
@@ -93,8 +99,6 @@ def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
         yield from wrapped(f"note: {note}", width, "  ")
     if case.profile_absent:
         yield from wrapped(f"not cross-checked: {case.profile_absent}", width, "  ")
-    for tried in case.tried:
-        yield from wrapped(said(tried, measured(case.tried)), width, "  ")
 
 
 def line(cells: Sequence[str], columns: Sequence[int], width: int) -> str:
@@ -157,12 +161,6 @@ def shortened(text: str, columns: int) -> str:
 def ms(value: float) -> str:
     """Milliseconds; to a microsecond, and to a tenth of what is ten or more."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def _with_interval(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return f"{ms(interval.value)} ms (no interval)"
-    return f"{ms(interval.value)} ms ({ms(interval.low)} to {ms(interval.high)})"
 
 
 def _times(value: float | None) -> str:

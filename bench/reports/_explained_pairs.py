@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import STANDARD_COLUMNS, line, ms, shortened, wrapped
-from bench.reports._flat import of_interval
+from bench.reports._flat import columns, of_interval
 from bench.reports._flat_comparison import runs_of
 from bench.reports._labels import plain
 from bench.reports._wording import factor
@@ -124,9 +126,7 @@ def rows(base: RunFile, other: RunFile, pairs: Sequence[ExplainedPair]) -> list[
         step: dict[str, Any] = {"level": "step", "reason": pair.reason or None}
         if not pair.reason:
             step |= {
-                "base_ms": pair.base_ms,
-                "other_ms": pair.other_ms,
-                "difference_ms": pair.difference_ms,
+                **columns(pair, "base_ms", "other_ms", "difference_ms"),
                 **of_interval("ratio", pair.ratio),
                 "base_launches": pair.launches[0],
                 "other_launches": pair.launches[1],
@@ -158,11 +158,6 @@ KEYS = (
 def _of_one(one: ClassPair | OperatorPair) -> dict[str, Any]:
     return {
         "level": "part" if isinstance(one, ClassPair) else "operator",
-        "name": one.name,
-        "operands": getattr(one, "operands", None),
-        "base_ms": one.base_ms,
-        "other_ms": one.other_ms,
+        **msgspec.structs.asdict(one),
         "difference_ms": one.difference_ms,
-        "chip": getattr(one, "chip", None),
-        "software": getattr(one, "software", None),
     }

@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.configured import Configured
-from bench.judging.differences import Difference
 from bench.judging.equal_work import EqualWork
 from bench.judging.row import Row
 from bench.judging.system import NAMES
 from bench.records.run import RunFile
-from bench.reports._flat import ends, of_interval
+from bench.reports._flat import columns, ends, of_interval
 from bench.reports._serving import arrival
 
 
@@ -22,34 +23,28 @@ def flat(comparison: Comparison) -> dict[str, Any]:
     return {
         "base": _identity(comparison.base),
         "other": _identity(comparison.other),
-        "settings_that_differ": [_flat_difference(d) for d in comparison.configured.settings],
+        "settings_that_differ": list(map(msgspec.structs.asdict, comparison.configured.settings)),
         "settings_compared": list(comparison.configured.compared),
         "settings_not_recorded": list(comparison.configured.not_recorded),
-        "chip_doubt": comparison.configured.chip_doubt or None,
-        "chip_doubt_code": comparison.configured.doubt_code,
+        **columns(comparison.configured, "chip_doubt", chip_doubt_code="doubt_code"),
         "geometric_mean_ratio": comparison.geometric_mean,
         "cases_compared": len(comparison.averaged),
-        "command_for_the_rest": comparison.command_for_the_rest or None,
-        "command_for_the_base": comparison.command_for_the_base or None,
+        **columns(comparison, "command_for_the_rest", "command_for_the_base"),
         "cases": [
             _flat_case(case, comparison.configured) | _flat_system(case)
             for case in comparison.cases
         ],
-        "differences": [_flat_difference(d) for d in comparison.differences],
+        "differences": list(map(msgspec.structs.asdict, comparison.differences)),
     }
 
 
 def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """For `--csv`: a row a case, its runs first; what lies in a section bears the section's name.
-
-    Sections that another case has and this one lacks are empty.
-    """
+    """For `--csv`: a row a case, its runs first; what lies in a section bears its name."""
     found = []
     for comparison in comparisons:
         whole, runs = flat(comparison), runs_of(comparison.base, comparison.other)
         found += [runs | _one_level(case) for case in whole["cases"]]
-    headers = dict.fromkeys(key for row in found for key in row)
-    return [{key: row.get(key) for key in headers} for row in found]
+    return found
 
 
 def runs_of(base: RunFile, other: RunFile) -> dict[str, Any]:
@@ -78,10 +73,6 @@ def _one_level(case: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _flat_difference(one: Difference) -> dict[str, str]:
-    return {"name": one.name, "base": one.base, "other": one.other}
-
-
 def _identity(file: RunFile) -> dict[str, Any]:
     run = file.run
     return {
@@ -94,35 +85,27 @@ def _identity(file: RunFile) -> dict[str, Any]:
 
 
 def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
-    split, cycle = case.split, case.per_cycle
-    chip = None if configured.chip_doubt else split
+    chip = None if configured.chip_doubt else case.split
+    work = ("workload", "mode", "precision", "execution", "parameters", "track", "fingerprint")
     return {
-        "workload": case.case.workload,
-        "mode": case.case.mode,
-        "precision": case.case.precision,
-        "execution": case.case.execution,
-        "parameters": case.case.parameters,
-        "track": case.case.track,
-        "fingerprint": case.case.fingerprint,
-        "tpot_limit_seconds": case.tpot_limit_seconds,
-        "verdict": case.verdict,
+        **columns(case.case, *work),
+        **columns(case, "tpot_limit_seconds", "verdict"),
         "codes": list(case.codes),
         "reasons": list(case.reasons),
         "ratio": case.ratio,
-        **ends(case.interval, "ratio_low", "ratio_high"),
-        "level": case.interval.level if case.interval else None,
-        "p_value_adjusted": case.p_value,
-        "not_excluded": case.not_excluded,
-        "per_cycle_ratio": cycle.ratio.value if cycle else None,
-        **ends(cycle.ratio if cycle else None, "per_cycle_low", "per_cycle_high"),
-        "clock_ratio": cycle.clock if cycle else None,
+        **columns(case.interval, ratio_low="low", ratio_high="high", level="level"),
+        **columns(case, p_value_adjusted="p_value", not_excluded="not_excluded"),
+        **columns(
+            case.per_cycle,
+            per_cycle_ratio="ratio.value",
+            per_cycle_low="ratio.low",
+            per_cycle_high="ratio.high",
+            clock_ratio="clock",
+        ),
         "clock_remark": case.clock_remark or None,
         "settings_differ": bool(configured.unintended),
-        "ceiling": split.ceiling if split else None,
-        "ceiling_ratio": split.chip if split else None,
-        "share_ratio": split.software if split else None,
-        "chip_ratio": chip.chip if chip else None,
-        "software_ratio": chip.software if chip else None,
+        **columns(case.split, "ceiling", ceiling_ratio="chip", share_ratio="software"),
+        **columns(chip, chip_ratio="chip", software_ratio="software"),
         "per_joule_ratio": case.joule_ratio,
         **ends(case.joule_interval, "per_joule_low", "per_joule_high"),
         "per_currency_unit_ratio": case.price_ratio,
@@ -139,29 +122,21 @@ def _flat_system(case: CaseComparison) -> dict[str, Any]:
     if case.system is None:
         return {}
     found = case.system.product
-    sides = zip(
-        NAMES,
-        (case.base, case.other),
-        (None, None) if found is None else found.efficiencies,
-        strict=True,
-    )
+    efficiencies = (None, None) if found is None else found.efficiencies
+    sides = zip(NAMES, (case.base, case.other), efficiencies, strict=True)
     return {
         "system": {
-            "devices_ratio": found.count if found else None,
+            **columns(found, devices_ratio="count"),
             **of_interval("per_device_ratio", found.per_device if found else None),
             **of_interval("one_device_ratio", found.chip if found else None),
             **of_interval("scaling_ratio", found.scaling if found else None),
-            "not_split": (found.unsplit or None) if found else None,
+            **columns(found, not_split="unsplit"),
             "not_compared": list(case.system.beside),
             **{
                 who: None
                 if row is None
-                else {
-                    "devices": row.case.devices,
-                    "parallelism": row.case.parallelism,
-                    "fingerprint": row.case.fingerprint,
-                    **of_interval("efficiency", efficiency),
-                }
+                else columns(row.case, "devices", "parallelism", "fingerprint")
+                | of_interval("efficiency", efficiency)
                 for who, row, efficiency in sides
             },
         }
@@ -172,16 +147,11 @@ def _flat_work(work: EqualWork | None) -> dict[str, Any] | None:
     if work is None:
         return None
     return {
-        "proved": work.proved,
-        "absent": work.absent or None,
-        "seeds": work.seeds,
-        "tolerance_not_measured": work.unmeasured or None,
+        **columns(work, "proved", "absent", "seeds", tolerance_not_measured="unmeasured"),
         "quantities": {
             finding.quantity: {
                 "error": finding.error if math.isfinite(finding.error) else None,
-                "most": finding.most,
-                "seed": finding.seed,
-                "step": finding.step,
+                **columns(finding, "most", "seed", "step"),
             }
             for finding in work.findings
         },
@@ -192,21 +162,12 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
     return {
-        "devices": row.case.devices,
-        "parallelism": row.case.parallelism,
+        **columns(row.case, "devices", "parallelism"),
         "load": arrival(row) if row.case.parameters.get("arrival") else None,
-        "status": row.status,
-        "reached": row.reached,
-        "verdict": row.verdict,
-        "throughput": row.throughput,
-        "unit": row.unit or None,
+        **columns(row, "status", "reached", "verdict", "throughput", "unit"),
         **ends(row.interval, "ci_low", "ci_high"),
         "launches": row.launches,
         "flags": list(row.flags),
-        "choice": row.choice,
-        "ceiling_fraction": row.ceiling_fraction,
-        "bandwidth_fraction": row.bandwidth_fraction,
-        "mfu": row.mfu,
-        "mbu": row.mbu,
+        **columns(row, "choice", "ceiling_fraction", "bandwidth_fraction", "mfu", "mbu"),
         "items_per_joule": row.items_per_joule,
     }

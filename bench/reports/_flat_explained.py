@@ -9,7 +9,7 @@ from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow
 from bench.judging.interval import Interval
 from bench.judging.remedies import helped, measured
 from bench.records.run import RunFile
-from bench.reports._flat import of_interval
+from bench.reports._flat import columns, of_interval
 
 KEYS = (
     *("level", "name", "class", "operands", "fuses", "calls", "ms", "ms_low", "ms_high", "share"),
@@ -29,11 +29,7 @@ def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
             "run": run.run.run_id,
             "device": run.run.device.get("name"),
             "backend": run.run.device.get("backend"),
-            "verdict": case.verdict,
-            "reason": case.reason or None,
-            "launches": case.launches,
-            "how": case.how,
-            "choice": case.choice,
+            **columns(case, "verdict", "reason", "launches", "how", "choice"),
             **row,
         }
         for case in found
@@ -44,10 +40,10 @@ def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
 def _of_case(case: ExplainedCase) -> Iterator[dict[str, Any]]:
     yield {
         **_row("step", "", case.step_ms),
-        "coverage": case.coverage.value if case.coverage else None,
-        "operators_ms": case.operators_ms.value if case.operators_ms else None,
-        "freeing_ms": case.freeing_ms.value if case.freeing_ms else None,
-        "host_ms": case.host_ms.value if case.host_ms else None,
+        **columns(case.coverage, coverage="value"),
+        **columns(case.operators_ms, operators_ms="value"),
+        **columns(case.freeing_ms, freeing_ms="value"),
+        **columns(case.host_ms, host_ms="value"),
         "flags": " ".join(case.flags) or None,
         "ceilings": case.ceilings or None,
         "tried": [
@@ -69,12 +65,8 @@ def _of_class(row: ClassRow) -> dict[str, Any]:
     return {
         **_row("class", row.kind, row.ms),
         "class": row.kind,
-        "share": row.share,
-        "bound_ms": row.bound_ms,
-        "times_bound": row.times_bound,
-        "above_bound_ms": row.above_ms,
-        "replayed_share": row.replayed_share,
-        "profiled_share": row.profiled_share,
+        **columns(row, "share", "bound_ms", "times_bound", above_bound_ms="above_ms"),
+        **columns(row, "replayed_share", "profiled_share"),
         "flags": " ".join(row.flags) or None,
     }
 
@@ -83,19 +75,11 @@ def _of_operator(row: OperatorRow) -> dict[str, Any]:
     return {
         **_row("operator", row.name, row.ms),
         "class": row.kind,
-        "operands": row.operands or None,
         "fuses": " ".join(row.fuses) or None,
-        "calls": row.calls,
-        "share": row.share,
-        "flop": row.flop,
-        "least_bytes": row.least_bytes,
-        "bound_ms": row.bound_ms,
-        "bound_by": row.bound_by or None,
-        "times_bound": row.times_bound,
-        "above_bound_ms": row.above_ms,
-        "own_ceiling_fraction": row.own_ceiling_fraction,
+        **columns(row, "operands", "calls", "share", "flop", "least_bytes", "bound_ms"),
+        **columns(row, "bound_by", "times_bound", above_bound_ms="above_ms"),
+        **columns(row, "own_ceiling_fraction", "absent"),
         "flags": " ".join(row.flags) or None,
-        "absent": row.absent or None,
     }
 
 

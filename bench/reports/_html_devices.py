@@ -7,7 +7,7 @@ columns. A thousand ranks have ten thousand cells: what all share is said once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench import units
@@ -19,7 +19,7 @@ from bench.judging.slow import RankTimes
 from bench.planning.sweep import without_batch
 from bench.reports import _scaling
 from bench.reports._flat import ends
-from bench.reports._html_side import Side, name_of
+from bench.reports._html_side import Side, name_of, title_of
 from bench.reports._wording import share, word_of
 
 FIT_POINTS = 33
@@ -41,13 +41,7 @@ def efficiencies(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
             if curve.absent or len(points) < 2:
                 continue
             work = without_batch(curve.work)
-            panel = found.setdefault(
-                work.fingerprint,
-                {
-                    "title": name_of(work) + (f" ({work.detail})" if work.detail else ""),
-                    "curves": [],
-                },
-            )
+            panel = found.setdefault(work.fingerprint, {"title": title_of(work), "curves": []})
             panel["curves"].append(
                 {
                     "run": side.number - 1,
@@ -109,7 +103,7 @@ def _size_point(side: Side, row: Row) -> dict[str, Any]:
     return {
         "size": size,
         "bus": row.bus_bytes_per_second,
-        "hover": [row.case.label, side.label, units.memory(size), figure, time, word_of(row)],
+        "hover": side.hover(row, units.memory(size), figure, time),
     }
 
 
@@ -129,11 +123,21 @@ def _fit(link: Link, sweep: Sequence[Row]) -> Iterator[tuple[float, float]]:
 
 def link_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
     """How fast each two ranks exchange messages: a map for each such case of each run."""
+    return _maps(sides, lambda row: _map(row.pairs) if row.pairs else {})
+
+
+def rank_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    """What each rank computes in each launch, against the launch's median: a map for each case."""
+    return _maps(sides, lambda row: _heat(row.ranks, row.rounds) if row.ranks else {})
+
+
+def _maps(sides: Sequence[Side], of: Callable[[Row], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Of each row that has one, its map, with what it is called."""
     for side in sides:
         for row in side.measured:
-            if row.pairs is not None:
-                title = name_of(row.case) + (f", run {side.number}" if len(sides) > 1 else "")
-                yield {"title": title, **_map(row.pairs)}
+            if found := of(row):
+                run = f", run {side.number}" if len(sides) > 1 else ""
+                yield {"title": name_of(row.case) + run, **found}
 
 
 def _map(pairs: Pairs) -> dict[str, Any]:
@@ -169,17 +173,10 @@ def _map(pairs: Pairs) -> dict[str, Any]:
     }
 
 
-def rank_maps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
-    """What each rank computes in each launch, against the launch's median: a map for each case."""
-    for side in sides:
-        for row in side.measured:
-            if row.ranks is not None and row.ranks.compute_seconds:
-                title = name_of(row.case) + (f", run {side.number}" if len(sides) > 1 else "")
-                yield {"title": title, **_heat(row.ranks, row.rounds)}
-
-
 def _heat(ranks: RankTimes, rounds: Sequence[int]) -> dict[str, Any]:
-    """rounds: which launches those are; some may have been left out."""
+    """rounds: which launches those are; some may have been left out. Nothing without times."""
+    if not ranks.compute_seconds:
+        return {}
     slow = [one.rank for one in ranks.slow]
     hosts = len(set(ranks.hosts)) > 1
     names = [

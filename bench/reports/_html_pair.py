@@ -7,7 +7,7 @@ from collections import Counter
 from bench import units
 from bench.errors import ComparisonError, RecordError
 from bench.judging.compare import compare, whole
-from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.comparison import Comparison
 from bench.judging.systems import otherwise_spread
 from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
@@ -28,18 +28,14 @@ class Pair:
         damaged = base.file.damage or other.file.damage
         self.systems = None if damaged else otherwise_spread(base.file, other.file)
         """Whole systems of other numbers of devices; None where the runs have none in common."""
-
-    @property
-    def compared(self) -> list[CaseComparison]:
+        cases = self.comparison.cases if self.comparison else ()
+        self.compared = [c for c in cases if c.ratio is not None]
         """Cases with a ratio."""
-        cases = self.comparison.cases if self.comparison else ()
-        return [c for c in cases if c.ratio is not None]
-
-    @property
-    def refused(self) -> list[CaseComparison]:
+        self.refused = [c for c in cases if c.ratio is None]
         """Cases without a ratio."""
-        cases = self.comparison.cases if self.comparison else ()
-        return [c for c in cases if c.ratio is None]
+        systems = self.systems.cases if self.systems else ()
+        self.as_systems = [c for c in systems if c.ratio is not None]
+        """Whole systems with a ratio."""
 
     @property
     def apart(self) -> str:
@@ -49,11 +45,6 @@ class Pair:
         several = f" in {units.counted(cases, 'case')}" if self.comparison else ""
         said = cases or not self.comparison
         return f", not comparable with run {self.base.number}{several}" if said else ""
-
-    @property
-    def as_systems(self) -> list[CaseComparison]:
-        """Whole systems with a ratio."""
-        return [c for c in (self.systems.cases if self.systems else ()) if c.ratio is not None]
 
     @property
     def suite(self) -> str:
@@ -68,7 +59,7 @@ class Pair:
         counts = Counter(c.verdict for c in self.comparison.cases)
         total = units.counted(len(self.comparison.cases), "case")
         who = f"Run {self.other.number} ({self.other.file.run.device.get('name')})"
-        said = [f"{spoken(verdict)} in {counts[verdict]}" for verdict in WORDS if counts[verdict]]
+        said = [f"{word} in {counts[one]}" for one, word in WORDS.items() if counts[one]]
         if any(counts[verdict] for verdict in JUDGED):
             return f"{who} against run {self.base.number}, {total}: {', '.join(said)}."
         few = next((c.reasons[0] for c in self.comparison.cases if c.verdict == "NO_INTERVAL"), "")
@@ -101,8 +92,3 @@ class Pair:
             f"Geometric mean of the throughput ratios of {cases}: {ratio(mean)} "
             "(a summary, no verdict)."
         )
-
-
-def spoken(verdict: CompareVerdict) -> str:
-    """A verdict of a comparison as it is printed."""
-    return WORDS[verdict]

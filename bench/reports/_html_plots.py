@@ -24,10 +24,10 @@ from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.reports import _card_notes
-from bench.reports._comparison_notes import remarks
+from bench.reports._comparison_notes import WORDS, remarks
 from bench.reports._flat import ends
-from bench.reports._html_pair import Pair, spoken
-from bench.reports._html_side import Side, name_of, variant
+from bench.reports._html_pair import Pair
+from bench.reports._html_side import Side, name_of, title_of, variant
 from bench.reports._labels import Label, labels, plain
 from bench.reports._systems import spreads
 from bench.reports._wording import ratio, spread, word_of
@@ -61,7 +61,7 @@ def ratios(cases: Sequence[CaseComparison], suite: str) -> list[dict[str, Any]]:
 
 def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
     interval = case.interval
-    words = ", ".join((spoken(case.verdict), *remarks(case)))
+    words = ", ".join((WORDS[case.verdict], *remarks(case)))
     between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     said = "" if case.ratio is None else ratio(case.ratio)
     name = " ".join(filter(None, (name_of(case.case), spreads(case))))
@@ -127,12 +127,7 @@ def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
         **ends(row.interval),
         "text": row.rate,
         "word": word,
-        "hover": [
-            row.case.label,
-            side.label,
-            figure,
-            word,
-        ],
+        "hover": [row.case.label, side.label, figure, word],
     }
 
 
@@ -214,13 +209,11 @@ def _point(side: Side, row: Row) -> dict[str, Any]:
         "intensity": flop / moved,
         "flop": each,
         "label": name_of(row.case),
-        "hover": [
-            row.case.label,
-            side.label,
+        "hover": side.hover(
+            row,
             f"{units.rate(each, row.operation)}{' a device' if several else ''} at "
             f"{units.significant(flop / moved)} {row.operation}/B",
-            word_of(row),
-        ],
+        ),
     }
 
 
@@ -236,7 +229,7 @@ def sweeps(sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
             panel = found.setdefault(
                 rest.fingerprint,
                 {
-                    "title": name_of(rest) + (f" ({rest.detail})" if rest.detail else ""),
+                    "title": title_of(rest),
                     "unit": row.unit,
                     "latency": row.latency.name,
                     "curves": {},
@@ -264,7 +257,7 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
         "ms": latency.p50 * 1e3,
         "ms_low": None if latency.p50_low is None else latency.p50_low * 1e3,
         "ms_high": None if latency.p50_high is None else latency.p50_high * 1e3,
-        "hover": [row.case.label, side.label, row.rate, p50, word_of(row)],
+        "hover": side.hover(row, row.rate, p50),
     }
 
 

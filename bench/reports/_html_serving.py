@@ -12,7 +12,6 @@ from bench.judging.served import ServingSummary, serving_curves
 from bench.reports import _serving
 from bench.reports._flat import of_interval
 from bench.reports._html_side import Side
-from bench.reports._wording import word_of
 
 Point = Callable[[Side, Row], "dict[str, Any] | None"]
 
@@ -107,13 +106,11 @@ def _front_point(side: Side, row: Row) -> dict[str, Any] | None:
         "y_low": interval.low / devices if interval else None,
         "y_high": interval.high / devices if interval else None,
         "label": _short(row),
-        "hover": [
-            row.case.label,
-            side.label,
+        "hover": side.hover(
+            row,
             f"{units.rate(each, 'tok')} a device, {units.rate(user.value, 'tok')} each user",
             _serving.arrival(row),
-            word_of(row),
-        ],
+        ),
     }
 
 
@@ -128,12 +125,7 @@ def _queue_point(side: Side, row: Row, figure: str) -> dict[str, Any] | None:
         **of_interval("x", serving.arrival_rate),
         **of_interval("y", first),
         "label": _short(row),
-        "hover": [
-            row.case.label,
-            side.label,
-            f"TTFT {units.duration(first.value)} at {_serving.arrival(row)}",
-            word_of(row),
-        ],
+        "hover": side.hover(row, f"TTFT {units.duration(first.value)} at {_serving.arrival(row)}"),
     }
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 
 from bench import units
 from bench.judging.row import Row
-from bench.judging.scaling import scalings
 from bench.judging.side import by_work
 from bench.judging.summary import summarize
 from bench.records.case import Case
@@ -15,7 +14,7 @@ from bench.records.runfile import by_case
 from bench.reports import _endpoint
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
-from bench.reports._wording import ending, handed_on, word_of
+from bench.reports._wording import ending, handed_on, looks_of, word_of
 
 NONE = "—"
 """Stands where there is nothing to show."""
@@ -31,7 +30,6 @@ class Side:
         self.rows = [row for row in every if not row.untried_point]
         self.untried = [row for row in every if row.untried_point]
         """Points of sweeps over devices that the run was not to try."""
-        self.scalings = list(scalings(every))
         self.device = file.run.on
         self.label = f"{number}: {file.run.device.get('name')}"
         launches = by_case(file.launches)
@@ -45,6 +43,10 @@ class Side:
     def measured(self) -> list[Row]:
         """The rows with a number."""
         return [row for row in self.rows if row.status == "measured"]
+
+    def hover(self, row: Row, *words: str) -> list[str]:
+        """Lines of a mark of a plot: the case, the run, what it shows, and the verdict."""
+        return [row.case.label, self.label, *words, word_of(row)]
 
     @property
     def ending(self) -> str:
@@ -91,15 +93,11 @@ def name_of(case: Case) -> str:
     return f"{case.name} {variant(case)}"
 
 
+def title_of(case: Case) -> str:
+    """A case with its parameters, as the heading of a plot."""
+    return f"{name_of(case)} ({case.detail})" if case.detail else name_of(case)
+
+
 def variant(case: Case) -> str:
     """`bf16`, and what else tells apart cases of one name but for their parameters."""
     return f"{case.precision}{case.variant}"
-
-
-def looks_of(row: Row) -> str:
-    """CSS class of a row: how grave it is."""
-    if row.status == "skipped":
-        return "warn"
-    if row.status != "measured":
-        return "bad"
-    return {"OK": "good", "NOISY": "warn", "FEW_LAUNCHES": "warn"}.get(str(row.verdict), "bad")

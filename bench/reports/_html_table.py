@@ -9,8 +9,17 @@ import msgspec
 from bench import units
 from bench.judging.links import in_words
 from bench.judging.row import Row
-from bench.reports._html_side import NONE, Side, looks_of, name_of
-from bench.reports._wording import about, first_step, remarks, share, tail, whose, word_of
+from bench.reports._html_side import NONE, Side, name_of
+from bench.reports._wording import (
+    about,
+    first_step,
+    looks_of,
+    remarks,
+    share,
+    tail,
+    whose,
+    word_of,
+)
 
 ALWAYS = ("case", "verdict", "throughput")
 """Columns that are there even where no row has anything to show."""
@@ -38,10 +47,14 @@ def columns(sides: Sequence[Side]) -> list[Column]:
     rows = in_order(sides)
     found = []
     for title, numeric, cell in COLUMNS:
-        cells = [cell(side, row) for side, row in rows]
+        cells = [cell(row) for _, row in rows]
         if title in ALWAYS or any(c.text != NONE for c in cells):
             found.append(Column(title, numeric, cells))
-    return found if len(sides) > 1 else [column for column in found if column.title != "run"]
+    if rows and len(sides) > 1:
+        runs = [(side.number, str(side.file.run.device.get("name"))) for side, _ in rows]
+        cells = [Cell(str(number), number, device) for number, device in runs]
+        found.insert(1, Column("run", False, cells))
+    return found
 
 
 def in_order(sides: Sequence[Side]) -> list[tuple[Side, Row]]:
@@ -57,15 +70,15 @@ def _number(value: float | None, text: Callable[[float], str], note: str = "") -
     return Cell(NONE) if value is None else Cell(text(value), value, note)
 
 
-def _case_cell(_: Side, row: Row) -> Cell:
+def _case_cell(row: Row) -> Cell:
     return Cell(name_of(row.case), note=f"({row.case.detail})")
 
 
-def _throughput_cell(_: Side, row: Row) -> Cell:
+def _throughput_cell(row: Row) -> Cell:
     return _number(row.throughput, lambda v: units.rate(v, row.item))
 
 
-def _interval_cell(_: Side, row: Row) -> Cell:
+def _interval_cell(row: Row) -> Cell:
     if row.throughput is None:
         return Cell(NONE)
     note = units.counted(row.launches, "launch")
@@ -74,14 +87,14 @@ def _interval_cell(_: Side, row: Row) -> Cell:
     return Cell(units.spread(row.interval.half_width), row.interval.half_width, note)
 
 
-def _latency_cell(_: Side, row: Row) -> Cell:
+def _latency_cell(row: Row) -> Cell:
     if row.latency is None:
         return Cell(NONE)
     note = f"{row.latency.name}, {tail(row.latency)}"
     return Cell(units.duration(row.latency.p50), row.latency.p50, note)
 
 
-def _operation_cell(_: Side, row: Row) -> Cell:
+def _operation_cell(row: Row) -> Cell:
     note = "" if row.link is None else in_words(row.link)
     return _number(row.operation_seconds, units.duration, note)
 
@@ -90,24 +103,24 @@ def _share(value: float | None, half_width: float | None = None) -> Cell:
     return _number(value, lambda v: f"{about(half_width)}{share(v)}")
 
 
-def _bytes_cell(_: Side, row: Row) -> Cell:
+def _bytes_cell(row: Row) -> Cell:
     found = _share(row.bandwidth_fraction, row.share_half_widths.get("memory"))
     note = "" if found.value is None else f"{found.text} of bandwidth"
     return _number(row.bytes_per_second, lambda v: units.prefixed(v, "B/s"), note)
 
 
-def _first_step_cell(_: Side, row: Row) -> Cell:
+def _first_step_cell(row: Row) -> Cell:
     return Cell(first_step(row) or NONE, row.cold.first_step_seconds if first_step(row) else None)
 
 
-def _limit_cell(_: Side, row: Row) -> Cell:
+def _limit_cell(row: Row) -> Cell:
     if row.limit is None:
         return Cell(NONE)
     ceiling, share = row.limit
     return Cell(_share(share, row.limit_half_width).text, share, ceiling)
 
 
-def _memory_cell(_: Side, row: Row) -> Cell:
+def _memory_cell(row: Row) -> Cell:
     if row.peak_memory_bytes is None:
         return Cell(NONE)
     return Cell(units.memory(row.peak_memory_bytes), row.peak_memory_bytes, row.memory_scope)
@@ -120,22 +133,15 @@ def _why(row: Row) -> str:
     return "; ".join(part for part in dict.fromkeys(parts) if part)
 
 
-COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
+COLUMNS: tuple[tuple[str, bool, Callable[[Row], Cell]], ...] = (
     ("case", False, _case_cell),
-    (
-        "run",
-        False,
-        lambda side, row: Cell(
-            str(side.number), side.number, str(side.file.run.device.get("name"))
-        ),
-    ),
-    ("verdict", False, lambda _, row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
+    ("verdict", False, lambda row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
     ("throughput", True, _throughput_cell),
     ("interval", True, _interval_cell),
     (
         "bus bandwidth",
         True,
-        lambda _, row: _number(row.bus_bytes_per_second, lambda v: units.prefixed(v, "B/s")),
+        lambda row: _number(row.bus_bytes_per_second, lambda v: units.prefixed(v, "B/s")),
     ),
     ("an operation", True, _operation_cell),
     ("held back by", True, _limit_cell),
@@ -143,21 +149,21 @@ COLUMNS: tuple[tuple[str, bool, Callable[[Side, Row], Cell]], ...] = (
     (
         "FLOP/s",
         True,
-        lambda _, row: _number(row.flop_per_second, lambda v: units.rate(v, row.operation)),
+        lambda row: _number(row.flop_per_second, lambda v: units.rate(v, row.operation)),
     ),
     (
         "of matmul",
         True,
-        lambda _, row: _share(row.ceiling_fraction, row.share_half_widths.get("matmul")),
+        lambda row: _share(row.ceiling_fraction, row.share_half_widths.get("matmul")),
     ),
-    ("MFU", True, lambda _, row: _share(row.mfu)),
-    ("MBU", True, lambda _, row: _share(row.mbu)),
+    ("MFU", True, lambda row: _share(row.mfu)),
+    ("MBU", True, lambda row: _share(row.mbu)),
     ("first step", True, _first_step_cell),
     ("bytes/s", True, _bytes_cell),
     ("peak memory", True, _memory_cell),
     (
         "items per joule",
         True,
-        lambda _, row: _number(row.items_per_joule, units.significant),
+        lambda row: _number(row.items_per_joule, units.significant),
     ),
 )

@@ -48,7 +48,7 @@ def factors(comparison: Comparison, case: CaseComparison) -> str:
 def _efficiencies(found: Product) -> str:
     """Of the sides that have one; nothing of one device, which is its own measure."""
     said = [
-        f"{who} {_percent(one)}"
+        f"{who} {one.said(share)}"
         for who, one in zip(("base", "other"), found.efficiencies, strict=True)
         if one is not None and one != Interval(value=1.0, low=1.0, high=1.0)
     ]
@@ -57,15 +57,7 @@ def _efficiencies(found: Product) -> str:
 
 def between(one: Interval) -> str:
     """`0.778 (0.769-0.787)`, with an en dash."""
-    if one.low is None or one.high is None:
-        return f"{ratio(one.value)} (no interval)"
-    return f"{ratio(one.value)} ({ratio(one.low)}\N{EN DASH}{ratio(one.high)})"
-
-
-def _percent(one: Interval) -> str:
-    if one.low is None or one.high is None:
-        return f"{share(one.value)} (no interval)"
-    return f"{share(one.value)} ({share(one.low)} to {share(one.high)})"
+    return one.said(ratio, "\N{EN DASH}")
 
 
 def legend(comparison: Comparison) -> Iterator[str]:

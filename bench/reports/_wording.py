@@ -155,6 +155,14 @@ def word_of(row: Row) -> str:
     return row.status.upper() if row.reached else "UNREACHED"
 
 
+def looks_of(row: Row) -> str:
+    """How grave a row's word is: `good`, `warn` or `bad`, which are classes of the page, too."""
+    return {
+        "OK": "good",
+        **dict.fromkeys(("NOISY", "FEW LAUNCHES", "SKIPPED", "UNREACHED"), "warn"),
+    }.get(word_of(row), "bad")
+
+
 def tail(latency: LatencySummary) -> str:
     """The slow requests, or how many requests it would take to say."""
     return ", ".join(

@@ -50,11 +50,17 @@
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
   };
 
+  // The share of the width at which figures begin, a little behind the axis's end.
+  const AXIS_GAP = 0.02;
+  function splitOf(width, figures) {
+    const need = Math.max(0, ...figures.map((f) => breadth(f.text))) + 8;
+    return Math.max(width < 420 ? 0.34 : 0.4, 1 - need / (width - 8));
+  }
+
   // Lines of text and marks under each other: y counts pixels from the top. `from` is the share of
   // the width that labels beside the marks take; 0 where each stands above its marks.
   function lines(width, height, texts, figures, axis, from = 0) {
-    const need = Math.max(0, ...figures.map((f) => breadth(f.text))) + 8;
-    const split = Math.max(width < 420 ? 0.34 : 0.4, 1 - need / (width - 8));
+    const split = splitOf(width, figures);
     const column = (items, x) => ({
       type: "scatter", mode: "text", xaxis: x, yaxis: "y", hoverinfo: "skip", cliponaxis: false,
       x: items.map(() => 0), y: items.map((i) => i.y), text: items.map((i) => i.text),
@@ -67,7 +73,7 @@
       ],
       layout: layout(width, height + 32, {
         dragmode: false,
-        xaxis: { ...fixed, domain: [from, split - 0.02], ...axis },
+        xaxis: { ...fixed, domain: [from, split - AXIS_GAP], tickangle: 0, ...axis },
         xaxis2: { ...hidden, domain: [split, 1], range: [0, 1] },
         xaxis3: from
           ? { ...hidden, domain: [0, from], range: [0, 1] }
@@ -145,28 +151,26 @@
     };
   }
 
-  // A log axis of less than a decade gets no useful ticks from plotly.
-  function ratioTicks(low, high, most) {
-    const steps = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5];
-    for (const step of steps) {
+  // A log axis of less than a decade gets no useful ticks from plotly. room: px, of the axis.
+  function ratioTicks(low, high, room) {
+    const gap = (one, next) => (Math.log(next / one) / Math.log(high / low)) * room - breadth(`${one}${next}`) / 2;
+    const legible = (ticks) => ticks.slice(1).every((tick, i) => gap(ticks[i], tick) > LETTER);
+    const apart = (step) => {
       const ticks = [];
-      for (let k = Math.ceil(low / step); k * step <= high && ticks.length <= most; k++) ticks.push(+(k * step).toFixed(3));
-      if (ticks.length <= most && ticks[0] > 0) return ticks.includes(1) ? ticks : [...ticks, 1];
-    }
-    const decades = [];
-    for (let e = -6; e <= 6; e++) for (const m of [1, 2, 5]) decades.push(m * 10 ** e);
-    const inside = decades.filter((d) => d >= low && d <= high);
-    if (inside.length <= most) return inside;
-    const powers = inside.filter((d) => Math.abs(Math.log10(d) % 1) < 1e-9);
-    return powers.length <= most ? powers : powers.filter((d) => Math.round(Math.log10(d)) % 2 === 0);
+      for (let k = Math.ceil(low / step); k * step <= high && ticks.length < room / LETTER; k++) ticks.push(+(k * step).toFixed(3));
+      return ticks;
+    };
+    const powers = (digits) => [...Array(13).keys()].flatMap((e) => digits.map((m) => +`${m}e${e - 6}`)).filter((t) => t >= low && t <= high);
+    return [...[0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5].map(apart), powers([1, 2, 5]), powers([1])].find(legible) ?? [1];
   }
 
   function ratio(cases) {
     return (width) => {
       const texts = [], figures = [], marks = [];
       const beside = new Set(cases.map((c) => label(c, 0.36 * width - 16)));
-      // Above its mark a label has more room.
-      const from = width > 760 && beside.size === cases.length ? 0.36 : 0;
+      const room = (from) => (splitOf(width, cases) - AXIS_GAP - from) * width; // px, of the axis
+      // Above its mark a label has more room, and so has the axis.
+      const from = width > 760 && beside.size === cases.length && room(0.36) > 200 ? 0.36 : 0;
       const names = labels(cases, (from || 1) * width - 16);
       let y = 0;
       for (const [i, c] of cases.entries()) {
@@ -180,7 +184,7 @@
       const lows = marks.map((m) => m.low ?? m.ratio), highs = marks.map((m) => m.high ?? m.ratio);
       const low = Math.max(Math.min(0.98, ...lows), Math.min(1, ...ratios) / 4) / 1.03;
       const high = Math.min(Math.max(1.02, ...highs), Math.max(1, ...ratios) * 4) * 1.03;
-      const ticks = ratioTicks(low, high, Math.max(4, Math.floor(width / 110)));
+      const ticks = ratioTicks(low, high, room(from));
       const base = lines(width, y, texts, figures, {
         type: "log", range: [Math.log10(low), Math.log10(high)], tickvals: ticks, ticktext: ticks.map(String),
       }, from);

@@ -23,13 +23,13 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_devices, _html_explained, _html_plots, _html_serving
 from bench.reports._card_notes import limit_words
-from bench.reports._comparison_notes import remarks
-from bench.reports._html_pair import Pair, spoken
+from bench.reports._comparison_notes import WORDS, remarks
+from bench.reports._html_pair import Pair
 from bench.reports._html_provenance import provenance
-from bench.reports._html_side import Side, looks_of
+from bench.reports._html_side import Side
 from bench.reports._html_table import columns, in_order
 from bench.reports._systems import factors, spreads
-from bench.reports._wording import next_step, ratio, word_of
+from bench.reports._wording import looks_of, next_step, ratio, word_of
 
 
 class HtmlReport(Report):
@@ -37,7 +37,16 @@ class HtmlReport(Report):
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """The page as text; `MissingPackage` without plotly or jinja2."""
-        plotly, template = _plotly(), _template()
+        try:
+            import jinja2
+
+            plotly, template = _plotly_source(), _compiled(jinja2)
+        except ImportError as error:
+            raise MissingPackage(
+                f"the report `html` needs plotly and jinja2 ({error}). Install them: "
+                "pip install 'plotly>=6' 'jinja2>=3.1'; or choose another format: "
+                "accelmark list reports"
+            ) from error
         sides = [Side(number, run) for number, run in enumerate(runs, start=1)]
         pairs = [Pair(sides[0], other) for other in sides[1:]]
         drawn = {
@@ -79,7 +88,7 @@ class HtmlReport(Report):
             word=word_of,
             looks=looks_of,
             provenance=provenance,
-            spoken=spoken,
+            spoken=WORDS,
             ratio=ratio,
             remarks=remarks,
             spreads=spreads,
@@ -103,26 +112,11 @@ def _title(sides: Sequence[Side]) -> str:
     return f"accelmark {suites} on {' and '.join(devices)}{runs}"
 
 
-def _plotly() -> str:
-    try:
-        return _plotly_source()
-    except ImportError as error:
-        raise _missing(error) from error
-
-
 @functools.cache
 def _plotly_source() -> str:
     from plotly.offline import get_plotlyjs
 
     return _one_newline(get_plotlyjs())
-
-
-def _template() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise _missing(error) from error
-    return _compiled(jinja2)
 
 
 @functools.cache
@@ -136,13 +130,6 @@ def _compiled(jinja2: Any) -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("html.j2")
-
-
-def _missing(error: ImportError) -> MissingPackage:
-    return MissingPackage(
-        f"the report `html` needs plotly and jinja2 ({error}). Install them: "
-        "pip install 'plotly>=6' 'jinja2>=3.1'; or choose another format: accelmark list reports"
-    )
 
 
 def _text(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bench import units
 from bench.errors import ComparisonError, RecordError
@@ -19,6 +19,7 @@ from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _endpoint, _memory, _scaling, _serving
+from bench.reports._comparison_notes import figure
 from bench.reports._comparison_notes import remarks as beside
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
@@ -92,20 +93,28 @@ def _scaled(curve: Scaling) -> Iterator[str]:
     yield f"{title}: no efficiency: {_text(curve.absent)}\n" if curve.absent else f"{title}\n"
     some = list(_scaling.lines(curve))
     places = _scaling.shown(some)
-    yield f"| {' | '.join(_scaling.HEADINGS[place] for place in places)} |"
-    yield f"|{'--:|' * len(places)}"
-    for line in some:
-        yield f"| {' | '.join(_text(line[place]) or '—' for place in places)} |"
+    lines = ([line[place] for place in places] for line in some)
+    yield from _grid([_scaling.HEADINGS[place] for place in places], lines)
 
 
 def _served(curve: ServingCurve) -> Iterator[str]:
     """A table for one engine and one kind of requests."""
     yield f"\n**Serving** {_text(_serving.title(curve))}\n"
-    yield f"| {' | '.join(_serving.HEADINGS)} |"
-    yield f"|{'--:|' * len(_serving.HEADINGS)}"
-    for line in _serving.lines(curve):
-        yield f"| {' | '.join(_text(cell) or '—' for cell in line)} |"
+    yield from _grid(_serving.HEADINGS, _serving.lines(curve))
     yield f"\n{_text('; '.join(_serving.legend([curve])))}."
+
+
+def _grid(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table of figures, with its head."""
+    yield _line(headings)
+    yield f"|{'--:|' * len(headings)}"
+    for line in lines:
+        yield _line([_text(cell) or "—" for cell in line])
+
+
+def _line(cells: Iterable[str]) -> str:
+    """Of a table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def _measured(row: Row, counted: Sequence[str]) -> str:
@@ -113,19 +122,8 @@ def _measured(row: Row, counted: Sequence[str]) -> str:
     verdict = word_of(row) + (f": {_text(_why(row))}" if _why(row) else "")
     if row.flags:
         verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
-    cells = [
-        _text(row.case.label),
-        _text(row.rate),
-        *(
-            spread(row.interval),
-            str(row.launches),
-            _latency(row),
-            limit(row) or "—",
-            memory,
-            verdict,
-        ),
-    ]
-    return f"| {' | '.join(cells)} |"
+    figures = (spread(row.interval), str(row.launches), _latency(row), limit(row) or "—", memory)
+    return _line([_text(row.case.label), _text(row.rate), *figures, verdict])
 
 
 def _why(row: Row) -> str:
@@ -141,8 +139,8 @@ def _latency(row: Row) -> str:
 
 
 def _absent(row: Row) -> str:
-    word = word_of(row)
-    return f"| {_text(row.case.label)} | — | — | — | — | — | — | **{word}**: {_text(_why(row))} |"
+    why = f"**{word_of(row)}**: {_text(_why(row))}"
+    return _line([_text(row.case.label), *["—"] * 6, why])
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
@@ -158,13 +156,8 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     yield "| case | base | other | ratio | interval | verdict |"
     yield "|---|--:|--:|--:|--:|---|"
     for case in comparison.cases:
-        cells = [
-            _text(case.case.label),
-            _side(case, case.base),
-            _side(case, case.other),
-            *_judgement(case, settings_differ),
-        ]
-        yield f"| {' | '.join(cells)} |"
+        sides = (_text(figure(case, row)) or "—" for row in (case.base, case.other))
+        yield _line([_text(case.case.label), *sides, *_judgement(case, settings_differ)])
     mean = comparison.geometric_mean
     if mean is not None:
         count = f"{len(comparison.averaged)} of {len(comparison.cases)}"
@@ -175,7 +168,7 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         yield "| | base | other |"
         yield "|---|---|---|"
         for one in comparison.differences:
-            yield f"| {_text(one.name)} | {_text(one.base)} | {_text(one.other)} |"
+            yield _line(map(_text, (one.name, one.base, one.other)))
         yield "\n</details>"
 
 
@@ -185,19 +178,8 @@ def _systems(comparison: Comparison) -> Iterator[str]:
     yield "|---|---|--:|--:|---|---|"
     settings_differ = bool(comparison.configured.unintended)
     for case in comparison.cases:
-        judged = _judgement(case, settings_differ)
-        cells = [case.case.label, spreads(case)], [factors(comparison, case)]
-        first, last = ([_text(text) for text in some] for some in cells)
-        yield f"| {' | '.join([*first, *judged, *last])} |"
-
-
-def _side(case: CaseComparison, row: Row | None) -> str:
-    """No figure of what is not the same work: it must not be read beside another."""
-    if row is not None and row.throughput is None:
-        return word_of(row)
-    if row is None or row.throughput is None or case.ratio is None:
-        return "—"
-    return _text(row.rate)
+        case_on, product = map(_text, (case.case.label, spreads(case))), factors(comparison, case)
+        yield _line([*case_on, *_judgement(case, settings_differ), _text(product)])
 
 
 def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, str]:

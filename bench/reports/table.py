@@ -26,17 +26,17 @@ from bench.reports._grid import INDENT, Column, column, grid, put, small
 from bench.reports._labels import Label, labels, plain, visible
 from bench.reports._notes import within
 from bench.reports._summary import summary
-from bench.reports._wording import ending, handed_on, limit, next_step, threads, word_of
+from bench.reports._wording import (
+    ending,
+    handed_on,
+    limit,
+    looks_of,
+    next_step,
+    threads,
+    word_of,
+)
 
-STYLE = {
-    "OK": "green",
-    "NOISY": "yellow",
-    "FEW LAUNCHES": "yellow",
-    "SKIPPED": "yellow",
-    "UNREACHED": "yellow",
-}
-GRAVE = "bold red"
-"""Of every other verdict."""
+STYLE = {"good": "green", "warn": "yellow", "bad": "bold red"}
 
 
 class TableReport(Report):
@@ -245,8 +245,7 @@ def _energy(row: Row) -> Text:
 
 
 def _verdict(row: Row) -> Text:
-    word = word_of(row)
-    return Text(word, STYLE.get(word, GRAVE))
+    return Text(word_of(row), STYLE[looks_of(row)])
 
 
 REPORT = TableReport()

@@ -16,6 +16,7 @@ from bench.errors import AccelmarkError
 from bench.planning import suite_file
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
+from bench.running import child
 
 NOTHING = "nothing"
 """Stands for a value that a host has not."""
@@ -58,9 +59,7 @@ def conditions(backend: str) -> dict[str, str]:
     """What may change a worker's speed: variables, but not those that choose devices, which are
     compared themselves; where the host computes, its cores."""
     plug_in = catalogue.backend(backend)
-    unset = plug_in.silencing_variables()
-    own = environment.worker_variables(plug_in.worker_environment(), unset=unset)
-    given = plug_in.heeded(own)
+    given = plug_in.heeded(child.variables(plug_in))
     words = environment.looked_for(plug_in.recorded_variables())
     variables = environment.variables(words, given)
     found = {name: said for name, said in variables.items() if environment.is_common(name, said)}

@@ -93,7 +93,7 @@ class CaseState:
     @property
     def searching(self) -> bool:
         """Whether the next launch of a tuned case is to find its best choice."""
-        return self.search.next is not None
+        return not self.beyond and self.search.next is not None
 
     @property
     def choice(self) -> Choice | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
 import bench
+from bench.backend import Backend
 from bench.measuring.worker import STACKS_SIGNAL
 from bench.records import environment, private
 from bench.records.cpu_limits import groups
@@ -32,6 +33,12 @@ KILLED_SECONDS = 15.0
 next launch would share it."""
 STACKS_SECONDS = 0.5
 """What a child that hangs gets to write its stacks."""
+
+
+def variables(backend: Backend, forced: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child that has to do with a backend; see `worker_variables`."""
+    unset = backend.silencing_variables()
+    return environment.worker_variables(backend.worker_environment(), forced, unset)
 
 
 class Process(Protocol):

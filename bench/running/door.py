@@ -35,7 +35,7 @@ class Door:
         self._socket = self._opened(seconds)
         self._guests: dict[Connection, str] = {}
         """Who has come, with what they were asked to prove."""
-        self._known: dict[int, tuple[RemoteHost, Connection]] = {}
+        self._known: dict[int, RemoteHost] = {}
         self._last_stranger = ""
 
     def __enter__(self) -> Door:
@@ -107,11 +107,11 @@ class Door:
                         self._let_in(selector)
                     else:
                         self._hear(selector, key.data)
-        return [self._known[rank][0] for rank in sorted(self._known)]
+        return [self._known[rank] for rank in sorted(self._known)]
 
     def refuse_all(self, said: str) -> None:
         """Tells those who came that there will be no run."""
-        for host, _ in self._known.values():
+        for host in self._known.values():
             host.over(EXIT_BAD_INPUT if said else EXIT_INTERRUPTED, said)
 
     def _complain(self, seconds: float) -> None:
@@ -173,9 +173,7 @@ class Door:
                 f"{placement.hosts}. Give all hosts the same number."
             )
         elif hello.rank == 0 or hello.rank in self._known:
-            first = (
-                socket.gethostname() if hello.rank == 0 else self._known[hello.rank][0].host.name
-            )
+            first = socket.gethostname() if hello.rank == 0 else self._known[hello.rank].host.name
             wrong = (
                 f"two hosts have rank {hello.rank}: {first} and {hello.name}. Give each host a "
                 "rank of its own."
@@ -187,7 +185,7 @@ class Door:
             raise HostsError(wrong)
         host.send(wire.Seated())
         self.address = guest.own_address
-        self._known[hello.rank] = (host, guest)
+        self._known[hello.rank] = host
 
 
 def _listening(address: str, family: int, where: tuple[Any, ...]) -> socket.socket:

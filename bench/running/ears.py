@@ -8,16 +8,12 @@ import selectors
 import time
 from collections.abc import Hashable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from bench.running.child import Process
 
-
-class Wakes(Protocol):
-    """Something that a selector can wait for."""
-
-    def fileno(self) -> int:
-        """Its descriptor."""
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 
 class Ears:
@@ -53,7 +49,7 @@ class Ears:
                 undo.callback(self._selector.unregister, ended)
             self._ends[key] = undo.pop_all()
 
-    def attend_to(self, key: Hashable, source: Wakes) -> None:
+    def attend_to(self, key: Hashable, source: HasFileno) -> None:
         """Whoever else has something to say."""
         self._selector.register(source.fileno(), selectors.EVENT_READ, (key, True))
 

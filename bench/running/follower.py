@@ -18,7 +18,6 @@ from bench.errors import EXIT_INCOMPLETE
 from bench.measuring import joining
 from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
-from bench.records import environment
 from bench.records.cpu_limits import usable_cores
 from bench.running import alike, blame, child, greeting, launcher, probe, scratch, wire
 from bench.running.ears import Ears
@@ -143,8 +142,7 @@ class Follower:
         here = None if self._folder is None else str(self._folder)
         own = {} if self._folder is None else byte_code(self._folder)
         request = msgspec.structs.replace(request, scratch=here)
-        unset = plug_in.silencing_variables()
-        given = environment.worker_variables(plug_in.worker_environment(), own, unset)
+        given = child.variables(plug_in, own)
         interface = wire.interface_of(self._connection.own_address)
         variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
         try:

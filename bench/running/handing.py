@@ -13,7 +13,6 @@ from bench.backend import Backend
 from bench.errors import OutputError
 from bench.lifeline import Lifeline, command
 from bench.measuring.messages import Answer, Order, Request
-from bench.records import environment
 from bench.records.encoding import encoded
 from bench.records.outcome import Failed, Skipped
 from bench.records.reason import reason
@@ -46,9 +45,7 @@ class Handing:
             return None
         if folder is None:
             raise OutputError(f"--framework {framework}: there is no temporary folder. Set TMPDIR.")
-        unset = backend.silencing_variables()
-        given = environment.worker_variables(backend.worker_environment(), unset=unset)
-        return Handing(folder, given)
+        return Handing(folder, child.variables(backend))
 
     def handed(self, request: Request) -> Request | Skipped | Failed:
         """The request with its file; or why there is none."""

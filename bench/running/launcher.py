@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -122,16 +121,15 @@ def _started(
         request = handed
     if request.case.devices == 1:
         if stems is not None and (stem := stems.stem(request, given)) is not None:
-            forks = functools.partial(WorkerProcess, stem=stem)
-            forked = start_worker(forks, request, given, command)
+            forked = start_worker(lambda: WorkerProcess(request, given, command, stem=stem))
             if isinstance(forked, WorkerProcess):
                 return forked
             stems.give_up()
-        return start_worker(WorkerProcess, request, given, command)
+        return start_worker(lambda: WorkerProcess(request, given, command))
     hosts = seating.ONE if leader is None else leader.hosts
     if lacking := seating.lacking(request, hosts):
         return NoWorker(Skipped(reason=lacking))
-    return start_worker(functools.partial(World, leader=leader), request, given, command)
+    return start_worker(lambda: World(request, given, command, leader))
 
 
 def comes_for_too_long(case: Case, settings: Settings) -> str:

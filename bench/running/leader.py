@@ -9,6 +9,7 @@ import contextlib
 import selectors
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.backend import DeviceInfo
@@ -26,12 +27,17 @@ from bench.running.seating import Hosts
 Say = Callable[[str], None]
 
 
+@dataclass(eq=False)
 class Leader:
-    """The hosts that have come, this one first."""
+    """The hosts that have come, this one first. `gather` has them come."""
 
-    def __init__(self, placement: Placement, facts: Mapping[str, Any], say: Say) -> None:
-        """facts: `alike.software` of this host; say: tells the user. `gather` has them come."""
-        self.placement = placement
+    placement: Placement
+    _facts: Mapping[str, Any]
+    """`alike.software` of this host."""
+    _say: Say
+    """Tells the user."""
+
+    def __post_init__(self) -> None:
         self.host = Host(0, socket.gethostname())
         self.others: list[RemoteHost] = []
         self.hosts = Hosts()
@@ -40,8 +46,6 @@ class Leader:
         """Of each host the kernel that it runs on; see `joining.machine`."""
         self.address = ""
         """By which the others reach this host."""
-        self._facts = facts
-        self._say = say
 
     def gather(self) -> None:
         """Waits until all hosts are there; raises `HostsError` where one does not come, where two

@@ -11,6 +11,7 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -47,16 +48,16 @@ class _Device:
         """Process ids that were there before the worker was; None if nobody looked."""
 
 
+@dataclass(eq=False)
 class Monitor:
     """Watches devices while workers come and go. Starts its process when it is first asked."""
 
-    def __init__(
-        self, order: Order, environment: Mapping[str, str], command: Sequence[str] = COMMAND
-    ) -> None:
-        """environment: a worker's, so that both count devices alike."""
-        self._order = order
-        self._environment = environment
-        self._command = command
+    order: Order
+    environment: Mapping[str, str]
+    """A worker's, so that both count devices alike."""
+    command: Sequence[str] = COMMAND
+
+    def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: Lines | None = None
         """What it says."""
@@ -66,7 +67,7 @@ class Monitor:
         self._deaths = 0
         self._lost: str | None = None
         """Why nobody answers of this launch, though somebody may of the next."""
-        self._devices = [_Device() for _ in order.indices]
+        self._devices = [_Device() for _ in self.order.indices]
         self._fresh = True
         self._let_go_ns = 0
 
@@ -76,8 +77,8 @@ class Monitor:
             return
         try:
             self._process = self._lifeline.start(
-                self._command,
-                self._environment,
+                self.command,
+                self.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -86,7 +87,7 @@ class Monitor:
             self._given_up = self._of_each(f"the side process does not start ({error.strerror})")
             return
         self._lines = Lines(self._process)
-        child.tell(self._process, msgspec.json.encode(self._order))
+        child.tell(self._process, msgspec.json.encode(self.order))
 
     def lets_go(self) -> None:
         """Workers are about to open the devices: what was seen until now was not their doing."""
@@ -119,8 +120,8 @@ class Monitor:
         workers: process ids of all of them; first_steps_ns: of each device, by its index, this
         host's `perf_counter_ns` when its first step began, None if it never did.
         """
-        answers = dict(zip(self._order.indices, self._ask(), strict=True))
-        devices = dict(zip(self._order.indices, self._devices, strict=True))
+        answers = dict(zip(self.order.indices, self._ask(), strict=True))
+        devices = dict(zip(self.order.indices, self._devices, strict=True))
         return tuple(
             self._sight(index, answers[index], devices[index], workers, first_step_ns)
             if index in answers

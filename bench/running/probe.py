@@ -73,13 +73,19 @@ def probe(
 
     python: the interpreter that asks; forced: what its environment must say.
     """
-    where = Elsewhere(python=python)
-    with contextlib.ExitStack() as stack:
-        children = [(name, start(name, python, forced, stack)) for name in names]
-        found = [c if isinstance(c, Found) else finish(name, c, where) for name, c in children]
+    found = side_by_side(names, Elsewhere(python=python), forced)
     if any(one.backend == HOST and not one.devices for one in found):
         return [not_to_the_host(one) for one in found]
     return found
+
+
+def side_by_side(
+    names: Iterable[str], where: Elsewhere, forced: Mapping[str, str] = NOTHING
+) -> list[Found]:
+    """What children say of these, one each; where: what is asked, and in which interpreter."""
+    with contextlib.ExitStack() as stack:
+        children = [(name, start(name, where, forced, stack)) for name in names]
+        return [c if isinstance(c, Found) else finish(name, c, where) for name, c in children]
 
 
 def not_to_the_host(found: Found) -> Found:
@@ -88,17 +94,14 @@ def not_to_the_host(found: Found) -> Found:
 
 
 def start(
-    name: str,
-    python: str,
-    forced: Mapping[str, str],
-    stack: contextlib.ExitStack,
-    framework: str = TORCH,
+    name: str, where: Elsewhere, forced: Mapping[str, str], stack: contextlib.ExitStack
 ) -> subprocess.Popen[bytes] | Found:
     """A child in a group of its own, which goes with this process; or why there is none.
 
-    framework: of which it asks what that reaches of the backend's devices.
+    where: of which framework it asks what that reaches of the backend's devices, and by which
+    interpreter.
     """
-    asked = name if framework == TORCH else f"{framework}{OF}{name}"
+    asked = name if where.framework == TORCH else f"{where.framework}{OF}{name}"
     try:
         variables = catalogue.backend(name).worker_environment()
     except AccelmarkError as error:  # a package's backend that does not load spoils no other
@@ -109,7 +112,7 @@ def start(
     stack.callback(lifeline.cut)
     try:
         return lifeline.start(
-            [*command("bench.running.probe", python), asked],
+            [*command("bench.running.probe", where.python), asked],
             {**variables, **os.environ, **forced},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -143,15 +146,12 @@ def finish(name: str, child: subprocess.Popen[bytes], where: Elsewhere = HERE) -
             found = msgspec.json.decode(line, type=Found)
             ended = f"{LIMIT_SECONDS:.0f} s were over" if late else f"exit {child.returncode}"
             return _not_read_back(found, ended) if late or child.returncode else found
-    if late:
-        return Found(
-            backend=name,
-            reason=f"{name}: its runtime did not load in {LIMIT_SECONDS:.0f} s. {REPAIR}",
-        )
     last = complaint.decode("utf-8", errors="replace").strip().splitlines()[-1:]
     said = f": {last[0]}" if last else ""
     python = where.python
-    if UNKNOWN in complaint:
+    if late:
+        why = f"its runtime did not load in {LIMIT_SECONDS:.0f} s. {REPAIR}"
+    elif UNKNOWN in complaint:
         why = (
             f"{python} is {_version(python)}, and accelmark takes 3.11 or later. Name one with "
             f"{where.framework} that is: --python PATH."

@@ -6,7 +6,6 @@ first kind of device that it was told of, and a runtime that breaks takes no oth
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import msgspec
@@ -15,7 +14,7 @@ from bench import catalogue
 from bench.errors import DeviceUnavailable
 from bench.running import probe
 from bench.running.elsewhere import TORCH, Elsewhere, elsewhere
-from bench.running.probe import HOST, NOTHING, Chosen, Found
+from bench.running.probe import HOST, Chosen, Found
 
 
 def by_frameworks() -> list[Found]:
@@ -40,17 +39,9 @@ def _asked_where_it_is(framework: str) -> list[Found]:
 def ask(where: Elsewhere, names: Sequence[str] = ()) -> list[Found]:
     """What a framework reaches of these backends, by default of all; of one whose devices it does
     not know at all, nothing. Where it reaches none of them, why not the host, if that was asked."""
-    with contextlib.ExitStack() as stack:
-        children = [
-            (name, probe.start(name, where.python, NOTHING, stack, where.framework))
-            for name in probe.in_order(names or catalogue.plug_ins("backends"))
-            if _may_reach(where.framework, name)
-        ]
-        answers = [
-            (name, child if isinstance(child, Found) else probe.finish(name, child, where))
-            for name, child in children
-        ]
-    found = [_told(where, name, answer) for name, answer in answers]
+    asked = probe.in_order(names or catalogue.plug_ins("backends"))
+    asked = [name for name in asked if _may_reach(where.framework, name)]
+    found = [_told(where, one) for one in probe.side_by_side(asked, where)]
     if any(one.devices for one in found):
         return found
     return [probe.not_to_the_host(one) for one in found if one.backend == HOST] or found
@@ -64,10 +55,11 @@ def _may_reach(framework: str, backend: str) -> bool:
     return catalogue.framework(framework).reaches(there)
 
 
-def _told(where: Elsewhere, backend: str, found: Found) -> Found:
+def _told(where: Elsewhere, found: Found) -> Found:
     """What its child said; or, where that did not come to answer, why, by its name."""
     if found.framework == where.framework:
         return found
+    backend = found.backend
     of = where.framework if backend == HOST else f"{where.framework} on {backend}"
     reason = f"{of}: {found.reason.removeprefix(f'{backend}: ')}"
     return Found(backend=backend, reason=reason, framework=where.framework)

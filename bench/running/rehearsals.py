@@ -9,7 +9,6 @@ there.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -119,5 +118,5 @@ def _started(request: Request, given: Mapping[str, str], stems: Stems) -> Worker
     stem = stems.rehearsing(request, given)
     if stem is None:
         return None
-    started = start_worker(functools.partial(WorkerProcess, stem=stem), request, given, ())
+    started = start_worker(lambda: WorkerProcess(request, given, (), stem=stem))
     return started if isinstance(started, WorkerProcess) else None

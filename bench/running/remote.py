@@ -6,6 +6,7 @@ import contextlib
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bench.measuring.messages import Request
@@ -28,20 +29,21 @@ STACKS_SECONDS = 2.0
 """For stacks to come, after those of this host are there."""
 
 
+@dataclass(eq=False)
 class RemoteHost:
     """A follower's host."""
 
-    def __init__(
-        self, host: Host, connection: Connection, facts: Mapping[str, Any], machine: str
-    ) -> None:
-        """facts: what it says of its software; machine: of the kernel that it runs on."""
-        self.host = host
-        self.facts = facts
-        self.machine = machine
+    host: Host
+    _connection: Connection
+    facts: Mapping[str, Any]
+    """What it says of its software."""
+    machine: str
+    """Of the kernel that it runs on."""
+
+    def __post_init__(self) -> None:
         self.lost = ""
         """Why it is not there any more; empty while it is."""
         self.workers: dict[int, RemoteWorker] = {}
-        self._connection = connection
         self._started = 0
         self._heard = time.monotonic()
         self._found: Found | None = None

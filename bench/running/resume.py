@@ -19,7 +19,7 @@ from bench.records import environment
 from bench.records.cpu_limits import usable_cores
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
-from bench.running import seating
+from bench.running import child, seating
 from bench.running.elsewhere import TORCH
 from bench.running.header import utc_now
 from bench.running.seating import ONE, Hosts
@@ -169,9 +169,8 @@ def _changed_variables(
     """Of a launch's variables, those that a worker of the same case would now have otherwise."""
     plug_in = catalogue.backend(backend)
     own = plug_in.recorded_variables(), catalogue.framework(framework).recorded_variables()
-    unset = plug_in.silencing_variables()
-    given = environment.worker_variables(plug_in.worker_environment(), unset=unset)
-    given = environment.threads_given(launch, usable_cores(), plug_in.is_host) | given
+    threads = environment.threads_given(launch, usable_cores(), plug_in.is_host)
+    given = threads | child.variables(plug_in)
     words = environment.looked_for(*own, then)
     now = environment.variables(words, plug_in.heeded(given))
     return [

@@ -21,13 +21,12 @@ from bench.measuring.messages import Progress, Request
 from bench.planning.shapes import Shapes
 from bench.planning.sweep import Limits, too_large
 from bench.planning.tuning import memory_format, searches, settled
-from bench.records import environment
 from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
 from bench.records.limits import SHORTEST_LIMIT_SECONDS
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
-from bench.running import launcher, scratch
+from bench.running import child, launcher, scratch
 from bench.running.case_state import CaseState, groups
 from bench.running.elsewhere import TORCH
 from bench.running.explanations import NOTHING, Explaining, explain
@@ -340,9 +339,7 @@ def open_session(
     folder = scratch.made()
     own = {} if folder is None or python != sys.executable else byte_code(folder)
     handing = Handing.of(framework, folder, backend)
-    variables = environment.worker_variables(
-        backend.worker_environment(), {**own, **forced}, backend.silencing_variables()
-    )
+    variables = child.variables(backend, {**own, **forced})
     stems = rehearsals = None
     if framework == TORCH:
         stems = Stems.of(backend, python, None if folder is None else str(folder))

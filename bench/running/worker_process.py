@@ -30,9 +30,6 @@ from bench.running import child
 from bench.running.ears import Ears
 from bench.running.stems import Stem
 
-STDERR_LINE_BYTES = 1 << 16
-"""Longest line of stderr that is looked at in one piece."""
-
 LAST_GAP_SECONDS = 0.25
 """When its time is over a worker is heard until it is silent for so long: its parent may have been
 held up, and a whole report lie in the pipe. Less than lies between two lines of a slow one."""
@@ -48,15 +45,10 @@ Listener = Callable[[Progress], None]
 Started = TypeVar("Started")
 
 
-def start_worker(
-    kind: Callable[[Request, Mapping[str, str], tuple[str, ...]], Started],
-    request: Request,
-    given: Mapping[str, str],
-    command: tuple[str, ...],
-) -> Started | NoWorker:
+def start_worker(make: Callable[[], Started]) -> Started | NoWorker:
     """A worker, or the reason why the system refuses one: no processes, memory, descriptors."""
     try:
-        return kind(request, given, command)
+        return make()
     except OSError as error:
         return NoWorker(error)
 
@@ -166,7 +158,7 @@ class WorkerProcess(Worker):
     def stderr_lines(self) -> Iterator[str]:
         """All that it wrote to stderr, however much: what matters may stand at its start."""
         self._stderr.seek(0)
-        while line := self._stderr.readline(STDERR_LINE_BYTES):
+        while line := self._stderr.readline(child.LINE_BYTES):
             yield line.decode("utf-8", errors="replace")
 
     def ask_for_stacks(self) -> None:

@@ -131,6 +131,14 @@ def drawn(case: Case, vocabulary: int, seed: int, begun: set[int]) -> Drawn:
     return Drawn(load=load, asked=tuple(asked))
 
 
+def in_flight(case: Case) -> tuple[int, int]:
+    """Requests that a load has in flight surely, and perhaps, at a time."""
+    requests = int(case.parameters["requests"])
+    at_random = case.parameters["arrival"] == "poisson"
+    surely = int(case.parameters.get("concurrency") or (1 if at_random else requests))
+    return surely, requests if at_random else surely
+
+
 def _width(case: Case) -> int:
     """Requests that a load may have in flight; of an open one, which names no number, as many as
     are worth making beforehand."""

@@ -62,16 +62,6 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     witness: float
     """Mean log-probability that the server gave."""
 
-    @property
-    def bound(self) -> float:
-        """Of the distance."""
-        return bound(self.rounding)
-
-    @property
-    def overlooked(self) -> list[str]:
-        """What is wrong with models that this gate would let pass."""
-        return sorted(name for name, far in self.wrong.items() if far <= self.bound)
-
 
 def bound(rounding: float) -> float:
     """What a right server's distance may be."""

@@ -16,8 +16,10 @@ from bench.records import environment
 from bench.records.outcome import Cold, Failed, Measured
 from bench.records.run import End, Launch, Settings
 from bench.running.header import begin, run_id, utc_now
+from bench.serving.cases import in_flight
 from bench.serving.reference import Reference, in_a_process
 from bench.serving.session import Ask, Came, Interrupted, launch
+from bench.serving.wire import make_room
 
 SUITE = "serve-bench"
 NO_DEVICE = DeviceInfo(
@@ -47,6 +49,8 @@ def run(
     were made, and KeyboardInterrupt goes on.
     """
     identity = run_id()
+    surely, perhaps = (max(each) for each in zip(*map(in_flight, ask.cases), strict=True))
+    make_room(surely, perhaps)
     path = out / f"{SUITE}-{device.backend}-{identity}.jsonl"
     settings = Settings(launches=launches, seed=ask.seed)
     header = (identity, SUITE, ask.cases, settings, device, command)

@@ -21,6 +21,7 @@ from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
 from bench.records.runfile import UNREADABLE
 from bench.running import scratch
+from bench.running.wire import interface_of, is_loopback
 from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
 from bench.serving.wire import Endpoint, Pool
@@ -29,7 +30,7 @@ MODELS = "/v1/models"
 VERSIONS = ("/version", "/info", "/get_server_info", "/server_info")
 """Where servers tell their version, each in its own way; what is not there is no matter."""
 METRICS = "/metrics"
-MOST_SETTINGS, MOST_CHARACTERS = 200, 200
+MOST_SETTINGS, MOST_CHARACTERS, MOST_READ = 2000, 200, 4000
 HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(_total)?$")
 """Counters of prompt tokens that came out of a cache."""
 DRAFTS = re.compile(r"spec_decode_num_draft_tokens(_total)?$|(^|[:_])draft_tokens(_total)?$")
@@ -49,6 +50,7 @@ _SECRET = re.compile(
 """A secret's name by whole parts (`tokens`, and what follows a `token`, are counts and modes), and
 all that stands behind it in the same word: a value, a header's, the rest of settings."""
 _USER = re.compile(r"(?<=://)\S*@")
+_OPTION = re.compile(r"\s(?=-)")
 POLL_SECONDS, STOP_SECONDS, TAIL_BYTES = 0.5, 30.0, 4000
 
 
@@ -70,8 +72,8 @@ async def identify(
         words = f"{_where(pool)}: {error}. Start the server, or correct --endpoint."
         raise ServerError(words + _other_scheme(pool, str(error))) from error
     if head.status in (401, 403):
-        wants = "it does not take the token" if pool.has_token else "it wants a token"
-        put = "Put a right one" if pool.has_token else "Put one"
+        wants = "it does not take the token" if pool.token else "it wants a token"
+        put = "Put a right one" if pool.token else "Put one"
         raise ServerError(
             f"{_where(pool)}: {wants} (status {head.status}). {put} into the environment variable "
             "that --token-variable names."
@@ -98,7 +100,7 @@ async def identify(
         name=name,
         version=version,
         model=plain(chosen),
-        settings=settings({**{f"model.{k}": v for k, v in of_model.items()}, **found}),
+        settings=settings({f"model.{k}": v for k, v in of_model.items()} | found, pool.token),
         started="by the run" if by_the_run else "before the run",
         command=tuple(started),
         same_host=on_this_host(pool.endpoint),
@@ -135,24 +137,37 @@ def _who(head: Head, model: Mapping[str, Any], found: Mapping[str, Any]) -> tupl
     return name or head.headers.get("server", ""), str(found.get("version") or "")
 
 
-def settings(found: Mapping[str, Any]) -> dict[str, str]:
-    """For the record: what is one word or number, and names nobody, no place and no secret."""
-    plain: dict[str, str] = {}
+def settings(found: Mapping[str, Any], token: str | None = None) -> dict[str, str]:
+    """For the record: what is one word or number, and names nobody, no place and no secret.
+
+    token: of the client's own, which a server may repeat.
+    """
+    told: dict[str, str] = {}
     guessing = {name: value for name, value in found.items() if SPECULATES.search(name)}
     for name, value in guessing.items():  # first: there may be more settings than are kept
         word = value if isinstance(value, str) else "given" if value else OFF
-        plain[name] = OFF if word.lower() in ("", "null", OFF) else word[:MOST_CHARACTERS]
+        told[name] = OFF if word.lower() in ("", "null", OFF) else word
     for name, value in sorted(found.items()):
-        secret = environment.SECRET.search(name) or environment.WHERE.search(name.upper())
-        if name.endswith(
-            "created"
-        ):  # a time of day, which tells two servers apart and says nothing
-            continue
+        secret = _SECRET.search(f"{name} x") or environment.WHERE.search(name.upper())
         if secret or not isinstance(value, str | int | float | bool) or value == "":
             continue
-        plain.setdefault(name, str(value)[:MOST_CHARACTERS])
-    clean: dict[str, str] = cleaned_facts(plain, own_names())
-    return dict(list(clean.items())[:MOST_SETTINGS])
+        if not name.endswith("created"):  # a time of day, which says nothing of a server
+            told.setdefault(name, str(value))
+    bare = {name: _without_secrets(value, token) for name, value in told.items()}
+    clean: dict[str, str] = cleaned_facts(bare, own_names())
+    kept = {name: clean[name][:MOST_CHARACTERS] for name in list(clean)[:MOST_SETTINGS]}
+    return kept | ({"left out": str(len(clean) - len(kept))} if len(clean) > len(kept) else {})
+
+
+def _without_secrets(said: str, token: str | None = None) -> str:
+    """A line of a server's, perhaps its command, without what stands behind a secret's name, as far
+    as the next option."""
+    bare = said[:MOST_READ].replace(token or "\0", environment.NOT_RECORDED)
+    return " ".join(map(_bare, _OPTION.split(bare)))
+
+
+def _bare(word: str) -> str:
+    return _SECRET.sub(rf"\1{environment.NOT_RECORDED}", _USER.sub("", word))
 
 
 class Counters(NamedTuple):
@@ -164,18 +179,27 @@ class Counters(NamedTuple):
     """Tokens that it guessed, and then had its model look at."""
     accepted: float | None = None
     """How many of them are right, or their share: a gauge, which may rest where it was."""
+    shown: bool = False
+    """Whether it has metrics, of whatever."""
 
     def since(self, before: Counters) -> Counters:
-        """What was counted between two looks."""
-        pairs = zip(self[:2], before[:2], strict=True)
-        counted = (None if a is None or b is None else a - b for a, b in pairs)
-        return Counters(*counted)._replace(accepted=self.accepted)
+        """What was counted between two looks; a counter may be shown only once it has counted."""
+
+        def counted(now: float | None, then: float | None) -> float | None:
+            then = 0.0 if then is None and before.shown else then
+            return None if now is None or then is None else now - then
+
+        return self._replace(
+            cached=counted(self.cached, before.cached),
+            drafted=counted(self.drafted, before.drafted),
+        )
 
 
 async def counters(pool: Pool) -> Counters:
     """As its metrics say, where it has some."""
     with contextlib.suppress(Broken):
-        samples = list(_samples(await _metrics(pool)))
+        text = await _metrics(pool)
+        samples = list(_samples(text))
         kinds = (HITS, DRAFTS, ACCEPTS)
         hits, drafts, accepts = (
             [v for name, _, v in samples if kind.search(name)] for kind in kinds
@@ -186,6 +210,7 @@ async def counters(pool: Pool) -> Counters:
             sum(hits) if hits else None,
             sum(drafts) if drafts else None,
             max(accepts, default=None),
+            shown=bool(text),
         )
     return Counters()
 
@@ -217,21 +242,12 @@ def on_this_host(endpoint: Endpoint) -> bool:
     """Whether all addresses of the endpoint are this host's."""
     import socket
 
-    import psutil
-
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    addresses = {str(info[4][0]).partition("%")[0] for info in found}
-    own = {
-        address.address.partition("%")[0]
-        for interface in psutil.net_if_addrs().values()
-        for address in interface
-    }
-    return bool(addresses) and all(
-        a in own or a == "::1" or a.startswith("127.") for a in addresses
-    )
+    addresses = {str(info[4][0]) for info in found}
+    return bool(addresses) and all(is_loopback(a) or interface_of(a) for a in addresses)
 
 
 def shown(command: str) -> tuple[str, ...]:
@@ -252,8 +268,7 @@ def shown(command: str) -> tuple[str, ...]:
         elif hidden:
             kept.append(environment.NOT_RECORDED)
             continue
-        bare = _SECRET.sub(rf"\1{environment.NOT_RECORDED}", _USER.sub("", word))
-        kept.append(cleaned(environment.redacted(bare), None, own_names()))
+        kept.append(cleaned(environment.redacted(_bare(word)), None, own_names()))
     return tuple(kept)
 
 
@@ -302,7 +317,8 @@ class Process:
     def tail(self) -> str:
         """The end of what it wrote."""
         written = self._output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
-        text = plain(environment.without_secrets(written))
+        lines = map(_without_secrets, environment.without_secrets(written).splitlines())
+        text = plain("\n".join(lines))
         return f"It wrote: {text.strip()}" if text.strip() else "It wrote nothing."
 
     def stop(self) -> None:

@@ -30,7 +30,7 @@ from bench.serving.framing import Broken
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
-from bench.serving.watched import NOBODY_LOOKED, NobodyLooks, Watch, with_seen
+from bench.serving.watched import NOBODY_LOOKED, Watch, with_seen
 from bench.serving.wire import Endpoint, Pool
 from bench.telemetry.joined import Sight
 
@@ -56,7 +56,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     request_seconds: float = 600.0
     ready_seconds: float = 1800.0
-    watch: Watch = NobodyLooks()
+    watch: Watch = Watch()
     """At the server's devices, while loads are made."""
 
 

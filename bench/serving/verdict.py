@@ -14,7 +14,7 @@ import msgspec
 import psutil
 
 from bench.judging.endpoint import late
-from bench.judging.serving import ttft
+from bench.judging.serving import ttft, unfilled
 from bench.records.case import Case
 from bench.records.endpoint import Client
 from bench.records.outcome import (
@@ -104,6 +104,8 @@ def outcome(found: Found) -> Outcome:
         return Skipped(reason=found.saturated)
     if failures := _failures(found.served):
         return Void(reason=failures)
+    if why := unfilled(found.served):
+        return Void(reason=why)
     window = found.served.window
     if window is None:
         return Void(reason="no steady window: the load is too small. Give more --requests")

@@ -9,7 +9,7 @@ can say, for the server's processes are not known as a worker's are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import msgspec
 
@@ -27,58 +27,47 @@ NOBODY_LOOKED = "the server was measured from outside"
 WHO = "the server's own processes are not told from others'"
 
 
-class Watch(Protocol):
-    """Looks at the devices of a server."""
+class Watch:
+    """Looks at the devices of a server; as it stands at none: nobody said which those are."""
 
     def begin(self) -> None:
         """A load is about to begin."""
-        return
 
     def end(self, zero_ns: int) -> tuple[Sight, ...]:
         """What was seen since; zero_ns: when the load began (`time.perf_counter_ns`)."""
+        return ()
 
     def close(self) -> None:
         """Looks no more."""
-        return
 
 
-class NobodyLooks(Watch):
-    """Where nobody said which devices the server has."""
-
-    def end(self, zero_ns: int) -> tuple[Sight, ...]:
-        """Nothing."""
-        return ()
-
-
-class Looks:
+@dataclass
+class Looks(Watch):
     """A monitor, as a launch has one."""
 
-    def __init__(self, monitor: Monitor, indices: Sequence[int]) -> None:
-        """indices: of the devices."""
-        self._monitor = monitor
-        self._indices = tuple(indices)
+    monitor: Monitor
 
     def begin(self) -> None:
         """Of `Watch`."""
-        self._monitor.lets_go()
+        self.monitor.lets_go()
 
     def end(self, zero_ns: int) -> tuple[Sight, ...]:
         """Of `Watch`."""
-        return self._monitor.saw((), dict.fromkeys(self._indices, zero_ns))
+        return self.monitor.saw((), dict.fromkeys(self.monitor.order.indices, zero_ns))
 
     def close(self) -> None:
         """Of `Watch`."""
-        self._monitor.close()
+        self.monitor.close()
 
 
 def watch(device: DeviceInfo | None, count: int) -> Watch:
     """Of so many devices, the first of which is given; nobody's where none is."""
     if device is None:
-        return NobodyLooks()
+        return Watch()
     backend = catalogue.backend(device.backend)
     indices = tuple(range(device.index, device.index + (1 if backend.is_host else count)))
     variables = environment.worker_variables(backend.worker_environment())
-    return Looks(Monitor(Order(backend=device.backend, indices=indices), variables), indices)
+    return Looks(Monitor(Order(backend=device.backend, indices=indices), variables))
 
 
 def told(sight: Sight) -> Telemetry | str:

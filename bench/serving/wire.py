@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
 import time
 from collections import deque
@@ -29,6 +30,8 @@ KEEP_SECONDS = 0.5
 """How often is looked whether those that are kept ready still are."""
 CONNECT_SECONDS = 10.0
 CLOSED = "the server closed the connection"
+SPARE_FILES = 64
+"""That this process has open beside its connections."""
 
 
 class Endpoint(NamedTuple):
@@ -209,15 +212,10 @@ class Pool:
     ) -> None:
         """token: for the header Authorization; trust: whose certificates are taken."""
         self.endpoint = endpoint
-        self._token = token
+        self.token = token
         self._trust = trust or (ssl.create_default_context() if endpoint.tls else None)
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
-
-    @property
-    def has_token(self) -> bool:
-        """Whether requests bear one."""
-        return self._token is not None
 
     async def connection(self) -> Connection:
         """An idle one, or a new one; raises `Broken`."""
@@ -316,15 +314,40 @@ class Pool:
             "Accept: */*",
             "User-Agent: accelmark",
         ]
-        if self._token is not None:
-            lines.append(f"Authorization: Bearer {self._token}")
+        if self.token is not None:
+            lines.append(f"Authorization: Bearer {self.token}")
         if body is not None:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
+def make_room(surely: int, perhaps: int) -> None:
+    """Lets this process have so many connections at a time: `perhaps` as far as the system allows.
+
+    Raises `ServerError` where it does not allow `surely`.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows limits them by memory alone
+        return
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless, least, most = resource.RLIM_INFINITY, surely + SPARE_FILES, perhaps + SPARE_FILES
+    most = most if hard == endless else min(most, hard)
+    if endless != limit < most:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its endless
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            limit = most
+    if endless != limit < least:
+        raise ServerError(
+            f"serve-bench: {surely} requests in flight need {least} open files; this system allows "
+            f"{limit}. Raise that (ulimit -n), or give a smaller --concurrency or --requests."
+        )
+
+
 def _said(error: BaseException) -> str:
     """What an error says, without the address, which the message has already."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "this client may open no more files; raise ulimit -n"
     if isinstance(error, TimeoutError):
         return f"none within {CONNECT_SECONDS:g} s"
     if isinstance(error, OSError) and error.strerror:

@@ -93,7 +93,7 @@ class HostCounters:
         """CPU ticks of the processes that multiprocessing has started here and that are there."""
         total = 0
         for pid in _started():
-            figures = _text(self._proc / str(pid) / "stat").rpartition(")")[2].split()
+            figures = said_in(self._proc / str(pid) / "stat").rpartition(")")[2].split()
             total += sum(int(ticks) for ticks in figures[11:13])
         return total
 
@@ -116,7 +116,7 @@ class HostCounters:
         What some containers lay over that file (lxcfs) counts what others do as no work.
         """
         cores, free, steal = 0, 0, 0
-        for line in _text(self._stat).splitlines():
+        for line in said_in(self._stat).splitlines():
             name, *ticks = line.split()
             if not name.startswith("cpu"):
                 break
@@ -132,7 +132,7 @@ class HostCounters:
         """`throttled_usec` (cgroup v2), or `throttled_time` in nanoseconds (v1), of all levels."""
         found = None
         for path in self._throttled:
-            for line in _text(path).splitlines():
+            for line in said_in(path).splitlines():
                 name, _, value = line.partition(" ")
                 if name in ("throttled_usec", "throttled_time"):
                     unit = 1 if name == "throttled_usec" else 1000
@@ -327,15 +327,16 @@ def _first(*paths: Path) -> Path:
 
 def _after(path: Path, line: str, word: str) -> float | None:
     """The number behind a word in the line that starts so."""
-    for text in _text(path).splitlines():
+    for text in said_in(path).splitlines():
         if text.startswith(line + " ") and word in text:
             number = text.partition(word)[2].split()[0]
             return float(number) if "." in number else int(number)
     return None
 
 
-def _text(path: Path) -> str:
+def said_in(path: Path) -> str:
+    """What the kernel says in a file; nothing where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

@@ -115,6 +115,12 @@ def figure(quantity: str, value: Any, unit: str | None = None) -> float | str:
     return amount * factor
 
 
+def held(value: Any, unit: str | None = None) -> int | None:
+    """Bytes of memory that a process has; None where it is not said."""
+    found = figure("memory", value, unit)
+    return None if isinstance(found, str) else int(found)
+
+
 def _worth(about: Quantity, unit: Any) -> float | None:
     """What one of it is in the quantity's own unit; None where the unit is not known."""
     if unit is None or unit == "":

@@ -77,7 +77,7 @@ commands/          | api backend catalogue conformance errors exchange guide    
                    | judging measuring planning precision publishing records    | msgspec
                    | report reports running serving stats units                 |
 cli                | commands errors                                            | click
-__main__           | cli                                                        |
+__main__           | cli errors                                                 |
 pytest_plugin/     | catalogue commands errors exchange judging planning        | pytest
                    | records report running                                     | pytest_benchmark
 suite/             | pytest_plugin                                              | pytest

@@ -80,7 +80,7 @@ def test_it_names_its_entry_points_and_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         points = file.read(f"{info}/entry_points.txt").decode()
         metadata = email.message_from_bytes(file.read(f"{info}/METADATA"))
-    assert "accelmark = bench.cli:main" in points
+    assert "accelmark = bench.__main__:main" in points
     assert "[pytest11]\naccelmark = bench.pytest_plugin" in points
     assert "torch>=2.6" in metadata.get_all("Requires-Dist", [])
 

@@ -5,13 +5,14 @@ How a few tokens of it are computed again: `_attention_spots`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench.workload import Look, Site
-from bench.workloads._attention_spots import WHOLE_HEAD, Head, places
-from bench.workloads._calls import Call, Given, floored, host, most_of, plain, rows_of
-from bench.workloads._spots import Spot, look
+from bench.workloads._attention_spots import WHOLE_HEAD, head_of, place_of, places
+from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._spots import Spot, host, look, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,18 +68,24 @@ class _Asked:
     """One call: query [B, H, Q, D], key and value [B, G, K, D], each of which H / G heads share."""
 
     def __init__(self, given: Given, output: Tensor) -> None:
-        self._query, self._key, self._value = (given[name].detach() for name in NAMES[:3])
-        self._mask, self._scale = given.get("attn_mask"), given.get("scale")
-        self._causal = bool(given.get("is_causal"))
+        operands = self._query, self._key, _ = [given[name].detach() for name in NAMES[:3]]
         self._shape, self._dtype = output.shape, output.dtype
         self._sharing = self._query.shape[1] // self._key.shape[1]
+        self._head = functools.partial(
+            head_of,
+            operands,
+            causal=bool(given.get("is_causal")),
+            mask=given.get("attn_mask"),
+            scale=given.get("scale"),
+            dtype=self._dtype,
+        )
 
     def output(self, output: Tensor, seed: int) -> Iterator[Spot]:
         where = places(self._shape, TWIN_TOKENS, seed)
         for (sequence, number), found in zip(where.heads, where.of(output), strict=True):
             sums = self._head(sequence, number, where.tokens).output()
             for token, *row in zip(where.tokens, found, *sums, strict=True):
-                yield Spot(f"token {token} of head {number}, sequence {sequence}", *row)
+                yield Spot(place_of(token, number, sequence), *row)
 
     def gradient(self, name: str, upstream: Tensor, found: Tensor, seed: int) -> Iterator[Spot]:
         """Of keys and values, where all queries that see them are among those that are read."""
@@ -103,31 +110,8 @@ class _Asked:
             own = [*tokens] if name == "query" else parts[0][0]
             for place in sorted({*range(len(own))[:AT_AN_END], *range(len(own))[-AT_AN_END:]}):
                 yield Spot(
-                    f"token {own[place]} of head {to}, sequence {sequence}",
+                    place_of(own[place], to, sequence),
                     host(found[sequence, to, own[place]], self._dtype),
                     torch.stack([expected[place] for _, expected, _ in parts]).sum(0),
                     torch.stack([terms[place] for _, _, terms in parts]).norm(dim=0),
                 )
-
-    def _head(self, sequence: int, number: int, tokens: Sequence[int]) -> Head:
-        import torch
-
-        shared, (queries, width) = number // self._sharing, self._query.shape[2:]
-        length, added = self._key.shape[2], None
-        last = length - 1  # key: seen by whoever comes behind it too
-        if self._mask is not None:
-            whole = self._mask.detach().expand(*self._query.shape[:2], queries, length)
-            added = torch.stack([whole[sequence, number, token].cpu() for token in tokens])
-        return Head(
-            query=rows_of(self._query[sequence, number], tokens, self._dtype),
-            tokens=[min(token, last) if self._causal else last for token in tokens],
-            length=length,
-            key=self._piece(self._key[sequence, shared]),
-            value=self._piece(self._value[sequence, shared]),
-            scale=float(width) ** -0.5 if self._scale is None else self._scale,
-            mask=added,
-            whole=len(tokens) == queries,
-        )
-
-    def _piece(self, x: Tensor) -> Callable[[int, int], Tensor]:
-        return lambda start, stop: host(x[start:stop], self._dtype)

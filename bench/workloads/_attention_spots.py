@@ -14,9 +14,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.workloads._spots import Spot, rows_of
+from bench.workloads._spots import Spot, host, rows_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     Piece = Callable[[int, int], Tensor]
@@ -172,9 +173,9 @@ class Head(NamedTuple):
             yield start, min(start + PIECE, self.length)
 
 
-def piece(x: Tensor, by: float = 1.0) -> Piece:
-    """Of [T, C], times a scale."""
-    return lambda start, stop: x[start:stop].detach().cpu().double() * by
+def piece(x: Tensor, by: float = 1.0, dtype: torch.dtype | None = None) -> Piece:
+    """Of [T, C], times a scale; dtype: see `host`."""
+    return lambda start, stop: host(x[start:stop], dtype) * by
 
 
 def spots(found: Sequence[Tensor], where: Places, heads: Sequence[Head]) -> list[Spot]:
@@ -182,7 +183,7 @@ def spots(found: Sequence[Tensor], where: Places, heads: Sequence[Head]) -> list
     seen = []
     for (batch, number), values, head in zip(where.heads, found, heads, strict=True):
         seen += [
-            Spot(_place(token, number, batch), *row)
+            Spot(place_of(token, number, batch), *row)
             for token, *row in zip(head.tokens, values, *head.output(), strict=True)
         ]
     return seen
@@ -206,31 +207,51 @@ def gradient_spots(
     order = {token: place for place, token in enumerate(where.tokens)}
     seen = []
     for (batch, number), *values in zip(where.heads, *found, strict=True):
-        head = plain(operands, batch, number, asked)
+        head = head_of(operands, batch, number, asked)
         given = rows_of(upstream[batch, number], asked)
         for had, (what, own, sums) in zip(values, head.gradients(given), strict=True):
             expected, terms = sums
             seen += [
-                Spot(f"the {what} of {_place(token, number, batch)}", had[order[token]], *pair)
+                Spot(f"the {what} of {place_of(token, number, batch)}", had[order[token]], *pair)
                 for token, *pair in zip(own, expected, terms.clamp(min=least), strict=True)
                 if token in order
             ]
     return seen
 
 
-def plain(operands: Sequence[Tensor], batch: int, head: int, tokens: Sequence[int]) -> Head:
-    """Of query, key and value [B, H, T, D], of which each token asks."""
+def head_of(
+    operands: Sequence[Tensor],
+    batch: int,
+    number: int,
+    tokens: Sequence[int],
+    causal: bool = True,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dtype: torch.dtype | None = None,
+) -> Head:
+    """Of a query [B, H, Q, D], key and value [B, G, K, D], each of which H / G heads share; tokens:
+    of which queries; the others as torch's function has them. dtype: see `host`."""
+    import torch
+
     query, key, value = operands[:3]
-    length, width = query.shape[2:]
+    (heads, queries, width), (groups, length) = query.shape[1:], key.shape[1:3]
+    shared, last, added = number // (heads // groups), length - 1, None
+    if mask is not None:
+        whole = mask.detach().expand(*query.shape[:2], queries, length)
+        added = torch.stack([whole[batch, number, token].cpu() for token in tokens])
     return Head(
-        query=rows_of(query[batch, head], tokens),
-        tokens=tokens,
+        query=rows_of(query[batch, number], tokens, dtype),
+        # The last is seen by whoever comes behind it too.
+        tokens=[min(token, last) if causal else last for token in tokens],
         length=length,
-        key=piece(key[batch, head]),
-        value=piece(value[batch, head]),
-        scale=float(width) ** -0.5,
+        key=piece(key[batch, shared], dtype=dtype),
+        value=piece(value[batch, shared], dtype=dtype),
+        scale=float(width) ** -0.5 if scale is None else scale,
+        mask=added,
+        whole=len(tokens) == queries,
     )
 
 
-def _place(token: int, head: int, batch: int) -> str:
+def place_of(token: int, head: int, batch: int) -> str:
+    """In words."""
     return f"token {token} of head {head}, sequence {batch}"

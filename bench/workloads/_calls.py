@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,19 +50,6 @@ def plain(*tensors: Tensor | None) -> bool:
         )
         for tensor in tensors
     )
-
-
-def host(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """In float64; an autocast has it computed in that type, the output's."""
-    return x.detach().cpu().to(dtype).double()
-
-
-def rows_of(x: Tensor, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As `_spots.rows_of`; what comes more than once is copied once."""
-    import torch
-
-    each = {row: host(x[row], dtype) for row in set(rows)}
-    return torch.stack([each[row] for row in rows])
 
 
 def most_of(site: Site, quantity: str, length: int, twin: int) -> float:

@@ -53,8 +53,12 @@ class Lookup:
         dense, self._indices = features
         rows = functional.embedding(self._indices, self._tables).requires_grad_()
         self.leaves = [rows]
-        logits: Tensor = model(dense, rows)
+        logits: Tensor = model(dense, self._gathered(rows))
         return logits
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """What of these rows goes into the model."""
+        return rows
 
     def looked_up(self) -> LookedUp | None:
         """The rows of the last step, as they were, with their gradients."""
@@ -98,24 +102,17 @@ class Lookup:
 
 
 class ExchangedLookup(Lookup):
-    """Looks up the rows of all samples in the tables of this rank, and exchanges their sums."""
+    """Looks up the rows of all samples in the tables of this rank [B, T, L], and exchanges their
+    sums; dense features are those of this rank's samples [B/N, 13]."""
 
     def __init__(self, tables: Tensor, ranks: Ranks) -> None:
         """tables: this rank's, end to end."""
         super().__init__(tables)
         self._ranks = ranks
 
-    def __call__(self, model: nn.Module, features: Features) -> Tensor:
-        """The forward in training: dense features of this rank's samples [B/N, 13], and the rows of
-        all samples in its tables [B, T, L]."""
-        from torch.nn import functional
-
-        dense, self._indices = features
-        rows = functional.embedding(self._indices, self._tables).requires_grad_()
-        self.leaves = [rows]
-        sums = exchanged(rows.sum(-2), self._ranks)
-        logits: Tensor = model(dense, sums[:, :, None])
-        return logits
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """Of rows of all samples in its tables [B, T, L, d], sums of its own samples."""
+        return exchanged(rows.sum(-2), self._ranks)[:, :, None]
 
 
 class ClickTrainingJob(TrainingJob):

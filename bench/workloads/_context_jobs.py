@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Site
 from bench.workloads import _context_steps
 from bench.workloads._attention_spots import places, spots
@@ -18,7 +17,7 @@ from bench.workloads._contexts import (
     LatentParameters,
     PrefillParameters,
 )
-from bench.workloads._jobs import Rotation
+from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._spots import allowed, look
 
 if TYPE_CHECKING:
@@ -27,18 +26,15 @@ if TYPE_CHECKING:
     from bench.workloads._attention_spots import Places
 
 
-class ContextJob(Job):
+class ContextJob(RotatingJob):
     """One attention; operands rotate."""
-
-    _kept: tuple[Prepared, Places, tuple[Tensor, ...]] | None = None
-    """Operands of the last step that was timed, which tokens are looked at, and those."""
 
     def __init__(
         self, prepared: list[Prepared], facts: dict[str, str], quantity: str, site: Site
     ) -> None:
         """Starts with the first operands. quantity: what the numerics gate calls the output."""
-        self._operands, self._site = Rotation(prepared), site
-        self._quantity = quantity
+        self._inputs, self._site = Rotation(prepared), site
+        self.quantity = quantity
         self.facts = {"operand buffers": str(len(prepared)), **facts}
 
     def step(self) -> None:
@@ -46,50 +42,30 @@ class ContextJob(Job):
         import torch
 
         with torch.inference_mode():
-            self._output = next(self._operands).step()
-
-    def witness(self) -> float:
-        """Mean of the last output; keeps some tokens of it."""
-        self._keep()
-        return float(self._output.float().mean())
-
-    def probe(self) -> dict[str, Tensor]:
-        """Output for the first operands."""
-        self.step()
-        return {self._quantity: self._output}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last output."""
-        return {OUTPUT: [self._output]}
+            self._output = next(self._inputs).step()
 
     def weights(self) -> Sequence[Tensor]:
         """All operands."""
-        return [tensor for one in self._operands.items for tensor in (one.query, *one.others)]
+        return [tensor for one in self._inputs.items for tensor in (one.query, *one.others)]
 
     def inputs(self) -> Sequence[Tensor]:
         """The last query."""
-        return [self._operands.last.query]
-
-    def again(self) -> bool:
-        """The last attention once more."""
-        self._operands.back()
-        self.step()
-        return True
+        return [self._inputs.last.query]
 
     def looks(self) -> Iterator[Look]:
         """At tokens of the last attention that was timed."""
-        prepared, where, found = self._kept or self._keep()
+        prepared, where, found = self._timed()
         assert prepared.head is not None
         heads = [prepared.head(*place, where.tokens) for place in where.heads]
         length = heads[0].length
         precision, twin = self._site.precision, min(length, TWIN_CONTEXT)
-        most = allowed(precision, self._quantity, length, twin)
-        yield look(self._quantity, spots(found, where, heads), most)
+        most = allowed(precision, self.quantity, length, twin)
+        yield look(self.quantity, spots(found, where, heads), most)
 
     def _keep(self) -> tuple[Prepared, Places, tuple[Tensor, ...]]:
+        """Operands, which tokens are looked at, and those."""
         where = places(self._output.shape, TWIN_CONTEXT, self._site.seed)
-        self._kept = self._operands.last, where, where.of(self._output)
-        return self._kept
+        return self._inputs.last, where, where.of(self._output)
 
 
 def job(p: Any, sets: Iterable[Drawn], exact: bool, site: Site) -> Job:
@@ -102,9 +78,7 @@ def job(p: Any, sets: Iterable[Drawn], exact: bool, site: Site) -> Job:
     facts = {}
     if isinstance(p, LatentParameters):
         facts["latent"] = "absorbed" if p.absorbed else "expanded in the step"
-        prepare: Callable[..., Prepared] = (
-            _context_steps.absorbed if p.absorbed else _context_steps.expanded
-        )
+        prepare: Callable[..., Prepared] = _context_steps.latents
     else:
         prepare = _context_steps.plain
         if p.window and isinstance(p, PrefillParameters):

@@ -78,6 +78,7 @@ def _sides(p: Any, one: Drawn) -> _Sides:
 
 def plain(p: Any, one: Drawn) -> Prepared:
     """One call over all keys that are seen."""
+    import torch
     from torch.nn import functional
 
     attend = functional.scaled_dot_product_attention
@@ -87,7 +88,10 @@ def plain(p: Any, one: Drawn) -> Prepared:
         key, value = (_last(x, p.window) for x in (key, value))
     if front is not None:
         # In front, where every token sees it; a first query that nobody asks keeps the diagonal.
-        key, value = (_joined([x[:, :, -1:], y]) for x, y in zip(front, (key, value), strict=True))
+        key, value = (
+            _moved(lambda *parts: torch.cat(parts, 2), x[:, :, -1:], y)
+            for x, y in zip(front, (key, value), strict=True)
+        )
         first = int(causal)
         query = functional.pad(query, (0, 0, first, 0))
 
@@ -112,20 +116,30 @@ def plain(p: Any, one: Drawn) -> Prepared:
 
     def head(batch: int, number: int, tokens: Sequence[int]) -> Head:
         shared = number // group
-        keys, values = (x[batch, shared, ahead:, : p.head_dim] for x in (key, value))
-        by_key, by_value = _scales_of(scales, batch, shared, query.dtype)
+        sides = [x[batch, shared, ahead:] for x in (key, value)]
+        own = tokens if causal else [len(sides[0]) - 1]
         asked = rows_of(query[batch, number, first:], tokens)
-        return Head(
-            query=asked[:, : p.head_dim],
-            tokens=tokens if causal else [len(keys) - 1],
-            length=len(keys),
-            key=piece(keys, by_key),
-            value=piece(values, by_value),
-            scale=scale,
-            sink=asked[:, p.head_dim] * scale if ahead else None,
-        )
+        return _head(p, asked, own, sides, _scales_of(scales, batch, shared, query.dtype))
 
     return Prepared(step, query, (key, value, *scales), head)
+
+
+def _head(
+    p: Any, asked: Tensor, tokens: Sequence[int], sides: Sequence[Tensor], by: Sequence[float]
+) -> Head:
+    """What queries read, [n, D] and what a sink takes; sides: keys and values, likewise; by: their
+    scales."""
+    scale = p.head_dim**-0.5
+    key, value = (piece(x[:, : p.head_dim], n) for x, n in zip(sides, by, strict=True))
+    return Head(
+        query=asked[:, : p.head_dim],
+        tokens=tokens,
+        length=len(sides[0]),
+        key=key,
+        value=value,
+        scale=scale,
+        sink=asked[:, p.head_dim] * scale if p.sinks else None,
+    )
 
 
 def _scales_of(
@@ -174,24 +188,15 @@ def blocks(mask_of: Callable[[torch.dtype, torch.device], Tensor], p: Any, one: 
         found = found.reshape(batch, heads, count * window, -1)[:, :, :tokens, : p.head_dim]
         return found if by_value is None else found * by_value
 
-    scales, sinks = one.scales, one.sinks is not None
+    scales = one.scales
 
     def head(sequence: int, number: int, tokens: Sequence[int]) -> Head:
         shared, within = divmod(number, group)
         mine = asked.view(batch, count, p.kv_heads, group, window, -1)[sequence, :, shared, within]
         own = rows_of(mine.flatten(0, 1), tokens)
-        keys, values = (x[sequence, shared, window:, : p.head_dim] for x in (key, value))
-        by_key, by_value = _scales_of(scales, sequence, shared, wide)
-        return Head(
-            query=own[:, : p.head_dim],
-            tokens=tokens,
-            length=p.context_length,
-            key=piece(keys, by_key),
-            value=piece(values, by_value),
-            scale=scale,
-            window=window,
-            sink=own[:, p.head_dim] * scale if sinks else None,
-        )
+        sides = [x[sequence, shared, window:][: p.context_length] for x in (key, value)]
+        by = _scales_of(scales, sequence, shared, wide)
+        return _head(p, own, tokens, sides, by)._replace(window=window)
 
     return Prepared(step, asked, (key, value, *scales), head)
 
@@ -214,20 +219,23 @@ def block_mask(p: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     return added(mask.to(device).repeat(p.batch_size, 1, p.heads // p.kv_heads, 1), dtype)
 
 
-def absorbed(p: LatentParameters, one: Drawn) -> Prepared:
-    """Attention over the latent itself, one head of keys for all queries' heads."""
+def latents(p: LatentParameters, one: Drawn) -> Prepared:
+    """Absorbed, attention over the latent itself, one head of keys for all queries' heads; else of
+    all heads over keys and values that the step makes of the latent."""
     import torch
     from torch.nn import functional
 
     attend = functional.scaled_dot_product_attention
     up, down = one.matrices
-    across = up.transpose(-1, -2).contiguous()
     scale = one.query.shape[-1] ** -0.5
     query, key, wide = one.query, one.key, one.query.dtype
     by_key = one.scales[0].to(wide) if one.scales else None
     causal = query.shape[2] > 1
+    across = up.transpose(-1, -2)
+    if p.absorbed:
+        across = across.contiguous()
 
-    def step() -> Tensor:
+    def absorbed() -> Tensor:
         plain, rotated = query.split([p.head_dim, p.rotary_dim], -1)
         asked = torch.cat([plain @ across, rotated], -1)
         keys = key if by_key is None else key.to(wide)
@@ -240,23 +248,7 @@ def absorbed(p: LatentParameters, one: Drawn) -> Prepared:
         found = found[..., : p.latent_dim] @ down
         return found if by_key is None else found * by_key
 
-    head = functools.partial(_latent_head, p, query, key, (across, down), one.scales)
-    return Prepared(step, query, (key, across, down, *one.scales), head)
-
-
-def expanded(p: LatentParameters, one: Drawn) -> Prepared:
-    """Attention of all heads over keys and values that the step makes of the latent."""
-    import torch
-    from torch.nn import functional
-
-    attend = functional.scaled_dot_product_attention
-    up, down = one.matrices
-    scale = one.query.shape[-1] ** -0.5
-    query, key, wide = one.query, one.key, one.query.dtype
-    by_key = one.scales[0].to(wide) if one.scales else None
-    causal = query.shape[2] > 1
-
-    def step() -> Tensor:
+    def expanded() -> Tensor:
         both = key if by_key is None else key.to(wide)
         latent, rotated = both.split([p.latent_dim, p.rotary_dim], -1)
         keys = torch.cat([latent @ up, rotated.expand(-1, p.heads, -1, -1)], -1)
@@ -265,8 +257,9 @@ def expanded(p: LatentParameters, one: Drawn) -> Prepared:
         found = attend(asked, keys, values, is_causal=causal, scale=scale)[..., : p.head_dim]
         return found if by_key is None else found * by_key
 
-    head = functools.partial(_latent_head, p, query, key, (up.transpose(-1, -2), down), one.scales)
-    return Prepared(step, query, (key, up, down, *one.scales), head)
+    head = functools.partial(_latent_head, p, query, key, (across, down), one.scales)
+    step, first = (absorbed, across) if p.absorbed else (expanded, up)
+    return Prepared(step, query, (key, first, down, *one.scales), head)
 
 
 def _latent_head(
@@ -298,27 +291,25 @@ def _latent_head(
 
 
 def _last(x: Tensor, tokens: int) -> Tensor:
-    """So many tokens at the end, in memory of their own; of 8 bits too."""
+    """So many tokens at the end, in memory of their own."""
     import torch
 
-    as_bytes = x if x.itemsize > 1 else x.view(torch.uint8)
-    return as_bytes[:, :, -tokens:].clone(memory_format=torch.contiguous_format).view(x.dtype)
+    layout = torch.contiguous_format
+    return _moved(lambda values: values[:, :, -tokens:].clone(memory_format=layout), x)
 
 
 def _padded(x: Tensor, by: tuple[int, ...]) -> Tensor:
-    """With zeros around, as torch's `pad` has them; of 8 bits too."""
-    import torch
+    """With zeros around, as torch's `pad` has them."""
     from torch.nn import functional
 
-    if x.itemsize > 1:
-        return functional.pad(x, by)
-    return functional.pad(x.view(torch.uint8), by).view(x.dtype)
+    return _moved(lambda values: functional.pad(values, by), x)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Along the tokens, of 8 bits too."""
+def _moved(move: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What only moves values, of 8 bits too, for which torch may not have it."""
     import torch
 
-    if parts[0].itemsize > 1:
-        return torch.cat(parts, 2)
-    return torch.cat([x.view(torch.uint8) for x in parts], 2).view(parts[0].dtype)
+    dtype = tensors[0].dtype
+    if dtype.itemsize > 1:
+        return move(*tensors)
+    return move(*(x.view(torch.uint8) for x in tensors)).view(dtype)

@@ -20,6 +20,7 @@ import msgspec
 from bench.precision import ELEMENT_BYTES, Precision
 from bench.quantized_product import quantize
 from bench.workload import BatchSize, Job, Later, OneOf, Parameters, Site, Within
+from bench.workloads._modes import at_most
 from bench.workloads._products import buffers_of
 from bench.workloads._seeded import SeededData
 
@@ -177,18 +178,14 @@ def twin(p: Any) -> Any:
     Of up to 16 heads of keys it has as many, each for one head of queries or two; of more, and of a
     latent, four heads.
     """
-    changes: dict[str, Any] = {
-        "batch_size": 1,
-        "context_length": min(p.context_length, TWIN_CONTEXT),
-    }
     if isinstance(p, LatentParameters):
-        changes |= {"heads": min(p.heads, TWIN_HEADS), "latent_dim": min(p.latent_dim, 64)}
-    else:
-        group = min(p.heads // p.kv_heads, TWIN_GROUP)
-        kv_heads = p.kv_heads if p.kv_heads <= TWIN_KV_HEADS else TWIN_HEADS // group
-        changes |= {"heads": group * kv_heads, "kv_heads": kv_heads}
-        changes |= {"window": min(p.window, TWIN_WINDOW)}
-    return msgspec.structs.replace(p, **changes)
+        return at_most(
+            p, batch_size=1, context_length=TWIN_CONTEXT, heads=TWIN_HEADS, latent_dim=64
+        )
+    group = min(p.heads // p.kv_heads, TWIN_GROUP)
+    kv_heads = p.kv_heads if p.kv_heads <= TWIN_KV_HEADS else TWIN_HEADS // group
+    small = at_most(p, batch_size=1, context_length=TWIN_CONTEXT, window=TWIN_WINDOW)
+    return msgspec.structs.replace(small, heads=group * kv_heads, kv_heads=kv_heads)
 
 
 def build(p: Any, site: Site) -> Job:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.precision import Precision
+from bench.quantized_product import name_of
 from bench.ranks import Ranks
 from bench.records.outcome import Work
 from bench.records.proof import OUTPUT
@@ -138,7 +139,7 @@ class Exchange(Job):
         self._proofs = [Proof(from_root(layout, root), dtype) for root in range(roots)]
         """Of each operation of a chain that is another than the first: of each root."""
         self._salt = 10_000 + site.seed * 1_000
-        self._lasting = lasting(layout, operands.name_of(dtype), chained)
+        self._lasting = lasting(layout, name_of(dtype), chained)
         on_host = site.device.type == "cpu"
         self._rings = buffers(layout, dtype.itemsize, self._lasting, on_host)
 
@@ -165,7 +166,7 @@ class Exchange(Job):
         )
         self.facts = {
             "operation": layout.mode,
-            "dtype": operands.name_of(dtype),
+            "dtype": name_of(dtype),
             "elements_sent": " ".join(str(piece.length) for piece in layout.gives),
             "elements_received": " ".join(str(piece.length) for piece in layout.gets),
         }
@@ -279,12 +280,7 @@ class Exchange(Job):
     def _fill(self) -> None:
         """Operands of the timed steps."""
         if self._lasting is None:
-            for piece in self._layout.gives:
-                period = (
-                    self._proofs[0].period(piece, self._salt, timed=True).to(self._given.device)
-                )
-                part = self._given[piece.start : piece.start + piece.length]
-                operands.spread(part, period)
+            self._proofs[0].fill(self._given, self._salt, timed=True)
             return
         used = min(self._steps or self._rings, self._rings) * self._layout.got
         operands.spread(self._ring[:used], self._period)

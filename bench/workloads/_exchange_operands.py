@@ -51,11 +51,6 @@ FORMATS = {
 """By torch's name; `growth` of integers is 0: their sums would wrap around."""
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """`float32` of `torch.float32`."""
-    return str(dtype).removeprefix("torch.")
-
-
 def holders(index: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     """p and q of each position: all ordered pairs in turn, every rank within the first `ranks`."""
     p = index % ranks
@@ -65,8 +60,8 @@ def holders(index: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
 def addends(index: Tensor, salt: int, most: int) -> tuple[Tensor, Tensor]:
     """a and b of each position."""
     half = most // 2
-    a = 1 + (index * 2_654_435_761 + salt * 40_503) % half
-    return a, half + 1 + (index * 1_597_334_677 + salt * 92_821) % half
+    a = 1 + (index * 2_654_435_761 + _word_of(salt * 40_503)) % half
+    return a, half + 1 + (index * 1_597_334_677 + _word_of(salt * 92_821)) % half
 
 
 class Share(NamedTuple):
@@ -86,7 +81,7 @@ class Share(NamedTuple):
         """Positions: int64, of one period or as many as are wanted."""
         import torch
 
-        return torch.arange(min(self.length, PERIOD)) + self.shift
+        return torch.arange(min(self.length, PERIOD)) + _word_of(self.shift)
 
     @property
     def mixed(self) -> int:
@@ -110,7 +105,8 @@ def marked(share: Share, dtype: torch.dtype) -> Tensor:
     Of a float the highest bit of the exponent is 0 and the next one 1: finite, below 2, and no
     subnormal.
     """
-    mixed = share.positions * 2_654_435_761 + (share.source + 1) * 40_503 + share.mixed * 97
+    whose = _word_of((share.source + 1) * 40_503 + share.mixed * 97)
+    mixed = share.positions * 2_654_435_761 + whose
     mixed = mixed ^ (mixed >> 15) ^ (mixed >> 31)
     if dtype.is_floating_point:
         top = 8 * dtype.itemsize - 2
@@ -178,6 +174,11 @@ def unequal(found: Tensor, period: Tensor) -> Tensor:
 def bits(tensor: Tensor) -> Tensor:
     """The same memory as integers."""
     return tensor.view(_word(tensor.dtype))
+
+
+def _word_of(number: int) -> int:
+    """A number of any size as an int64 that overflows has it: salts come from anybody's seed."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _word(dtype: torch.dtype) -> torch.dtype:

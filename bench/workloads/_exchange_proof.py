@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.quantized_product import name_of
 from bench.workloads import _exchange_operands as operands
 from bench.workloads._exchange_layout import Layout, Piece
 from bench.workloads._exchange_operands import BOTH, Share
@@ -43,7 +44,7 @@ class Proof:
 
     def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
         self._layout, self._dtype = layout, dtype
-        self._most = operands.FORMATS[operands.name_of(dtype)].most
+        self._most = operands.FORMATS[name_of(dtype)].most
 
     @property
     def passes(self) -> int:
@@ -59,17 +60,17 @@ class Proof:
 
         timed: so small that it may grow (`operands.Format.scale`).
         """
-        share = Share(piece.source, piece.target, salt, salt * piece.length, piece.length)
+        share = _share(piece, salt)
         if not self._layout.sums:
             return operands.marked(share, self._dtype)
-        power = operands.FORMATS[operands.name_of(self._dtype)].scale if timed else 0
+        power = operands.FORMATS[name_of(self._dtype)].scale if timed else 0
         values = operands.summed(share, self._layout.ranks, self._most)
         return operands.as_format(values, self._dtype, power)
 
-    def fill(self, given: Tensor, salt: int) -> None:
-        """Gives this rank its operands of a repetition."""
+    def fill(self, given: Tensor, salt: int, timed: bool = False) -> None:
+        """Gives this rank its operands of a repetition; timed: as `period`."""
         for piece in self._layout.gives:
-            period = self.period(piece, salt).to(given.device)
+            period = self.period(piece, salt, timed).to(given.device)
             operands.spread(given[piece.start : piece.start + piece.length], period)
 
     def wrong(self, held: Tensor, salt: int) -> Seen:
@@ -108,8 +109,8 @@ class Proof:
         wrong = wrong[:JUDGED]
         ranks = self._layout.ranks
         at = wrong % len(period)
-        share = Share(BOTH, piece.target, salt, shift=salt * piece.length)
-        index = at + share.shift
+        share = _share(piece, salt)
+        index = share.positions[at]
         a, b = operands.addends(index, share.mixed, self._most)
         p, q = operands.holders(index, ranks)
         found = part[wrong.to(part.device)].cpu().to(torch.float64)
@@ -117,6 +118,10 @@ class Proof:
         counts = torch.bincount(p[off == a], minlength=ranks)
         counts += torch.bincount(q[off == b], minlength=ranks)
         return [int(count) for count in counts]
+
+
+def _share(piece: Piece, salt: int) -> Share:
+    return Share(piece.source, piece.target, salt, salt * piece.length, piece.length)
 
 
 def complaint(what: str, seen: Sequence[Seen], sums: bool) -> str:

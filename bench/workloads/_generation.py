@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.records.outcome import Work
-from bench.records.proof import OUTPUT
 from bench.workload import PACKED, Job, Look, Site
 from bench.workloads import _decoder, _expert_spots, _looks, _masks, _model_spots, _routing
-from bench.workloads._jobs import Rotation, model_facts
+from bench.workloads._jobs import InferenceJob, model_facts
 from bench.workloads._packed import look, packed
 from bench.workloads._quantized import products
-from bench.workloads._recorded import replayed, replayed_facts
+from bench.workloads._rotation import OneOutput
 from bench.workloads._transformers import with_cache
 
 if TYPE_CHECKING:
@@ -72,10 +71,6 @@ class Generator:
         if self.step.rotates:
             self._rotation = _decoder.rotation(model, length, site)
         self.facts = model_facts(model, site) | facts | {"attention": "sdpa", "cache": "static"}
-
-    def products(self) -> dict[str, Tensor]:
-        """What its quantized layers give for rows of their own; {} if it has none."""
-        return products(self.model)
 
     def looks(self, job: Job, prompt: Tensor, step: Callable[[], object]) -> Iterator[Look]:
         """At the model, what it reads, its cache, its attention, and its experts in a step."""
@@ -153,11 +148,6 @@ class Generator:
             tuple(table[place : place + 1] for table in self._slots),
         )
 
-    @property
-    def kept(self) -> list[_decoder.Held]:
-        """Keys and values of each layer."""
-        return self._cache.layers
-
     def decode_at(self, tokens: Tensor, index: Tensor) -> Tensor:
         """As `decode`, but the index [1] is on the device; to be called in inference mode."""
         place = index + self._prompt_length
@@ -180,65 +170,34 @@ def chosen(logits: Tensor) -> Tensor:
     return logits.max(-1).indices
 
 
-class PrefillJob(Job):
+class PrefillJob(InferenceJob):
     """One prompt to its first token; prompts rotate."""
 
     def __init__(self, generator: Generator, prompts: list[Tensor]) -> None:
         """Starts with the first prompt."""
         self.generator = generator
-        self._prompts = Rotation(prompts)
-        self._run = replayed(self._prefill, generator.site)
-        self.facts = generator.facts | replayed_facts(generator.site)
 
-    def step(self) -> None:
-        """Queues one prefill and the choice of its token, or the replay of both."""
-        self._logits, self.token = self._run(next(self._prompts))
+        def forward(_: nn.Module, prompt: Tensor) -> Tensor:
+            return generator.prefill(prompt)
 
-    def _prefill(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.generator.prefill(prompt)
-        return logits, chosen(logits)
+        super().__init__(generator.model, forward, prompts, generator.site, generator.facts)
 
-    def witness(self) -> float:
-        """Mean of the last logits."""
-        return float(self._logits.float().mean())
-
-    def probe(self) -> dict[str, Tensor]:
-        """Logits after the first prompt."""
-        self.step()
-        return {"logits": self._logits} | self.generator.products()
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last logits."""
-        return {OUTPUT: [self._logits]}
-
-    def weights(self) -> Sequence[Tensor]:
-        """Its parameters, quantized ones too."""
-        return [*self.generator.model.parameters()]
-
-    def inputs(self) -> Sequence[Tensor]:
-        """The last prompt."""
-        return [self._prompts.last]
-
-    def again(self) -> bool:
-        """A step on the last prompt."""
-        self._prompts.back()
-        self.step()
-        return True
-
-    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
-        """Of the last prompt."""
-        return {OUTPUT: [self._prefill(self._prompts.last)[0]]}
+    def _infer(self, given: Tensor) -> Tensor:
+        """With the choice of the token."""
+        logits = super()._infer(given)
+        self.token = chosen(logits)
+        return logits
 
     def looks(self) -> Iterator[Look]:
         """At the generator, a prompt and what a step makes of it."""
-        prompt = next(self._prompts)
-        yield from self.generator.looks(self, prompt, lambda: self._prefill(prompt))
+        prompt = next(self._inputs)
+        yield from self.generator.looks(self, prompt, lambda: self._infer(prompt))
         yield from _model_spots.looks(
             self, self.generator.site, lambda: self.generator.prefill(prompt)
         )
 
 
-class DecodeJob(Job):
+class DecodeJob(OneOutput):
     """One token for each sequence, greedy, fed back on the device."""
 
     moved: Callable[[float], int] | None = None
@@ -251,8 +210,8 @@ class DecodeJob(Job):
         self._forced = forced
         self._new_tokens = forced.shape[1]
         self._index, self._forcing = 0, False
-        self._logits = generator.read(prompt)
-        self.first_token = self.token = chosen(self._logits)
+        self._output = generator.read(prompt)
+        self.first_token = self.token = chosen(self._output)
         """[B, 1]: of the prompt, and of the last step."""
         self.facts = {**generator.facts, "decode": generator.step.description}
 
@@ -262,13 +221,9 @@ class DecodeJob(Job):
             self._rewind()
         if self._forcing:
             self.token = self._given(self._index)
-        self._logits = self.generator.decode(self.token, self._index)
-        self.token = chosen(self._logits)
+        self._output = self.generator.decode(self.token, self._index)
+        self.token = chosen(self._output)
         self._index += 1
-
-    def witness(self) -> float:
-        """Mean of the last logits."""
-        return float(self._logits.float().mean())
 
     def probe(self) -> dict[str, Tensor]:
         """Logits after the prompt and after each forced token: [B, 1 + N, V].
@@ -278,14 +233,10 @@ class DecodeJob(Job):
         """
         import torch
 
-        logits = [self._logits]
+        logits = [self._output]
         for index in range(self._new_tokens):
             logits.append(self._after(self._given(index), index))
-        return {"logits": torch.cat(logits, dim=1)} | self.generator.products()
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last logits."""
-        return {OUTPUT: [self._logits]}
+        return {"logits": torch.cat(logits, dim=1)} | products(self.generator.model)
 
     def force(self, on: bool) -> bool:
         """Feeds the given tokens in place of its own; the steps start over."""

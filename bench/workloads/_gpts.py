@@ -10,13 +10,12 @@ from bench.precision import Precision
 from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads import _mxfp4
 from bench.workloads._grouped import GroupedQuery
-from bench.workloads._transformers import library_class
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import nn
 
 TWIN_WINDOW = 8
-MODELS = "transformers.models.gpt_oss"
 YARN: dict[str, float | str | bool] = {
     "rope_type": "yarn",
     "factor": 32.0,
@@ -59,11 +58,11 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
 
     def construct(self, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
         """The library's model. Raises `Unsupported` where the library has none."""
-        config_of = library_class(f"{MODELS}.configuration_gpt_oss", "GptOssConfig")
-        model_of = library_class(f"{MODELS}.modeling_gpt_oss", "GptOssForCausalLM")
         options = self.options(attention)
         options["rope_parameters"] |= YARN
-        config = config_of(
+        model = library_model(
+            "gpt_oss",
+            "GptOssForCausalLM",
             rms_norm_eps=1e-5,
             sliding_window=self.window,
             num_local_experts=self.experts,
@@ -71,8 +70,7 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
             experts_implementation=experts,
             **options,
         )
-        model: nn.Module = model_of(config)
-        draw(model, config.initializer_range)
+        draw(model, options["initializer_range"])
         return model
 
 

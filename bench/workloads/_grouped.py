@@ -100,7 +100,8 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
     def flop(self, tokens: int, context: float, answering: int) -> int:
         """2 FLOP for each weight of a matrix and each token, and attention: 4 T C h a layer.
 
-        T tokens attend to a context of C, or of its layer's window, over heads h wide together.
+        T tokens attend to a context of C, or of its layer's window, over heads h wide together;
+        `answering` of them get logits.
         Attention counts in full, not the causal half: see `masked`. Of experts a token meets its
         active ones and the router. Left out: embeddings, norms, softmax, the weighing of experts.
         Source: PaLM, arXiv 2204.02311, appendix B.
@@ -120,7 +121,8 @@ class GroupedQuery(msgspec.Struct, frozen=True, kw_only=True):
         return round(4 * (tokens * self.seen(tokens) - seen) * self.heads * self.head)
 
     def again(self, tokens: int) -> int:
-        """FLOP of a text that the layers do again at least, all but their last product."""
+        """FLOP of a text that layers which keep their input only must do again in the backward: not
+        their last product, of which torch needs no more than what goes into it."""
         last = self.layers * self.hidden * (self.active * self.expert or self.feed_forward)
         return self.flop(tokens, tokens, 0) - self.masked(tokens) - 2 * tokens * last
 

@@ -1,6 +1,6 @@
-"""Values of a model's convolutions and batch norms, and of their gradients, held to float64.
+"""Values of a model's convolutions, and of their gradients, held to float64.
 
-See `_model_spots`. A kernel of either is chosen by size: what is right for the gate's few small
+See `_model_spots`. A kernel is chosen by size: what is right for the gate's few small
 images says little of the one that is timed.
 """
 
@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.workload import Look, Site
-from bench.workloads._calls import Call, Given, floored, host, most_of, plain
-from bench.workloads._row_spots import ROUGH, normalized, places, pulled_back
-from bench.workloads._spots import Spot, look, of_all
+from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._spots import host, look, of_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.workloads._calls import Gradient
-    from bench.workloads._row_spots import Definition
 
     Of = Callable[..., "Factors"]
     Factors = tuple[Tensor, Tensor]
@@ -30,26 +28,12 @@ if TYPE_CHECKING:
     """Place of the output, tap of the kernel, place of the input."""
 
 CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-NAMES = {
-    "conv1d": CONVOLVED,
-    "conv2d": CONVOLVED,
-    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training"),
-}
+NAMES = {"conv1d": CONVOLVED, "conv2d": CONVOLVED}
 """What the functions that are looked at call what they are given, in order."""
 ELEMENTS, SUMS = 64, 16
 """Of a convolution; and of its weights' gradient, each of which sums over all images."""
 TWIN_LENGTH = 256
 """Of the sums that the gate's tolerances of products are of."""
-CHANNELS = 4
-"""Of a batch norm."""
-
-
-def call(name: str, given: Given, output: Tensor) -> Call | None:
-    """None of what is computed in another way, or empty."""
-    return _normalized(given, output) if name == "batch_norm" else _convolved(given, output)
-
-
-# Convolutions
 
 
 class _Side(NamedTuple):
@@ -132,7 +116,8 @@ def _taken(x: Tensor, pairs: Sequence[Sequence[Pair]], which: int) -> Tensor:
     return x
 
 
-def _convolved(given: Given, output: Tensor) -> Call | None:
+def call(given: Given, output: Tensor) -> Call | None:
+    """None of what is computed in another way, or empty."""
     x, weight, bias = (given.get(name) for name in CONVOLVED[:3])
     if not plain(x, weight, bias, output) or isinstance(given.get("padding"), str):
         return None
@@ -186,72 +171,3 @@ def _elements(shape: Sequence[int], count: int, seed: int) -> list[tuple[int, ..
     found = {tuple(0 for _ in shape), tuple(size - 1 for size in shape)}
     drawn = (tuple(draw.randrange(size) for size in shape) for _ in range(count - len(found)))
     return sorted({*found, *drawn})
-
-
-# Batch norms
-
-
-def _normalized(given: Given, output: Tensor) -> Call | None:
-    """Over images and places of each channel [N, C, ...]; of a few channels."""
-    x, weight, bias = (given.get(name) for name in ("input", "weight", "bias"))
-    if x is None or not plain(x, weight, bias, output) or x.dim() < 3:
-        return None
-    if x.data_ptr() == output.data_ptr():
-        return None
-    import torch
-
-    dtype, least = output.dtype, given.get("eps", 1e-5)
-
-    def scalar(values: Tensor | None, channel: int, absent: float) -> Tensor:
-        one = torch.tensor(absent) if values is None else values[channel].detach().cpu()
-        return one.double()
-
-    def statistics(channel: int, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, and root of the variance."""
-        if given.get("training"):
-            mean, variance = row.mean(), row.var(correction=0)
-        else:
-            mean = scalar(given["running_mean"], channel, 0.0)
-            variance = scalar(given["running_var"], channel, 1.0)
-        return mean, (variance + least).sqrt()
-
-    def definition(channel: int) -> Definition:
-        by, beside = scalar(weight, channel, 1.0), scalar(bias, channel, 0.0)
-        return lambda row: normalized(row, *statistics(channel, row), by, beside)
-
-    def channel_of(values: Tensor, channel: int) -> Tensor:
-        return host(values[:, channel], dtype).flatten()
-
-    def looks(spot: Callable[[int, Tensor], Spot], what: str, site: Site) -> list[Look]:
-        spots = [
-            floored(spot(channel, channel_of(x, channel)), dtype)
-            for channel in places(x.shape[1], site.seed, CHANNELS)
-        ]
-        size = " x ".join(map(str, x.shape))
-        return [look(f"{what} ({size})", spots, max(most_of(site, "output", 1, 1), ROUGH))]
-
-    def of_output(channel: int, row: Tensor) -> Spot:
-        expected, terms, _ = definition(channel)(row)
-        return Spot(f"channel {channel}", channel_of(output, channel), expected, terms)
-
-    def gradient(name: str) -> Gradient:
-        def made(upstream: Tensor, found: Tensor) -> Call:
-            def spot(channel: int, row: Tensor) -> Spot:
-                upon, had = channel_of(upstream, channel), found.detach()
-                if name == "input":
-                    values = pulled_back(definition(channel), row, upon)
-                    return Spot(f"channel {channel}", channel_of(had, channel), *values)
-                mean, size = statistics(channel, row)
-                terms = upon if name == "bias" else upon * (row - mean) / size
-                # The mean that was kept of the forward may be as narrow as its output.
-                off = 0.0 if name == "bias" else float(mean / size * upon.sum())
-                roots = torch.tensor([math.hypot(float(terms.norm()), off)])
-                sums = host(had[channel], had.dtype)[None], terms.sum()[None]
-                return Spot(f"channel {channel}", *sums, roots)
-
-            return Call("norm", (), functools.partial(looks, spot))
-
-        return made
-
-    gradients = {name: gradient(name) for name in ("input", "weight", "bias")}
-    return Call("batch norm", (output.numel(),), functools.partial(looks, of_output), gradients)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bench.ranks import local, part
 from bench.records.execution import is_recorded
@@ -22,6 +22,7 @@ from bench.workloads._optimizers import chosen_optimizer, described
 from bench.workloads._quantized import products, quantized_facts
 from bench.workloads._recorded import replayed, replayed_facts
 from bench.workloads._recorded_training import gradients_kept_in_place, replayed_training
+from bench.workloads._rotation import RotatingJob, Rotation, leaves
 from bench.workloads._seeded import parameter_count
 from bench.workloads._sharded import has_kinks, held, spread
 
@@ -37,43 +38,8 @@ if TYPE_CHECKING:
 
 PASSED_OVER = "optimizer passed over"
 """The fact that says which implementation of the optimizer is wrong on the device."""
-Item = TypeVar("Item")
 BATCHES = 4
 """Inputs that a job rotates among, so that no step finds its input where the last one left it."""
-
-
-class Rotation(Generic[Item]):
-    """Gives its items in turn, for ever."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        """Starts with the first of them."""
-        self.items = items
-        self._next = 0
-
-    def __iter__(self) -> Rotation[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        item = self.items[self._next]
-        self._next = (self._next + 1) % len(self.items)
-        return item
-
-    @property
-    def last(self) -> Item:
-        """The item that was given last."""
-        return self.items[self._next - 1]
-
-    def back(self) -> None:
-        """Has the last item given once more."""
-        self._next = (self._next - 1) % len(self.items)
-
-
-def leaves(inputs: Any) -> list[Tensor]:
-    """Tensors of what a workload calls an input: one, or tuples, lists and dicts of them."""
-    import torch
-    from torch.utils import _pytree
-
-    return [x for x in _pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
 
 
 def autocast(site: Site) -> AbstractContextManager[object]:
@@ -320,8 +286,10 @@ class TrainingJob(Job):
         return logits, share.detach()
 
 
-class InferenceJob(Job):
+class InferenceJob(RotatingJob):
     """One forward; inputs rotate."""
+
+    quantity = "logits"
 
     def __init__(
         self,
@@ -341,7 +309,7 @@ class InferenceJob(Job):
 
     def step(self) -> None:
         """Queues one forward, or its replay."""
-        self._logits = self._run(next(self._inputs))
+        self._output = self._run(next(self._inputs))
 
     def _infer(self, given: Any) -> Tensor:
         import torch
@@ -349,32 +317,13 @@ class InferenceJob(Job):
         with torch.inference_mode():
             return self._forward(self._model, given)
 
-    def witness(self) -> float:
-        """Mean of the last output."""
-        return float(self._logits.float().mean())
-
     def probe(self) -> dict[str, Tensor]:
-        """Output for the first input."""
-        self.step()
-        return {"logits": self._logits} | products(self._model)
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last output."""
-        return {OUTPUT: [self._logits]}
+        """Output for the first input, and what its quantized layers give."""
+        return super().probe() | products(self._model)
 
     def weights(self) -> Sequence[Tensor]:
         """Its parameters, quantized ones too."""
         return [*self._model.parameters()]
-
-    def inputs(self) -> Sequence[Tensor]:
-        """The tensors of the last input."""
-        return leaves(self._inputs.last)
-
-    def again(self) -> bool:
-        """A step on the last input."""
-        self._inputs.back()
-        self.step()
-        return True
 
     def as_written(self) -> Mapping[str, Sequence[Tensor]]:
         """Of the last input."""

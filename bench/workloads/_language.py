@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import msgspec
-
+from bench.precision import Precision
 from bench.records.execution import is_recorded
 from bench.records.outcome import Work
 from bench.workload import (
@@ -21,13 +20,12 @@ from bench.workload import (
     Site,
     require_one_of,
     require_within,
-    twin_name,
 )
-from bench.workloads._decoder import CacheShape
 from bench.workloads._executed import executed
 from bench.workloads._generation import DecodeJob, Generator, PrefillJob
 from bench.workloads._jobs import BATCHES, TrainingJob, adamw_learning_rate
 from bench.workloads._looks import AGAIN
+from bench.workloads._modes import at_most
 from bench.workloads._replayed_decode import ReplayedDecodeJob
 from bench.workloads._seeded import SeededData
 from bench.workloads._sharded import rows
@@ -134,58 +132,41 @@ class DecodeParameters(LanguageParameters, frozen=True, kw_only=True):
 
 def twin_of(parameters: Any) -> Any:
     """The same mode of the model's twin: at most two short sequences."""
-    cut: dict[str, Any] = {
-        "model": twin_name(parameters.model),
-        "batch_size": min(parameters.batch_size, 2),
-    }
-    for name, most in {**LENGTHS, "accumulation_steps": 2}.items():
-        if hasattr(parameters, name):
-            cut[name] = min(getattr(parameters, name), most)
-    return msgspec.structs.replace(parameters, **cut)
+    return at_most(parameters, batch_size=2, accumulation_steps=2, **LENGTHS)
 
 
-def language_work(
-    parameters: Any,
-    forward_flop: Callable[[int, float, int], int],
-    masked: Callable[[int], int],
-    decode_bytes: Callable[[float], int],
-    again: Callable[[int], int],
-) -> Work:
+def language_work(size: Any, parameters: Any, precision: Precision) -> Work:
     """Work of one step: training is three times the forward, decode has the mean of its contexts.
 
     A training step counts all its micro-batches. What gradient checkpointing computes a second time
     is left out, as an MFU leaves it out, and counted by itself: `Work.again_flop`.
 
-    forward_flop: of one sequence, from its tokens, the context that each of them attends to, and
-    the number of tokens that the output matrix is applied to.
-    masked: of those what a causal kernel leaves out, from a text's tokens.
-    decode_bytes: bytes that must move for one token of each sequence, from its context.
-    again: FLOP that the layers of a text do a second time at least, from its tokens.
+    size: of the model; see `bench.workloads._family.Family.sizes`.
     """
     twice = None
     batch = parameters.batch_size
     if isinstance(parameters, DecodeParameters):
         context = parameters.context
-        flop = batch * forward_flop(1, context, 1)
-        return Work(items=batch, unit="token", flop=flop, moved_bytes=decode_bytes(context))
+        flop = batch * size.flop(1, context, 1)
+        moved = size.decode_bytes(batch, context, precision)
+        return Work(items=batch, unit="token", flop=flop, moved_bytes=moved)
     if isinstance(parameters, PrefillParameters):
         tokens = parameters.prompt_length
-        flop, passes = batch * forward_flop(tokens, tokens, 1), 1
+        flop, passes = batch * size.flop(tokens, tokens, 1), 1
     else:
         batch *= parameters.accumulation_steps
         tokens = parameters.sequence_length
-        flop, passes = 3 * batch * forward_flop(tokens, tokens, tokens), 3
+        flop, passes = 3 * batch * size.flop(tokens, tokens, tokens), 3
         if parameters.gradient_checkpointing:
-            twice = batch * again(tokens)
-    least = flop - passes * batch * masked(tokens)
+            twice = batch * size.again(tokens)
+    least = flop - passes * batch * size.masked(tokens)
     items = batch * tokens
     return Work(items=items, unit="token", flop=flop, least_flop=least, again_flop=twice)
 
 
 def training_job(
     model: nn.Module,
-    hidden: int,
-    vocabulary: int,
+    size: Any,
     parameters: Any,
     data: SeededData,
     site: Site,
@@ -197,14 +178,14 @@ def training_job(
     facts = {**facts, AGAIN: "on" if parameters.gradient_checkpointing else "off"}
     shape = (parameters.batch_size, parameters.sequence_length + 1)
     count = BATCHES * parameters.accumulation_steps
-    texts = [rows(data.integers(0, vocabulary, shape), site).to(site.device) for _ in range(count)]
+    texts = [drawn(size, shape, data, site) for _ in range(count)]
     batches = [(text[:, :-1].contiguous(), text[:, 1:].contiguous()) for text in texts]
     return TrainingJob(
         model,
         _logits,
         batches,
         parameters.optimizer,
-        adamw_learning_rate(hidden),
+        adamw_learning_rate(size.hidden),
         site,
         {"attention": "sdpa"} | facts,
         accumulation_steps=parameters.accumulation_steps,
@@ -214,43 +195,41 @@ def training_job(
 
 def generating_job(
     model: nn.Module,
-    vocabulary: int,
-    cache: CacheShape,
+    size: Any,
     parameters: PrefillParameters | DecodeParameters,
     data: SeededData,
     site: Site,
     facts: dict[str, str],
-    moved: Callable[[float], int] | None = None,
 ) -> Job:
-    """Prefill of random prompts, or decode behind one; decode also fills its cache.
-
-    moved: of a model with experts, bytes of a decode step from how many of a layer were hit.
-    """
+    """Prefill of random prompts, or decode behind one; decode also fills its cache."""
     import torch
 
-    batch, length = parameters.batch_size, parameters.prompt_length
-
-    def drawn(length: int) -> Tensor:
-        return rows(data.integers(0, vocabulary, (batch, length)), site).to(site.device)
-
-    shape = (batch if site.ranks is None else batch // site.ranks.size, length)
+    batch, length, cache = parameters.batch_size, parameters.prompt_length, size.cache
+    here = batch if site.ranks is None else batch // site.ranks.size
     if isinstance(parameters, PrefillParameters):
-        prompts = [drawn(length) for _ in range(BATCHES)]
+        prompts = [drawn(size, (batch, length), data, site) for _ in range(BATCHES)]
         if site.is_reference:
             return TeacherForced(model, prompts[0], length, site)
-        model = executed(model, site)
-        return PrefillJob(Generator(model, cache, shape, 0, site, facts), prompts)
-    prompt, forced = drawn(length), drawn(parameters.new_tokens)
+        return PrefillJob(Generator(model, cache, (here, length), 0, site, facts), prompts)
+    lengths = length, parameters.new_tokens
+    prompt, forced = (drawn(size, (batch, tokens), data, site) for tokens in lengths)
     if site.is_reference:
         return TeacherForced(model, torch.cat((prompt, forced), dim=1), length, site)
-    generator = Generator(model, cache, shape, parameters.new_tokens, site, facts)
+    generator = Generator(model, cache, (here, length), parameters.new_tokens, site, facts)
     if is_recorded(site.execution):
         job: DecodeJob = ReplayedDecodeJob(generator, prompt, forced)
     else:
         executed(generator.step, site)
         job = DecodeJob(generator, prompt, forced)
-    job.moved = moved
+    if size.experts:
+        context, precision = parameters.context, site.precision
+        job.moved = lambda hit: size.decode_bytes(here, context, precision, hit)
     return job
+
+
+def drawn(size: Any, shape: tuple[int, int], data: SeededData, site: Site) -> Tensor:
+    """Random texts [B, T], of which this rank has its rows."""
+    return rows(data.integers(0, size.vocabulary, shape), site)
 
 
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:

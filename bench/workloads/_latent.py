@@ -12,7 +12,7 @@ from bench.workloads._contexts import pairs
 from bench.workloads._decoder import CacheShape
 from bench.workloads._family import experts_touched
 from bench.workloads._seeded import initial_std
-from bench.workloads._transformers import library_class
+from bench.workloads._transformers import library_class, library_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,11 +169,6 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         library_class(
             "transformers.models.deepseek_v2.modeling_deepseek_v2", "DeepseekV2Attention.expand_kv"
         )
-        from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
-        from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
-        from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
-        from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
-
         rope: dict[str, float | str] = {"rope_type": "default", "rope_theta": 10_000.0}
         if self.positions > 4096:
             scale = 1.0 if self.third_generation else 0.707
@@ -209,19 +204,22 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
             "attn_implementation": attention,
             "experts_implementation": experts,
         }
-        model: nn.Module
         is_twin = self.active == self.experts
         if self.third_generation:
             # Where all experts are active, no group may be left out.
             groups, best = (1, 1) if is_twin else (8, 4)
             scale = float(self.active) if is_twin else 2.5
             options |= {"n_group": groups, "topk_group": best, "num_mtp_layers": 0}
-            model = DeepseekV3ForCausalLM(DeepseekV3Config(routed_scaling_factor=scale, **options))
         else:
             scale = float(self.active) if is_twin else 1.0
             options |= {"topk_method": "greedy"}
-            model = DeepseekV2ForCausalLM(DeepseekV2Config(routed_scaling_factor=scale, **options))
-        return model
+        kind = 3 if self.third_generation else 2
+        return library_model(
+            f"deepseek_v{kind}",
+            f"DeepseekV{kind}ForCausalLM",
+            routed_scaling_factor=scale,
+            **options,
+        )
 
 
 TWIN_EXPERTS = 4
@@ -280,11 +278,11 @@ SIZES = {
 """Dimensions as in the published configurations of DeepSeek-V2-Lite and DeepSeek-V3. `-8l` and
 `-3+1l` (3 dense layers and 1 with experts) are cut in depth only, `v2-lite-cut` also in width and
 vocabulary; `tiny` and `tiny-v3` are for tests."""
-SIZES = with_twins(
-    SIZES,
-    layers=2,
-    dense_layers=1,
-    vocabulary=TWIN_VOCABULARY,
-    experts=TWIN_EXPERTS,
-    active=TWIN_EXPERTS,
-)
+CUT = {
+    "layers": 2,
+    "dense_layers": 1,
+    "vocabulary": TWIN_VOCABULARY,
+    "experts": TWIN_EXPERTS,
+    "active": TWIN_EXPERTS,
+}
+SIZES = with_twins(SIZES, **CUT)

@@ -13,6 +13,7 @@ import msgspec
 
 from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads._grouped import GroupedQuery
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,15 +38,10 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
 
     def construct(self, attention: str = "eager", experts: str = "") -> nn.Module:
         """The library's model."""
-        from transformers.models.llama.configuration_llama import LlamaConfig
-        from transformers.models.llama.modeling_llama import LlamaForCausalLM
-
         options = self.options(attention)
         if self.rope_factor is not None:
             options["rope_parameters"] |= {**SCALED, "factor": self.rope_factor}
-        config = LlamaConfig(rms_norm_eps=1e-5, **options)
-        model: nn.Module = LlamaForCausalLM(config)
-        return model
+        return library_model("llama", "LlamaForCausalLM", rms_norm_eps=1e-5, **options)
 
 
 def _third(
@@ -90,7 +86,8 @@ PUBLISHED = {
     "llama-3.1-70b": _third(8192, 80, 64, 28_672, 70_553_706_496, tied=False),
 }
 """Dimensions as in each model's published configuration; `tiny` is for tests."""
-SIZES = with_twins(PUBLISHED, layers=2, vocabulary=TWIN_VOCABULARY)
+CUT = {"layers": 2, "vocabulary": TWIN_VOCABULARY}
+SIZES = with_twins(PUBLISHED, **CUT)
 """And of each, by a name in `-2l`, a cut for the numerics gate."""
 
 
@@ -106,9 +103,5 @@ def untied(name: str, size: Size) -> tuple[str, Size]:
     )
 
 
-UNTIED = with_twins(
-    dict(untied(name, size) for name, size in PUBLISHED.items()),
-    layers=2,
-    vocabulary=TWIN_VOCABULARY,
-)
+UNTIED = with_twins(dict(untied(name, size) for name, size in PUBLISHED.items()), **CUT)
 """Models that serve, likewise."""

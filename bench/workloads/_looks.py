@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.ranks import local
 from bench.workload import Look, Site
+from bench.workloads._rotation import leaves
 from bench.workloads._transformers import attend
 
 if TYPE_CHECKING:
@@ -25,13 +26,9 @@ def placed(model: nn.Module, inputs: Any, site: Site) -> Iterator[Look]:
 
     inputs: tensors, and tuples, lists and dicts of them.
     """
-    import torch
-    from torch.utils import _pytree
-
-    leaves = [x for x in _pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor)]
     for what, tensors in (
         ("weights", [local(t) for t in (*model.parameters(), *model.buffers())]),
-        ("inputs", leaves),
+        ("inputs", leaves(inputs)),
     ):
         yield _all(f"device of the {what}", *_device(site, (t.device for t in tensors)))
         yield _all(
@@ -47,12 +44,9 @@ def placed(model: nn.Module, inputs: Any, site: Site) -> Iterator[Look]:
 
 def cached(tensors: Any, site: Site) -> Iterator[Look]:
     """Whether what a model keeps of its tokens lies where, and as wide as, the site says."""
-    import torch
-    from torch.utils import _pytree
-
-    leaves = [x for x in _pytree.tree_leaves(tensors) if isinstance(x, torch.Tensor)]
-    yield _all("device of the cache", site.device.type, (t.device.type for t in leaves))
-    yield _all("dtype of the cache", str(site.precision.dtype), (str(t.dtype) for t in leaves))
+    kept = leaves(tensors)
+    yield _all("device of the cache", site.device.type, (t.device.type for t in kept))
+    yield _all("dtype of the cache", str(site.precision.dtype), (str(t.dtype) for t in kept))
 
 
 def mode(model: nn.Module, training: bool) -> Look:

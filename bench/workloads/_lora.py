@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench.quantized_product import name_of
 from bench.records.outcome import Work
 from bench.workload import ALL_EXECUTIONS, Mode, Site, require_within
 from bench.workloads import _language
@@ -112,7 +113,7 @@ def add_adapters(model: nn.Module, rank: int, data: SeededData, site: Site) -> d
                 value = data.normal(tuple(parameter.shape), dtype, std).to(site.device)
                 setattr(module, name, torch.nn.Parameter(value))
                 adapters += value.numel()
-    named = str(dtype).removeprefix("torch.")
+    named = name_of(dtype)
     return {
         "trained": f"{adapters} parameters of adapters, {named}",
         "products of adapters": f"in {named}, to which their inputs are widened",

@@ -180,5 +180,5 @@ def _call(name: str, given: Given, output: Tensor) -> Call | None:
     if name in _product_spots.NAMES:
         return _product_spots.call(name, given, output)
     if name in _image_spots.NAMES:
-        return _image_spots.call(name, given, output)
+        return _image_spots.call(given, output)
     return _row_spots.call(name, given, output)

@@ -1,9 +1,12 @@
-"""The modes that most models have, and how the work of a mode may be spread over devices."""
+"""The modes that most models have, how the work of a mode may be spread over devices, and twins."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any, TypeVar
+
+import msgspec
 
 from bench.workload import (
     ALL_EXECUTIONS,
@@ -11,7 +14,10 @@ from bench.workload import (
     TRAINING_PRECISIONS,
     Mode,
     Parameters,
+    twin_name,
 )
+
+Small = TypeVar("Small", bound=Parameters)
 
 ALONE = ("none",)
 COPIES = ("none", "replicas")
@@ -57,3 +63,16 @@ def train_and_infer(
             ),
         }
     )
+
+
+def at_most(parameters: Small, **most: int) -> Small:
+    """Parameters of a twin: of these, as far as there are such, no more than that each; and of a
+    model by name its twin."""
+    changes: dict[str, Any] = {
+        name: min(getattr(parameters, name), n)
+        for name, n in most.items()
+        if hasattr(parameters, name)
+    }
+    if hasattr(parameters, "model"):
+        changes["model"] = twin_name(parameters.model)
+    return msgspec.structs.replace(parameters, **changes)

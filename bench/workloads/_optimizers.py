@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.quantized_product import name_of
 from bench.ranks import local
 from bench.rehearsal import has_no_values
 from bench.workload import Wrong
@@ -120,8 +121,8 @@ def choose(name: str, learning_rate: float, weights: Iterable[Tensor]) -> Chosen
         )
         for (dtype, _), found in tried.items():
             if found.wrong:
-                words = str(dtype).removeprefix("torch.")
-                wrong.append(f"{how} {CLASSES[name]} is wrong here in {words}: {found.finding}")
+                named = f"{how} {CLASSES[name]} is wrong here in {name_of(dtype)}"
+                wrong.append(f"{named}: {found.finding}")
     if refusal is not None and not wrong:
         raise refusal
     raise Wrong("; ".join(wrong))

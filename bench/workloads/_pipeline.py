@@ -19,8 +19,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
-
 from bench.workload import Site, Within
 from bench.workloads._jobs import TrainingJob
 from bench.workloads._seeded import place
@@ -231,8 +229,3 @@ class PipelineJob(TrainingJob):
         batches = super()._next_batches()
         self._taken = []  # kept, a batch would stay in memory while the next is brought there
         return batches
-
-
-def without_processes(parameters: Any) -> Any:
-    """The same images, made in the process itself: for the twin of the numerics gate."""
-    return msgspec.structs.replace(parameters, num_workers=0)

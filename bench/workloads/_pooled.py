@@ -14,10 +14,9 @@ from msgspec.structs import replace
 from bench.records.outcome import Work
 from bench.workload import ALL_EXECUTIONS, BatchSize, Job, Mode, Site
 from bench.workloads._jobs import BATCHES, InferenceJob
-from bench.workloads._language import NONE_EARLIER, LanguageParameters, twin_of
+from bench.workloads._language import NONE_EARLIER, LanguageParameters, drawn, twin_of
 from bench.workloads._modes import COPIES
 from bench.workloads._seeded import SeededData
-from bench.workloads._sharded import rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,7 +64,7 @@ def twin(parameters: PooledParameters) -> PooledParameters:
 
 def job(
     model: nn.Module,
-    vocabulary: int,
+    size: Any,
     parameters: PooledParameters,
     data: SeededData,
     site: Site,
@@ -73,11 +72,9 @@ def job(
 ) -> Job:
     """Random tokens. The gate's reference takes what the library's own forward of the whole model
     gives: hidden states by its name for them, or logits of the whole vocabulary."""
-    answers = [token % vocabulary for token in parameters.answers]
+    answers = [token % size.vocabulary for token in parameters.answers]
     shape = (parameters.batch_size, parameters.sequence_length)
-    texts = [
-        rows(data.integers(0, vocabulary, shape), site).to(site.device) for _ in range(BATCHES)
-    ]
+    texts = [drawn(size, shape, data, site) for _ in range(BATCHES)]
     if site.is_reference:
         forward = functools.partial(_by_the_library, answers)
         return InferenceJob(model, forward, texts, site, facts)

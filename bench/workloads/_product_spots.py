@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from bench.quantized_product import name_of
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
-from bench.workloads._calls import Call, Given, floored, host, most_of, plain, rows_of
+from bench.workloads import _spots
+from bench.workloads._calls import Call, Given, floored, most_of, plain
 from bench.workloads._quantized import narrowed
-from bench.workloads._spots import FEW, THEN, Elements, Spot, elements, look, taken
+from bench.workloads._spots import THEN, Elements, Spot, host, look, rows_of, taken
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,7 @@ def product(
             # On the device: where it divides otherwise, whole rows of ties round the other way.
             a = narrowed(torch.stack([rows[row] for row in where.rows]), matrix.dtype)
             b = b * host(scale, scale.dtype)[list(where.columns)][:, None]
-            most = FEW * TOLERANCES[site.precision.name]["products"]
+            most = _spots.FEW * TOLERANCES[site.precision.name]["products"]
         if bias is not None:
             beside = host(bias, within)[list(where.columns)][:, None]
             a, b = torch.cat([a, beside], 1), torch.cat([b, torch.ones_like(beside)], 1)
@@ -161,7 +162,9 @@ def _products(
 
 def _places(m: int, n: int, seed: int) -> Elements:
     corner = itertools.product(range(max(0, m - CORNER), m), range(max(0, n - CORNER), n))
-    rows, columns = zip(*sorted({*zip(*elements(m, n, seed), strict=True), *corner}), strict=True)
+    rows, columns = zip(
+        *sorted({*zip(*_spots.elements(m, n, seed), strict=True), *corner}), strict=True
+    )
     return Elements(rows, columns)
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from bench.formats import Operand, encode
 from bench.precision import Precision, Scales
 from bench.quantized_product import Ready
-from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads import _spots
-from bench.workloads._jobs import Rotation
+from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -39,63 +38,37 @@ TWIN_K = 256
 """Columns of the operands of the numerics gate's twin, at most."""
 
 
-class ProductJob(Job):
+class ProductJob(RotatingJob):
     """What the products of all widths share: operands that rotate, and the last product."""
 
-    _operands: Rotation[Any]
-    _output: Tensor
     _site: Site
-    _kept: tuple[Any, _spots.Elements, Tensor] | None = None
-    """Operands of the last product that was timed, which of its elements to look at, and those."""
-
-    def witness(self) -> float:
-        """Mean of the last product, with no wider copy of it; keeps some of its elements."""
-        import torch
-
-        self._keep()
-        return float(self._output.mean(dtype=torch.float32))
 
     def looks(self) -> Iterator[Look]:
         """At elements of the last product that was timed, each against its row and column."""
-        operands, elements, found = self._kept or self._keep()
+        operands, elements, found = self._timed()
         a, b = self._sides(operands, elements)
         precision = self._site.precision
         most = _spots.allowed(precision, "output", a.shape[1], min(a.shape[1], TWIN_K))
         yield _spots.look("product", [elements.spot(found, a, b)], most)
 
     def _keep(self) -> tuple[Any, _spots.Elements, Tensor]:
+        """Operands, which elements of the product to look at, and those."""
         m, n = self._output.shape
         elements = _spots.elements(m, n, self._site.seed)
-        self._kept = self._operands.last, elements, elements.of(self._output)
-        return self._kept
+        return self._inputs.last, elements, elements.of(self._output)
 
     def _sides(self, operands: Any, elements: _spots.Elements) -> tuple[Tensor, Tensor]:
         """What each of the elements is made of, row and column, [elements, K] in float64."""
         a, b, *_ = operands
         return _spots.rows_of(a, elements.rows), _spots.rows_of(b.t(), elements.columns)
 
-    def probe(self) -> dict[str, Tensor]:
-        """The first product."""
-        self.step()
-        return {"output": self._output}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last product."""
-        return {OUTPUT: [self._output]}
-
     def weights(self) -> Sequence[Tensor]:
         """All operands."""
-        return [operand for a, b, *_ in self._operands.items for operand in (a, b)]
+        return [operand for a, b, *_ in self._inputs.items for operand in (a, b)]
 
     def inputs(self) -> Sequence[Tensor]:
         """The first operand of the last product."""
-        return [self._operands.last[0]]
-
-    def again(self) -> bool:
-        """The last product once more."""
-        self._operands.back()
-        self.step()
-        return True
+        return [self._inputs.last[0]]
 
 
 class ReadyJob(ProductJob):
@@ -103,7 +76,7 @@ class ReadyJob(ProductJob):
 
     def __init__(self, products: list[Ready], site: Site, kept: Sequence[Sides] = ()) -> None:
         """Starts with the first product. kept: of each, what its `_spots.elements` are made of."""
-        self._operands, self._site, self._of = Rotation(products), site, kept
+        self._inputs, self._site, self._of = Rotation(products), site, kept
         scales = site.precision.scales
         self.facts = {"operand buffers": str(len(products)), "operator": products[0].operator}
         if scales is not None:
@@ -111,20 +84,20 @@ class ReadyJob(ProductJob):
 
     def step(self) -> None:
         """Queues one product."""
-        self._output = next(self._operands).queue()
+        self._output = next(self._inputs).queue()
 
     def weights(self) -> Sequence[Tensor]:
         """All operands, but for what lies in an order of the device's own."""
-        return [tensor for product in self._operands.items for tensor in product.seen]
+        return [tensor for product in self._inputs.items for tensor in product.seen]
 
     def inputs(self) -> Sequence[Tensor]:
         """The first operand of the last product."""
-        return [self._operands.last.seen[0]]
+        return [self._inputs.last.seen[0]]
 
     def _sides(self, operands: Any, elements: _spots.Elements) -> tuple[Tensor, Tensor]:
         import torch
 
-        products = self._operands.items
+        products = self._inputs.items
         place = next(i for i, product in enumerate(products) if product is operands)
         rows, columns = zip(*self._of[place], strict=True)
         return torch.cat([x.exactly() for x in rows]), torch.cat([x.exactly() for x in columns])

@@ -8,13 +8,12 @@ from msgspec.structs import replace
 
 from bench.workload import TWIN_VOCABULARY, with_twins
 from bench.workloads._grouped import GroupedQuery
-from bench.workloads._transformers import library_class
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import nn
 
 TWIN_EXPERTS, TWIN_WINDOW = 2, 8
-MODELS = "transformers.models."
 
 
 class Size(GroupedQuery, frozen=True, kw_only=True):
@@ -29,8 +28,6 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
     def construct(self, attention: str = "eager", experts: str = "grouped_mm") -> nn.Module:
         """The library's model. Raises `Unsupported` where the library has none."""
         kind, name = ("qwen3_moe", "Qwen3Moe") if self.experts else ("qwen3", "Qwen3")
-        config_of = library_class(f"{MODELS}{kind}.configuration_{kind}", f"{name}Config")
-        model_of = library_class(f"{MODELS}{kind}.modeling_{kind}", f"{name}ForCausalLM")
         options = self.options(attention)
         if self.experts:
             options |= {
@@ -43,9 +40,7 @@ class Size(GroupedQuery, frozen=True, kw_only=True):
         if self.window is not None:
             options |= {"use_sliding_window": True, "max_window_layers": 0}
             options |= {"sliding_window": self.window}
-        config = config_of(rms_norm_eps=1e-6, **options)
-        model: nn.Module = model_of(config)
-        return model
+        return library_model(kind, f"{name}ForCausalLM", rms_norm_eps=1e-6, **options)
 
 
 TINY = Size(hidden=64, layers=3, heads=4, key_value_heads=2, feed_forward=128, vocabulary=512)

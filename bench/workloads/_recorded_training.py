@@ -7,11 +7,11 @@ are put back afterwards; and the gradients lie where the recording writes them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from bench.records.execution import is_recorded
-from bench.workload import Site, Unsupported
+from bench.workload import Queued, Recorder, Site, Unsupported
 from bench.workloads._recorded import Replayed, Run, recorder_of, unowned
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def replayed_training(run: Run, model: nn.Module, chosen: Chosen, site: Site) ->
     if "betas" in group and not fused:
         name = type(chosen.optimizer).__name__
         raise Unsupported(f"{name} is not fused here: its host counts steps, as no recording does")
-    return _ReplayedTraining(run, recorder_of(site), Moved(model, chosen.optimizer))
+    return Replayed(run, _putting_back(recorder_of(site), Moved(model, chosen.optimizer)))
 
 
 class Moved:
@@ -76,17 +76,16 @@ class Moved:
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
 
-class _ReplayedTraining(Replayed):
-    """As `Replayed`, but what the recording moved is put back."""
+def _putting_back(recorder: Recorder, moved: Moved) -> Recorder:
+    """Records likewise, and puts back what that moved."""
 
-    def __init__(self, run: Run, recorder: Any, moved: Moved) -> None:
-        def recording(work: Callable[[], None], prepare: Callable[[], None]) -> Callable[[], None]:
-            moved.note()
-            replay: Callable[[], None] = recorder(work, prepare)
-            moved.put_back()
-            return replay
+    def recording(work: Queued, prepare: Queued) -> Queued:
+        moved.note()
+        replay = recorder(work, prepare)
+        moved.put_back()
+        return replay
 
-        super().__init__(run, recording)
+    return recording
 
 
 @contextlib.contextmanager

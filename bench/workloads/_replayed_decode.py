@@ -50,7 +50,7 @@ class ReplayedDecodeJob(DecodeJob):
 
     def _after(self, token: Tensor, index: int) -> Tensor:
         self._replay_of(token)
-        return self._logits.clone()
+        return self._output.clone()
 
     def _replay_of(self, forced: Tensor | None) -> None:
         """One token after the last one chosen, or after the one given."""
@@ -68,7 +68,7 @@ class ReplayedDecodeJob(DecodeJob):
         import torch
 
         with torch.inference_mode():  # outside of what is compiled, which could not enter it
-            self._logits = self._one(self.token, self._place)
+            self._output = self._one(self.token, self._place)
 
     def _rewind(self) -> None:
         self._index = 0

@@ -1,7 +1,8 @@
 """Values that a model's step computes row by row, held to float64: activations, norms, losses.
 
 See `_model_spots`. What is sought is a kernel that is wrong from some row or size on, so a few
-whole rows are looked at; and of a loss the mean of all rows, computed anew in pieces.
+whole rows are looked at, of a batch norm channels; and of a loss the mean of all rows, computed
+anew in pieces.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
-from bench.workloads._calls import Call, Given, floored, host, most_of, plain
-from bench.workloads._spots import FEW, Spot, look
+from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._spots import FEW, Spot, host, look
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 
     Values = tuple[Tensor, Tensor]
     """What is expected, and its terms; see `Spot`."""
-    Definition = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    Three = tuple[Tensor, Tensor, Tensor]
+    Definition = Callable[[Tensor], Three]
     """Of a row [D] in float64: what is made of it, the size of the terms of each value, and how
     much a gradient of each weighs in the row's own."""
+    Made = Callable[..., Three]
+    """Of the number of a row, the row, and that of other tensors: what was found, and `Values`."""
 
 LOSSES = ("cross_entropy", "mse_loss", "binary_cross_entropy_with_logits")
 NAMES = {
@@ -36,6 +40,7 @@ NAMES = {
     "softmax": ("input", "dim"),
     "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
     "rms_norm": ("input", "normalized_shape", "weight", "eps"),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training"),
     **dict.fromkeys(LOSSES, ("input", "target")),
 }
 """What the functions that are looked at call what they are given, in order."""
@@ -43,6 +48,8 @@ USUAL = {"weight": None, "pos_weight": None, "reduction": "mean", "label_smoothi
 """Of losses that are looked at; nor is one that leaves out a target."""
 ROWS = 8
 """That are looked at: the first, the last, the one behind the gate's, and drawn ones."""
+CHANNELS = 4
+"""Likewise, of a batch norm."""
 ROUGH = 1e-3
 """No row is held to less, for devices have quick exponentials."""
 ROUGH_LOSS = 1e-4
@@ -57,6 +64,8 @@ def call(name: str, given: Given, output: Tensor) -> Call | None:
     x = given["input"]
     if name in LOSSES:
         return _loss(name, given, output)
+    if name == "batch_norm":
+        return _batch_norm(given, output)
     if name == "softmax":
         whole = given.get("dim") in (-1, x.dim() - 1)
         return _rows("softmax", x, output, 1, _softmax) if whole else None
@@ -73,36 +82,61 @@ def root_mean_square(layer: Any, x: Tensor, output: Tensor) -> Call | None:
 
 
 def _rows(kind: str, x: Tensor, output: Tensor, dims: int, definition: Definition) -> Call | None:
-    """Of rows over the last dimensions, so many; none where what was read is overwritten."""
-    if x.dim() <= dims or x.shape != output.shape or not plain(x, output):
+    """Of rows over the last dimensions, so many."""
+    if x.dim() <= dims:
         return None
-    if x.data_ptr() == output.data_ptr():
+    width = math.prod(x.shape[x.dim() - dims :])
+    size = f"{x.numel() // max(1, width)} x {width}"
+    return _each(kind, x, output, lambda t: t.reshape(-1, width), lambda _: definition, size)
+
+
+def _each(
+    kind: str,
+    x: Tensor,
+    output: Tensor,
+    rows: Callable[[Tensor], Tensor],
+    definition: Callable[[int], Definition],
+    size: str,
+    word: str = "row",
+    most: int = ROWS,
+    **sums: Made,
+) -> Call | None:
+    """Of what is computed row by row, by a definition for each number; none where what was read is
+    overwritten.
+
+    rows: lays a tensor's along its first dimension; size: of all, in words; most: that are looked
+    at; sums: gradients besides, of which each row has one value.
+    """
+    if x.shape != output.shape or not plain(x, output) or x.data_ptr() == output.data_ptr():
         return None
-    shape = (-1, math.prod(x.shape[x.dim() - dims :]))
-
-    def seen(
-        found: Tensor, made: Callable[[Tensor, int], Values], what: str, site: Site
-    ) -> list[Look]:
-        asked, each = (value.detach().reshape(shape) for value in (x, found))
-        spots = [
-            floored(Spot(f"row {row}", host(each[row], dtype), *values), dtype)
-            for row in places(len(asked), site.seed)
-            for values in [made(host(asked[row], dtype), row)]
-        ]
-        most = max(most_of(site, "output", 1, 1), ROUGH)
-        return [look(f"{what} ({len(asked)} x {shape[1]})", spots, most)]
-
-    def of_rows(upstream: Tensor, found: Tensor) -> Call | None:
-        given = upstream.detach().reshape(shape)
-
-        def made(row: Tensor, number: int) -> Values:
-            return pulled_back(definition, row, host(given[number], dtype))
-
-        return Call(kind, (), functools.partial(seen, found, made))
-
     dtype = output.dtype
-    of_output = functools.partial(seen, output, lambda row, _: definition(row)[:2])
-    return Call(kind, (output.numel(),), of_output, {"input": of_rows})
+
+    def one(values: Tensor, number: int) -> Tensor:
+        return host(values[number], dtype if values.dim() > 1 else values.dtype).flatten()
+
+    def seen(made: Made, others: Sequence[Tensor], what: str, site: Site) -> list[Look]:
+        every = [rows(values.detach()) for values in (x, *others)]
+        spots = [
+            floored(Spot(f"{word} {number}", *made(number, *each)), dtype)
+            for number in places(len(every[0]), site.seed, most)
+            for each in [[one(values, number) for values in every]]
+        ]
+        within = max(most_of(site, "output", 1, 1), ROUGH)
+        return [look(f"{what} ({size})", spots, within)]
+
+    def gradient(made: Made) -> Gradient:
+        return lambda upstream, found: Call(
+            kind, (), functools.partial(seen, made, (found, upstream))
+        )
+
+    def of_output(number: int, row: Tensor, found: Tensor) -> Three:
+        return found, *definition(number)(row)[:2]
+
+    def of_input(number: int, row: Tensor, found: Tensor, upstream: Tensor) -> Three:
+        return found, *pulled_back(definition(number), row, upstream)
+
+    gradients = {name: gradient(made) for name, made in {"input": of_input, **sums}.items()}
+    return Call(kind, (output.numel(),), functools.partial(seen, of_output, (output,)), gradients)
 
 
 def pulled_back(definition: Definition, row: Tensor, upstream: Tensor) -> Values:
@@ -123,7 +157,7 @@ def places(count: int, seed: int, most: int = ROWS) -> list[int]:
     return sorted(found | {drawn.randrange(count) for _ in range(most - len(found))})
 
 
-def _softmax(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax(row: Tensor) -> Three:
     found = row.softmax(0)
     return found, found, found
 
@@ -133,7 +167,7 @@ def _activation(name: str, given: Given) -> Definition:
 
     how = {"approximate": given.get("approximate", "none")} if name == "gelu" else {}
 
-    def of(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of(row: Tensor) -> Three:
         return getattr(functional, name)(row, **how), row / 2, row.new_ones(())
 
     return of
@@ -147,7 +181,7 @@ def _norm(name: str, given: Given, output: Tensor) -> Definition:
         wide = torch.promote_types(output.dtype, torch.float32)  # in which sums are made
         least = 1e-5 if name == "layer_norm" else torch.finfo(wide).eps
 
-    def of(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of(row: Tensor) -> Three:
         mean = row.mean() if name == "layer_norm" else row.new_zeros(())
         size = ((row - mean).square().mean() + least).sqrt()
         by, beside = (
@@ -159,12 +193,53 @@ def _norm(name: str, given: Given, output: Tensor) -> Definition:
     return of
 
 
-def normalized(
-    row: Tensor, mean: Tensor, size: Tensor, by: Tensor, beside: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def normalized(row: Tensor, mean: Tensor, size: Tensor, by: Tensor, beside: Tensor) -> Three:
     """What a `Definition` gives of a norm."""
     terms = ((row.square() + mean.square()) * (by / size).square() + beside.square()).sqrt()
     return (row - mean) / size * by + beside, terms, by / size
+
+
+def _batch_norm(given: Given, output: Tensor) -> Call | None:
+    """Over images and places of each channel [N, C, ...]; of a few channels."""
+    import torch
+
+    x, weight, bias = (given.get(name) for name in ("input", "weight", "bias"))
+    if x is None or not plain(weight, bias) or x.dim() < 3:
+        return None
+    least = given.get("eps", 1e-5)
+
+    def scalar(values: Tensor | None, channel: int, absent: float) -> Tensor:
+        return host(torch.tensor(absent) if values is None else values[channel])
+
+    def statistics(channel: int, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, and root of the variance."""
+        if given.get("training"):
+            mean, variance = row.mean(), row.var(correction=0)
+        else:
+            mean = scalar(given["running_mean"], channel, 0.0)
+            variance = scalar(given["running_var"], channel, 1.0)
+        return mean, (variance + least).sqrt()
+
+    def definition(channel: int) -> Definition:
+        by, beside = scalar(weight, channel, 1.0), scalar(bias, channel, 0.0)
+        return lambda row: normalized(row, *statistics(channel, row), by, beside)
+
+    def of_weight(channel: int, row: Tensor, found: Tensor, upstream: Tensor) -> Three:
+        mean, size = statistics(channel, row)
+        terms = upstream * (row - mean) / size
+        # The mean that was kept of the forward may be as narrow as its output.
+        off = float(mean / size * upstream.sum())
+        return found, terms.sum()[None], torch.tensor([math.hypot(float(terms.norm()), off)])
+
+    def of_bias(_: int, row: Tensor, found: Tensor, upstream: Tensor) -> Three:
+        return found, upstream.sum()[None], upstream.norm()[None]
+
+    def channels(values: Tensor) -> Tensor:
+        return values.transpose(0, 1) if values.dim() > 1 else values
+
+    size = " x ".join(map(str, x.shape))
+    sums = {"weight": of_weight, "bias": of_bias}
+    return _each("batch norm", x, output, channels, definition, size, "channel", CHANNELS, **sums)
 
 
 def _loss(name: str, given: Given, output: Tensor) -> Call | None:

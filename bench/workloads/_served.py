@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.workload import TWIN_SUFFIX, TWIN_VOCABULARY, with_twins
+from bench.workload import TWIN_SUFFIX, with_twins
 from bench.workloads import _latent, _llamas, _qwens
 from bench.workloads._llamas import untied
 
@@ -40,18 +40,7 @@ _SECOND = {
 }
 SERVED: dict[str, Any] = {
     **_llamas.UNTIED,
-    **with_twins(
-        _QWEN3,
-        layers=2,
-        vocabulary=TWIN_VOCABULARY,
-    ),
-    **with_twins(
-        _SECOND,
-        layers=2,
-        dense_layers=1,
-        vocabulary=TWIN_VOCABULARY,
-        experts=_latent.TWIN_EXPERTS,
-        active=_latent.TWIN_EXPERTS,
-    ),
+    **with_twins(_QWEN3, **_llamas.CUT),
+    **with_twins(_SECOND, **_latent.CUT),
 }
 """Each with its cut for the gate behind it; of a cut each token goes to all of its experts."""

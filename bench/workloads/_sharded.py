@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from bench.quantized_product import name_of
 from bench.ranks import Ranks
 from bench.records.execution import is_compiled
 from bench.rehearsal import Held, has_no_values
 from bench.workload import Look, Site, Training
 from bench.workloads._looks import AGAIN, checkpointing
+from bench.workloads._seeded import place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -261,10 +263,11 @@ def gathered_bytes(model: nn.Module) -> int:
 
 
 def rows(value: Tensor, site: Site) -> Tensor:
-    """What of a global batch [B, ...] is this rank's; all of it where there is one process."""
-    if site.ranks is None:
-        return value
-    return value[site.ranks.part(len(value))].clone()  # what is not its own need not be kept
+    """What of a global batch [B, ...] is this rank's, placed at the site; all of it where there is
+    one process."""
+    if site.ranks is not None:  # what is not its own need not be kept
+        value = value[site.ranks.part(len(value))].clone()
+    return place(value, site)
 
 
 def _is_sharded(site: Site) -> bool:
@@ -309,4 +312,4 @@ def _count(tensors: Sequence[Tensor]) -> str:
 
 
 def _dtypes(tensors: Iterable[Tensor]) -> str:
-    return ", ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors))
+    return ", ".join(dict.fromkeys(name_of(t.dtype) for t in tensors))

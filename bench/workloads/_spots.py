@@ -21,6 +21,7 @@ from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 ELEMENTS = 64
@@ -127,9 +128,15 @@ def places(size: int, seed: int) -> Tensor:
     return torch.tensor(sorted({0, size - 1, *(draw.randrange(size) for _ in range(PLACES))}))
 
 
+def host(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """In float64 on the host; an autocast has it computed in that type, the output's."""
+    there = x.detach().cpu()
+    return (there if dtype is None else there.to(dtype)).double()
+
+
 def taken(x: Tensor, where: Tensor) -> Tensor:
     """What lies in those places along the first dimension, in float64 on the host."""
-    return x.detach().index_select(0, where.to(x.device)).cpu().double()
+    return host(x.detach().index_select(0, where.to(x.device)))
 
 
 def worst(where: Tensor, found: Tensor, expected: Tensor, terms: Tensor) -> Spot:
@@ -140,13 +147,15 @@ def worst(where: Tensor, found: Tensor, expected: Tensor, terms: Tensor) -> Spot
     return Spot(f"element {int(where[at]):,}", found[one], expected[one], terms[one])
 
 
-def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some of [R, K], in float64 on the host: by slices alone, which every device has."""
+def rows_of(x: Tensor, rows: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """As `host`, some of [R, K]: by slices alone, which every device has. What comes more than
+    once is copied once."""
     import torch
 
     if isinstance(rows, range):
-        return x[rows.start : rows.stop].detach().cpu().double()
-    return torch.stack([x[row].detach().cpu().double() for row in rows])
+        return host(x[rows.start : rows.stop], dtype)
+    each = {row: host(x[row], dtype) for row in set(rows)}
+    return torch.stack([each[row] for row in rows])
 
 
 def as_written(site: Site) -> AbstractContextManager[object]:

@@ -10,9 +10,10 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.workload import Job, Site
+from bench.workload import Site
 from bench.workloads._jobs import model_facts
 from bench.workloads._quantized import products
+from bench.workloads._rotation import OneOutput
 from bench.workloads._slot_caches import ADDED
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ WRITTEN_OUT = ("_attn_implementation", "_experts_implementation")
 """What of a library's config is set to its plain implementation while a text is read."""
 
 
-class TeacherForced(Job):
+class TeacherForced(OneOutput):
     """What prefill and decode are judged by: the library's own forward over whole texts, no cache.
 
     It attends by the library's own code, under the library's own masks, and shares with them only
     weights and tokens: a mask, a window, a place or a head that is wrong there is none here.
     """
+
+    quantity = "logits"
 
     def __init__(self, model: nn.Module, texts: Tensor, prompt_length: int, site: Site) -> None:
         """texts: [B, P + N], a prompt and the tokens that are fed after it."""
@@ -38,7 +41,6 @@ class TeacherForced(Job):
         self._texts = texts
         self._prompt_length = prompt_length
         self.facts = model_facts(model, site)
-        self._logits: Tensor
 
     def step(self) -> None:
         """One forward over all tokens."""
@@ -46,16 +48,11 @@ class TeacherForced(Job):
 
         with torch.inference_mode():
             logits: Tensor = self._model(input_ids=self._texts, use_cache=False).logits
-        self._logits = logits[:, self._prompt_length - 1 :]
-
-    def witness(self) -> float:
-        """Mean of the logits."""
-        return float(self._logits.mean())
+        self._output = logits[:, self._prompt_length - 1 :]
 
     def probe(self) -> dict[str, Tensor]:
         """Logits after the prompt and after each token that follows: [B, 1 + N, V]."""
-        self.step()
-        return {"logits": self._logits} | products(self._model)
+        return super().probe() | products(self._model)
 
 
 def regrets(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:

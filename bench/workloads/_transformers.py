@@ -113,3 +113,12 @@ def library_class(module: str, name: str) -> Any:
             f"transformers {version} has no {name}. Install the newest that this release allows: "
             "pip install -U transformers"
         ) from None
+
+
+def library_model(kind: str, name: str, **options: Any) -> nn.Module:
+    """A model of transformers' kind (`qwen3`) and class (`Qwen3ForCausalLM`), of what its
+    configuration is given; raises `Unsupported` as `library_class`."""
+    place, stem = f"transformers.models.{kind}", name.partition("For")[0]
+    config = library_class(f"{place}.configuration_{kind}", f"{stem}Config")(**options)
+    model: nn.Module = library_class(f"{place}.modeling_{kind}", name)(config)
+    return model

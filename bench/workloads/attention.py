@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.execution import EAGER, EXECUTIONS
 from bench.records.outcome import Work
-from bench.records.proof import GRADIENTS, OUTPUT
+from bench.records.proof import GRADIENTS
 from bench.workload import BatchSize, Burst, Job, Look, Mode, Parameters, Site, Within, Workload
 from bench.workloads import _attention_spots, _contexts
 from bench.workloads._attention_spots import places
 from bench.workloads._executed import executed_function
-from bench.workloads._jobs import BATCHES, Rotation
+from bench.workloads._jobs import BATCHES
+from bench.workloads._modes import at_most
+from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData
 from bench.workloads._spots import allowed, look
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     Operands = tuple[Tensor, Tensor, Tensor, Tensor]
     """query, key, value and the gradient of the output, each [B, H, T, D]."""
-    Kept = tuple[Operands, Places, list[tuple[Tensor, ...]]]
-    """Of the last step that was timed: its operands, and some tokens of output and gradients."""
 
 FORWARD_TENSORS = 4
 """Query, key and value are read, the output is written."""
@@ -103,12 +101,7 @@ class Attention(Workload):
         """Two heads of one sequence of 128 at most; of a long context `_contexts.twin`."""
         if mode in _contexts.MODES:
             return _contexts.twin(parameters)
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=1,
-            heads=min(parameters.heads, TWIN_HEADS),
-            sequence_length=min(parameters.sequence_length, TWIN_SEQUENCE),
-        )
+        return at_most(parameters, batch_size=1, heads=TWIN_HEADS, sequence_length=TWIN_SEQUENCE)
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """Normals, as a layer norm leaves them."""
@@ -137,15 +130,15 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
-class AttentionJob(Job):
+class AttentionJob(RotatingJob):
     """One attention, and its gradients if asked; operands rotate."""
 
-    _kept: Kept | None = None
+    quantity = "attention"
 
     def __init__(self, operands: list[Operands], backward: bool, site: Site) -> None:
         """Starts with the first operands."""
         self._attend = executed_function(attended, site)
-        self._operands, self._site = Rotation(operands), site
+        self._inputs, self._site = Rotation(operands), site
         self._backward = backward
         self._gradients: tuple[Tensor, ...] = ()
         self.facts = {"operand buffers": str(len(operands))}
@@ -154,7 +147,7 @@ class AttentionJob(Job):
         """Queues one attention."""
         import torch
 
-        query, key, value, gradient = next(self._operands)
+        query, key, value, gradient = next(self._inputs)
         if not self._backward:
             with torch.inference_mode():
                 self._output = self._attend(query, key, value)
@@ -162,58 +155,49 @@ class AttentionJob(Job):
         self._output = self._attend(query, key, value)
         self._gradients = torch.autograd.grad(self._output, (query, key, value), gradient)
 
-    def witness(self) -> float:
-        """Mean of the last output; keeps some tokens of it and of the gradients."""
-        self._keep()
-        return float(self._output.detach().float().mean())
-
     def probe(self) -> dict[str, Tensor]:
         """Output, and the gradients of query, key and value, for the first operands."""
         import torch
 
-        self.step()
-        found = {"attention": self._output.detach()}
+        found = super().probe()
         if self._gradients:
             found["gradients"] = torch.stack(self._gradients)
         return found
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
         """The last output, and the gradients that it has."""
-        found: dict[str, Sequence[Tensor]] = {OUTPUT: [self._output]}
-        return found | {GRADIENTS: self._gradients} if self._gradients else found
+        found = super().outputs()
+        return {**found, GRADIENTS: self._gradients} if self._gradients else found
 
     def weights(self) -> Sequence[Tensor]:
         """All operands."""
-        return [operand for operands in self._operands.items for operand in operands]
+        return [operand for operands in self._inputs.items for operand in operands]
 
     def inputs(self) -> Sequence[Tensor]:
         """The last query."""
-        return [self._operands.last[0]]
-
-    def again(self) -> bool:
-        """The last attention once more."""
-        self._operands.back()
-        self.step()
-        return True
+        return [self._inputs.last[0]]
 
     def looks(self) -> Iterator[Look]:
         """At tokens of the last attention that was timed, and at their gradients."""
-        operands, where, (found, *gradients) = self._kept or self._keep()
+        operands, where, (found, *gradients) = self._timed()
         tokens = self._output.shape[2]
         most = functools.partial(allowed, self._site.precision, length=tokens)
         twin = min(tokens, TWIN_SEQUENCE)
-        heads = [_attention_spots.plain(operands, *place, where.tokens) for place in where.heads]
+        heads = [
+            _attention_spots.head_of(operands, batch, head, where.tokens)
+            for batch, head in where.heads
+        ]
         seen = _attention_spots.spots(found, where, heads)
         yield look("attention", seen, most("attention", twin=twin))
         if gradients:
             seen = _attention_spots.gradient_spots(gradients, where, operands)
             yield look("gradients", seen, most("gradients", twin=twin))
 
-    def _keep(self) -> Kept:
+    def _keep(self) -> tuple[Operands, Places, list[tuple[Tensor, ...]]]:
+        """Operands, which tokens are looked at, and those of output and gradients."""
         where = places(self._output.shape, TWIN_SEQUENCE, self._site.seed)
         found = [where.of(x) for x in (self._output, *self._gradients)]
-        self._kept = self._operands.last, where, found
-        return self._kept
+        return self._inputs.last, where, found
 
 
 WORKLOAD = Attention()

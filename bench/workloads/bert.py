@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -22,16 +22,15 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    twin_name,
     with_twins,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
 from bench.workloads._language import BEFORE_CHECKPOINTING
 from bench.workloads._looks import AGAIN
-from bench.workloads._modes import COPIES, SHARDED, train_and_infer
+from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
 from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
-from bench.workloads._transformers import checkpoint_layers
+from bench.workloads._transformers import checkpoint_layers, library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -122,14 +121,8 @@ class Bert(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, two sequences of 32 tokens."""
-        cut: dict[str, Any] = {
-            "model": twin_name(parameters.model),
-            "batch_size": 2,
-            "sequence_length": min(parameters.sequence_length, 32),
-        }
-        if isinstance(parameters, TrainParameters):
-            cut["accumulation_steps"] = min(parameters.accumulation_steps, 2)
-        return msgspec.structs.replace(parameters, **cut)
+        small = at_most(parameters, sequence_length=32, accumulation_steps=2)
+        return msgspec.structs.replace(small, batch_size=2)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Random tokens (never 0, which is padding), random answers."""
@@ -140,13 +133,12 @@ class Bert(Workload):
         shape = (parameters.batch_size, parameters.sequence_length)
         steps = parameters.accumulation_steps if isinstance(parameters, TrainParameters) else 1
         count = BATCHES * steps
-        drawn = [data.integers(1, size.vocabulary, shape) for _ in range(count)]
-        tokens = [rows(one, site).to(site.device) for one in drawn]
+        tokens = [rows(data.integers(1, size.vocabulary, shape), site) for _ in range(count)]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, tokens, site, facts)
-        drawn = [data.integers(0, shape[1], (shape[0], 2)) for _ in range(count)]
-        answers = [rows(one, site).to(site.device) for one in drawn]
+        spans = (shape[0], 2)
+        answers = [rows(data.integers(0, shape[1], spans), site) for _ in range(count)]
         if parameters.gradient_checkpointing:
             checkpoint_layers(model)
         facts[AGAIN] = "on" if parameters.gradient_checkpointing else "off"
@@ -172,10 +164,9 @@ def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _construct(size: Size) -> nn.Module:
-    from transformers.models.bert.configuration_bert import BertConfig
-    from transformers.models.bert.modeling_bert import BertForQuestionAnswering
-
-    config = BertConfig(
+    return library_model(
+        "bert",
+        "BertForQuestionAnswering",
         initializer_range=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
@@ -188,8 +179,6 @@ def _construct(size: Size) -> nn.Module:
         attention_probs_dropout_prob=0.0,
         attn_implementation="sdpa",
     )
-    model: nn.Module = BertForQuestionAnswering(config)
-    return model
 
 
 WORKLOAD = Bert()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
@@ -17,7 +15,6 @@ from bench.workload import (
     Parameters,
     Site,
     Workload,
-    twin_name,
 )
 from bench.workloads._denoisers import (
     CLASSES,
@@ -34,8 +31,8 @@ from bench.workloads._denoisers import (
     unet_multiply_adds,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
-from bench.workloads._modes import COPIES, REPLICATED, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._modes import COPIES, REPLICATED, at_most, train_and_infer
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._sharded import rows
 
 if TYPE_CHECKING:
@@ -105,11 +102,7 @@ class Diffusion(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """The least depth that has every kind of block, two small images; a UNet narrower, too."""
-        return msgspec.structs.replace(
-            parameters,
-            model=twin_name(parameters.model),
-            batch_size=min(parameters.batch_size, 2),
-        )
+        return at_most(parameters, batch_size=2)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Latents of normals with noise added; random timesteps, classes and texts."""
@@ -173,8 +166,8 @@ def _batch(
         pixels = 8 * size.latents
         sizes = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]])
         inputs.append(sizes.expand(batch, -1).contiguous())
-    mine = tuple(place(rows(value, site), site) for value in inputs)
-    return mine, place(rows(noise, site), site)
+    mine = tuple(rows(value, site) for value in inputs)
+    return mine, rows(noise, site)
 
 
 WORKLOAD = Diffusion()

@@ -31,8 +31,8 @@ from bench.workloads._clicks import (
     table_of,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob
-from bench.workloads._modes import COPIES, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._modes import COPIES, at_most, train_and_infer
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._sharded import rows as rows_of
 
 if TYPE_CHECKING:
@@ -130,16 +130,14 @@ class Dlrm(Workload):
         Source: Naumov et al., arXiv 1906.00091, sections 2 and 3 (shapes); the mean number of
         distinct draws is that of the coupon collector.
         """
-        layers = [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
-        weights = sum(inputs * outputs for inputs, outputs in layers)
-        biases = sum(outputs for _, outputs in layers)
+        weights = sum(inputs * outputs for inputs, outputs in _layers(parameters))
         flop = 2 * weights + 2 * VECTORS**2 * parameters.embedding_dim
         if mode == "train":
             flop = 3 * flop - 2 * BOTTOM[0] * BOTTOM[1]
         batch = parameters.batch_size
         lookups = batch * parameters.lookups
         distinct = parameters.rows * (1 - (1 - 1 / parameters.rows) ** lookups)
-        stored = TABLES * distinct * parameters.embedding_dim + weights + biases
+        stored = TABLES * distinct * parameters.embedding_dim + _mlp_parameters(parameters)
         passes = 2 if mode == "train" else 1
         moved = (passes * stored + batch * DENSE_FEATURES) * precision.element_bytes
         return Work(
@@ -151,11 +149,7 @@ class Dlrm(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """The same widths, 64 samples, tables of 64 rows."""
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=min(parameters.batch_size, TWIN_BATCH),
-            rows=min(parameters.rows, TWIN_ROWS),
-        )
+        return at_most(parameters, batch_size=TWIN_BATCH, rows=TWIN_ROWS)
 
     def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
         """Of several devices that share the tables, of the one with the most, whose rehearsal
@@ -187,7 +181,7 @@ class Dlrm(Workload):
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, inputs, site, {})
         batches = [
-            (features, rows_of(data.integers(0, 2, (parameters.batch_size,)), site).to(site.device))
+            (features, rows_of(data.integers(0, 2, (parameters.batch_size,)), site))
             for features in inputs
         ]
         if tables.count > 1:
@@ -209,8 +203,12 @@ def _parameters(parameters: InferParameters) -> int:
 
 
 def _mlp_parameters(parameters: InferParameters) -> int:
-    layers = [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
-    return sum((inputs + 1) * outputs for inputs, outputs in layers)
+    return sum((inputs + 1) * outputs for inputs, outputs in _layers(parameters))
+
+
+def _layers(parameters: InferParameters) -> list[tuple[int, int]]:
+    """Widths of what goes into each layer of the MLPs, and of what comes out."""
+    return [*itertools.pairwise(_bottom(parameters)), *itertools.pairwise(_top(parameters))]
 
 
 def _features(parameters: InferParameters, data: SeededData, site: Site) -> Features:
@@ -223,10 +221,10 @@ def _features(parameters: InferParameters, data: SeededData, site: Site) -> Feat
     indices += torch.arange(TABLES)[:, None] * parameters.rows
     tables = _tables_here(site)
     if tables.count == 1:
-        return place(rows_of(dense, site), site), rows_of(indices, site).to(site.device)
+        return rows_of(dense, site), rows_of(indices, site)
     here = tables.rows(TABLES)
     mine = indices[:, here] - here.start * parameters.rows
-    return place(rows_of(dense, site), site), mine.to(site.device)
+    return rows_of(dense, site), mine.to(site.device)
 
 
 def _tables_here(site: Site) -> Part:

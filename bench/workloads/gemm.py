@@ -21,8 +21,8 @@ from bench.records.outcome import Work
 from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads import _products
 from bench.workloads._executed import executed_function
-from bench.workloads._jobs import Rotation
 from bench.workloads._products import ALIGNMENT, RESULTS, ProductJob, buffers_of
+from bench.workloads._rotation import Rotation
 from bench.workloads._seeded import SeededData
 from bench.workloads._spots import Elements
 
@@ -277,13 +277,13 @@ class MatmulJob(ProductJob):
 
     def __init__(self, operands: list[Operands], site: Site) -> None:
         """Starts with the first operands."""
-        self._operands, self._site = Rotation(operands), site
+        self._inputs, self._site = Rotation(operands), site
         self._multiply = executed_function(multiplied, site)
         self.facts = {"operand buffers": str(len(operands))}
 
     def step(self) -> None:
         """Queues one matmul."""
-        self._output = self._multiply(*next(self._operands))
+        self._output = self._multiply(*next(self._inputs))
 
 
 class ScaledMatmulJob(ProductJob):
@@ -291,21 +291,21 @@ class ScaledMatmulJob(ProductJob):
 
     def __init__(self, operands: list[Scaled], site: Site) -> None:
         """Starts with the first operands."""
-        self._operands, self._site = Rotation(operands), site
+        self._inputs, self._site = Rotation(operands), site
         self._products = site.products
         self.facts = {"operand buffers": str(len(operands)), "scales": "one for each operand"}
 
     def first(self) -> Tensor:
         """Queues the first product and gives it; the next step is the first again."""
         self.step()
-        self._operands.back()
+        self._inputs.back()
         return self._output
 
     def step(self) -> None:
         """Queues one product."""
         import torch
 
-        a, b, a_scale, b_scale, self._output = next(self._operands)
+        a, b, a_scale, b_scale, self._output = next(self._inputs)
         if a.dtype == torch.int8:
             self._output = self._products.sums(a, b, self._output)
         else:

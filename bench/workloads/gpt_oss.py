@@ -11,7 +11,7 @@ in the timed model.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -47,16 +47,24 @@ class LoraParameters(_lora.LoraParameters, frozen=True, kw_only=True):
     model: str = DEFAULT_MODEL
 
 
+def _wide(self: Any, precision: str, execution: str, parallelism: str) -> str:
+    """Rows are bfloat16 where experts are in mxfp4."""
+    if precision == "bf16" or not NARROW[self.model].narrow:
+        return ""
+    wide = self.model.replace(_mxfp4.SUFFIX, "")
+    return (
+        f"{self.model} multiplies rows of bfloat16 by experts in mxfp4, and has no {precision}. "
+        f'Ask for precision = "bf16", or for {wide}'
+    )
+
+
 class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = NARROW
     earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
-
-    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
-        """Rows are bfloat16 where experts are in mxfp4."""
-        return _wide(self.model, precision)
+    unfit = _wide
 
 
 class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
@@ -65,20 +73,7 @@ class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     sizes = NARROW
     earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
-
-    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
-        """Rows are bfloat16 where experts are in mxfp4."""
-        return _wide(self.model, precision)
-
-
-def _wide(model: str, precision: str) -> str:
-    if precision == "bf16" or not NARROW[model].narrow:
-        return ""
-    wide = model.replace(_mxfp4.SUFFIX, "")
-    return (
-        f"{model} multiplies rows of bfloat16 by experts in mxfp4, and has no {precision}. Ask for "
-        f'precision = "bf16", or for {wide}'
-    )
+    unfit = _wide
 
 
 class GptOss(Family):

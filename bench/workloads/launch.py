@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 from bench.precision import Precision
 from bench.records.outcome import Work
-from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
+from bench.workloads._rotation import OneOutput
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -67,32 +67,19 @@ class Launch(Workload):
         return LaunchJob(total, addend, kernels)
 
 
-class LaunchJob(Job):
+class LaunchJob(OneOutput):
     """Additions in place, one after the other."""
 
     def __init__(self, total: Tensor, addend: Tensor, kernels: int) -> None:
         """total grows by addend, kernels times a step."""
-        self._total, self._addend, self._kernels = total, addend, kernels
+        self._output, self._addend, self._kernels = total, addend, kernels
         self.facts = {"kernel": "in-place addition of one element"}
 
     def step(self) -> None:
         """Queues the kernels."""
-        add, addend = self._total.add_, self._addend
+        add, addend = self._output.add_, self._addend
         for _ in range(self._kernels):
             add(addend)
-
-    def witness(self) -> float:
-        """The sum so far."""
-        return float(self._total)
-
-    def probe(self) -> dict[str, Tensor]:
-        """The sum after one step."""
-        self.step()
-        return {"output": self._total}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The sum so far."""
-        return {OUTPUT: [self._total]}
 
     def weights(self) -> Sequence[Tensor]:
         """What is added."""
@@ -100,10 +87,10 @@ class LaunchJob(Job):
 
     def looks(self) -> Iterator[Look]:
         """Whether a step adds as often as asked: in the same memory ones, whose sum is exact."""
-        self._total.zero_()
+        self._output.zero_()
         self._addend.fill_(1)
         self.step()
-        seen = f"{float(self._total):,.0f}"
+        seen = f"{float(self._output):,.0f}"
         yield Look(what="additions of a step", asked=f"{self._kernels:,}", seen=seen, then=LEFT_OUT)
 
 

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.execution import EXECUTIONS
 from bench.records.outcome import Work
-from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
 from bench.workloads import _spots
 from bench.workloads._executed import executed_function
+from bench.workloads._modes import at_most
+from bench.workloads._rotation import OneOutput
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ class Memory(Workload):
 
     def twin(self, mode: str, parameters: MemoryParameters) -> MemoryParameters:
         """Arrays of 1 MiB at most."""
-        return msgspec.structs.replace(
-            parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
-        )
+        return at_most(parameters, size_bytes=TWIN_BYTES)
 
     def peak_bytes(self, mode: str, parameters: MemoryParameters, site: Site) -> int:
         """The arrays."""
@@ -131,35 +128,27 @@ KERNELS: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-class MemoryJob(Job):
+class MemoryJob(OneOutput):
     """One pass over the arrays."""
 
     def __init__(self, mode: str, arrays: list[Tensor], site: Site) -> None:
         """Writes to the first array and reads the others."""
         self._pass, self._mode, self._site = executed_function(KERNELS[mode], site), mode, site
-        self._target, *self._sources = arrays
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._output, *self._sources = arrays
         self.facts: dict[str, str] = {}
 
     def step(self) -> None:
         """Queues one kernel."""
-        self._pass(self._target, *self._sources)
-
-    def witness(self) -> float:
-        """Mean of the array that was written; keeps some of its elements."""
-        import torch
-
-        self._keep()
-        return float(self._target.mean(dtype=torch.float32))
+        self._pass(self._output, *self._sources)
 
     def _keep(self) -> tuple[Tensor, Tensor]:
-        where = _spots.places(len(self._target), self._site.seed)
-        self._kept = where, _spots.taken(self._target, where)
-        return self._kept
+        """Some places of the array that was written, and what lies there."""
+        where = _spots.places(len(self._output), self._site.seed)
+        return where, _spots.taken(self._output, where)
 
     def looks(self) -> Iterator[Look]:
         """At elements that the last timed step wrote; what copies and reads rounds nothing."""
-        where, found = self._kept or self._keep()
+        where, found = self._timed()
         shape = (-1, ROW) if self._mode == "read" else (-1,)
         sources = [_spots.taken(source.view(shape), where) for source in self._sources]
         kernel = KERNELS[self._mode]
@@ -175,12 +164,8 @@ class MemoryJob(Job):
         So that every precision gives equally many elements, the same ones: rounded, not shifted.
         """
         self.step()
-        size_bytes = self._target.numel() * self._target.element_size()
-        return {"output": self._target[: size_bytes // WIDEST_BYTES]}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The array that was written."""
-        return {OUTPUT: [self._target]}
+        size_bytes = self._output.numel() * self._output.element_size()
+        return {"output": self._output[: size_bytes // WIDEST_BYTES]}
 
     def weights(self) -> Sequence[Tensor]:
         """The arrays that are read."""

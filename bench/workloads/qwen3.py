@@ -8,6 +8,8 @@ it is there so that a window, which the architecture allows, is tried.
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.workloads import _language, _pooled, _qwens
 from bench.workloads._family import Family, language_modes
 
@@ -27,16 +29,23 @@ class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=Tru
     model: str = DEFAULT_MODEL
 
 
+def _no_experts(self: Any, precision: str, execution: str, parallelism: str) -> str:
+    """Of 8 bits are the matrices of a dense model's blocks."""
+    if precision not in EIGHT_BITS or not SIZES[self.model].experts:
+        return ""
+    return (
+        f"the experts of {self.model} are multiplied in bfloat16: no {precision} here. Ask for "
+        'precision = "bf16", or for a model without experts'
+    )
+
+
 class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
     """A prompt to its first token."""
 
     sizes = _qwens.SIZES
     earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
-
-    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
-        """Of 8 bits are the matrices of a dense model's blocks."""
-        return _no_experts(self.model, precision)
+    unfit = _no_experts
 
 
 class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
@@ -45,10 +54,7 @@ class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
     sizes = _qwens.SIZES
     earlier = _language.NONE_EARLIER
     model: str = DEFAULT_MODEL
-
-    def unfit(self, precision: str, execution: str, parallelism: str) -> str:
-        """Of 8 bits are the matrices of a dense model's blocks."""
-        return _no_experts(self.model, precision)
+    unfit = _no_experts
 
 
 class EmbedParameters(_pooled.PooledParameters, frozen=True, kw_only=True):
@@ -82,15 +88,6 @@ class Qwen3(Family):
         inference=("bf16", "fp32", *EIGHT_BITS),
         embed=_pooled.mode(EmbedParameters, ("bf16", "fp32", *EIGHT_BITS)),
         rerank=_pooled.mode(RerankParameters, ("bf16", "fp32", *EIGHT_BITS)),
-    )
-
-
-def _no_experts(model: str, precision: str) -> str:
-    if precision not in EIGHT_BITS or not SIZES[model].experts:
-        return ""
-    return (
-        f"the experts of {model} are multiplied in bfloat16: no {precision} here. Ask for "
-        'precision = "bf16", or for a model without experts'
     )
 
 

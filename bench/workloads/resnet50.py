@@ -27,7 +27,7 @@ from bench.workload import (
 )
 from bench.workloads._batch_statistics import OWN, STATISTICS, SYNCHRONIZED, synchronize
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
-from bench.workloads._modes import COPIES, REPLICATED, train_and_infer
+from bench.workloads._modes import COPIES, REPLICATED, at_most, train_and_infer
 from bench.workloads._pipeline import (
     Feed,
     GeneratedImages,
@@ -36,10 +36,10 @@ from bench.workloads._pipeline import (
     PrefetchFactor,
     data_loader,
     transferred_bytes,
-    without_processes,
 )
-from bench.workloads._seeded import SeededData, build_model, place
+from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._sharded import rows
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -154,18 +154,16 @@ class ResNet50(Workload):
         return Work(items=batch, unit="image", flop=batch * flop, transferred_bytes=crossing)
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
-        """Small images; enough of them that the batch statistics of the last stage mean something.
+        """Small images, made in the process itself; enough of them that the batch statistics of the
+        last stage mean something.
 
         At 48x48 the last stage is 2x2: with 4 images, 16 values a channel. Smaller images than that
         are trained, but not judged by: at 32x32 it is 1x1, and 4 values a channel are all noise.
         """
-        if isinstance(parameters, PipelineParameters):
-            parameters = without_processes(parameters)
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=2 if mode == "infer" else 4,
-            image_size=min(parameters.image_size, 48) if mode == "infer" else 48,
-        )
+        small = at_most(parameters, image_size=48, num_workers=0)
+        if mode == "infer":
+            return msgspec.structs.replace(small, batch_size=2)
+        return msgspec.structs.replace(small, batch_size=4, image_size=48)
 
     def peak_bytes(self, mode: str, parameters: InferParameters, site: Site) -> int:
         """Of a pipeline, as of training alone: a rehearsal has no images that a process could make.
@@ -186,14 +184,10 @@ class ResNet50(Workload):
         if isinstance(parameters, PipelineParameters):
             return _pipeline_job(model, parameters, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
-        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
-        images = [place(rows(one, site), site) for one in drawn]
+        images = [rows(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, images, site, {})
-        batches = [
-            (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
-            for image in images
-        ]
+        batches = [(image, rows(data.integers(0, CLASSES, shape[:1]), site)) for image in images]
         facts = {} if site.ranks is None else {STATISTICS: "of each device's own images"}
         forward = _logits if site.as_ranks == 1 else functools.partial(_in_parts, site.as_ranks)
         if parameters.batch_statistics == SYNCHRONIZED:
@@ -225,10 +219,10 @@ def _in_parts(count: int, model: nn.Module, images: Tensor) -> Tensor:
 
 def _construct() -> nn.Module:
     from torch.nn import init
-    from transformers.models.resnet.configuration_resnet import ResNetConfig
-    from transformers.models.resnet.modeling_resnet import ResNetForImageClassification
 
-    config = ResNetConfig(
+    model = library_model(
+        "resnet",
+        "ResNetForImageClassification",
         num_labels=CLASSES,
         embedding_size=STEM_WIDTH,
         hidden_sizes=list(WIDTHS),
@@ -236,7 +230,6 @@ def _construct() -> nn.Module:
         layer_type="bottleneck",
         downsample_in_bottleneck=False,
     )
-    model: nn.Module = ResNetForImageClassification(config)
     for name, module in model.named_modules():
         if name.endswith("layer.2.normalization"):
             init.constant_(module.weight, BRANCH_SCALE)

@@ -33,10 +33,10 @@ from bench.workload import (
     Workload,
     require_one_of,
     require_within,
-    twin_name,
 )
 from bench.workloads import _looks, _teacher
 from bench.workloads._jobs import model_facts
+from bench.workloads._modes import at_most
 from bench.workloads._recorded import recorder_of, replayed_facts
 from bench.workloads._seeded import SeededData, build_model
 from bench.workloads._served import ROUTED_PRECISIONS, SERVED
@@ -151,13 +151,11 @@ class Serve(Workload):
 
     def twin(self, mode: str, parameters: Any) -> Parameters:
         """Two layers, three slots, prompts of several chunks and answers of some tokens."""
-        cut = {name: min(getattr(parameters, name), n) for name, n in TWIN_LENGTHS.items()}
+        small = at_most(parameters, **TWIN_LENGTHS)
         twin: Parameters = msgspec.structs.replace(
-            parameters,
-            **cut,
-            model=twin_name(parameters.model),
+            small,
             length_sigma=0.0,
-            requests=4 * cut["slots"],
+            requests=4 * small.slots,
             arrival="offline",
             concurrency=0,
             rate=0.0,

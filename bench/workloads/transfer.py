@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.outcome import Work
-from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
 from bench.workloads import _spots
-from bench.workloads._jobs import Rotation
+from bench.workloads._modes import at_most
+from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads._seeded import SeededData
 
 if TYPE_CHECKING:
@@ -51,9 +49,7 @@ class Transfer(Workload):
 
     def twin(self, mode: str, parameters: TransferParameters) -> TransferParameters:
         """1 MiB at most."""
-        return msgspec.structs.replace(
-            parameters, size_bytes=min(parameters.size_bytes, TWIN_BYTES)
-        )
+        return at_most(parameters, size_bytes=TWIN_BYTES)
 
     def peak_bytes(self, mode: str, parameters: TransferParameters, site: Site) -> int:
         """The device's side of the pairs; on a CPU both sides are its memory."""
@@ -84,7 +80,7 @@ class Transfer(Workload):
         return TransferJob(pairs, pinned and pins, parameters.memory, site.seed)
 
 
-class TransferJob(Job):
+class TransferJob(RotatingJob):
     """One copy into memory that is there; pairs rotate."""
 
     def __init__(
@@ -92,51 +88,39 @@ class TransferJob(Job):
     ) -> None:
         """pairs: target and source; queued: the copy may go on while the host does; seed: which
         elements are looked at."""
-        self._pairs = Rotation(pairs)
+        self._inputs = Rotation(pairs)
         self._queued, self._seed = queued, seed
-        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
         self.facts = {"host memory": memory}
 
     def step(self) -> None:
         """Queues one copy; from pageable memory it is over when the call returns."""
-        self._target, self._source = next(self._pairs)
-        self._target.copy_(self._source, non_blocking=self._queued)
+        self._output, self._source = next(self._inputs)
+        self._output.copy_(self._source, non_blocking=self._queued)
 
-    def witness(self) -> float:
-        """Mean of what arrived; keeps some of it."""
-        where = _spots.places(len(self._target), self._seed)
-        self._kept = where, _spots.taken(self._target, where), self._source
-        return float(self._target.mean())
+    def _keep(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Some places of what arrived, what lies there, and what was sent."""
+        where = _spots.places(len(self._output), self._seed)
+        return where, _spots.taken(self._output, where), self._source
 
     def probe(self) -> dict[str, Tensor]:
         """What arrived."""
-        self.step()
+        found = super().probe()
         # Reading an element of the device's side waits for what was queued there before.
-        for side in (self._target, self._source):
+        for side in (self._output, self._source):
             float(side[0])
-        return {"output": self._target}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """What arrived."""
-        return {OUTPUT: [self._target]}
+        return found
 
     def weights(self) -> Sequence[Tensor]:
         """All that is copied."""
-        return [source for _, source in self._pairs.items]
+        return [source for _, source in self._inputs.items]
 
     def inputs(self) -> Sequence[Tensor]:
         """What was copied."""
         return [self._source]
 
-    def again(self) -> bool:
-        """The last copy once more."""
-        self._pairs.back()
-        self.step()
-        return True
-
     def looks(self) -> Iterator[Look]:
         """At the host's side, whether it is pinned; at what arrived with the last timed step."""
-        target, source = next(self._pairs)
+        target, source = next(self._inputs)
         host = source if source.device.type == "cpu" else target
         seen = "pinned" if host.is_pinned() else "pageable"
         yield Look(what="host memory", asked=self.facts["host memory"], seen=seen)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import (
@@ -19,9 +17,10 @@ from bench.workload import (
     Workload,
 )
 from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
-from bench.workloads._modes import COPIES, SHARDED, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
+from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
+from bench.workloads._transformers import library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,12 +91,7 @@ class ViTB16(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, six images of nine patches."""
-        return msgspec.structs.replace(
-            parameters,
-            batch_size=min(parameters.batch_size, 6),
-            image_size=min(parameters.image_size, 3 * PATCH),
-            layers=min(parameters.layers, 2),
-        )
+        return at_most(parameters, batch_size=6, image_size=3 * PATCH, layers=2)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Images of normals (as normalized images are), random classes."""
@@ -105,15 +99,11 @@ class ViTB16(Workload):
         construct = functools.partial(_construct, parameters.layers, parameters.image_size)
         model = build_model(construct, _parameters(parameters), data, site)
         shape = (parameters.batch_size, 3, parameters.image_size, parameters.image_size)
-        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
-        images = [place(rows(one, site), site) for one in drawn]
+        images = [rows(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         facts = {"attention": "sdpa"}
         if not isinstance(parameters, TrainParameters):
             return InferenceJob(model, _logits, images, site, facts)
-        batches = [
-            (image, rows(data.integers(0, CLASSES, shape[:1]), site).to(site.device))
-            for image in images
-        ]
+        batches = [(image, rows(data.integers(0, CLASSES, shape[:1]), site)) for image in images]
         return TrainingJob(
             model,
             _logits,
@@ -143,10 +133,9 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _construct(layers: int, image_size: int) -> nn.Module:
-    from transformers.models.vit.configuration_vit import ViTConfig
-    from transformers.models.vit.modeling_vit import ViTForImageClassification
-
-    config = ViTConfig(
+    return library_model(
+        "vit",
+        "ViTForImageClassification",
         initializer_range=initial_std(HIDDEN),
         num_labels=CLASSES,
         image_size=image_size,
@@ -160,8 +149,6 @@ def _construct(layers: int, image_size: int) -> nn.Module:
         attention_probs_dropout_prob=0.0,
         attn_implementation="sdpa",
     )
-    model: nn.Module = ViTForImageClassification(config)
-    return model
 
 
 WORKLOAD = ViTB16()

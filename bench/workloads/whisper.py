@@ -25,17 +25,17 @@ from bench.workload import (
     Site,
     Within,
     Workload,
-    twin_name,
     with_twins,
 )
 from bench.workloads import _decoder, _looks, _model_spots
 from bench.workloads._executed import executed
-from bench.workloads._jobs import BATCHES, Rotation, model_facts
-from bench.workloads._modes import COPIES
+from bench.workloads._jobs import BATCHES, model_facts
+from bench.workloads._modes import COPIES, at_most
 from bench.workloads._recorded import replayed, replayed_facts
-from bench.workloads._seeded import SeededData, build_model, initial_std, place
+from bench.workloads._rotation import RotatingJob, Rotation
+from bench.workloads._seeded import SeededData, build_model, initial_std
 from bench.workloads._sharded import rows
-from bench.workloads._transformers import with_cache
+from bench.workloads._transformers import library_model, with_cache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -145,12 +145,7 @@ class Whisper(Workload):
 
     def twin(self, mode: str, parameters: InferParameters) -> InferParameters:
         """Two layers of the same widths, a vocabulary of 4,096, one window of 2 s, 4 tokens."""
-        return msgspec.structs.replace(
-            parameters,
-            model=twin_name(parameters.model),
-            batch_size=1,
-            new_tokens=min(parameters.new_tokens, 4),
-        )
+        return at_most(parameters, batch_size=1, new_tokens=4)
 
     def build(self, mode: str, parameters: InferParameters, site: Site) -> Job:
         """Spectrograms of normals (as normalized ones are near), a random first token."""
@@ -159,18 +154,16 @@ class Whisper(Workload):
         construct = functools.partial(_construct, size)
         model = build_model(construct, size.published_parameters, data, site)
         shape = (parameters.batch_size, size.mels, size.frames)
-        drawn = [data.normal(shape, site.precision.dtype) for _ in range(BATCHES)]
-        windows = [place(rows(one, site), site) for one in drawn]
+        windows = [rows(data.normal(shape, site.precision.dtype), site) for _ in range(BATCHES)]
         given = (parameters.batch_size, parameters.new_tokens)
-        forced = rows(data.integers(0, size.vocabulary, given), site).to(site.device)
+        forced = rows(data.integers(0, size.vocabulary, given), site)
         return TranscriptionJob(model, windows, forced, site)
 
 
 def _construct(size: Size) -> nn.Module:
-    from transformers.models.whisper.configuration_whisper import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperForConditionalGeneration
-
-    config = WhisperConfig(
+    return library_model(
+        "whisper",
+        "WhisperForConditionalGeneration",
         init_std=initial_std(size.hidden),
         vocab_size=size.vocabulary,
         num_mel_bins=size.mels,
@@ -190,11 +183,9 @@ def _construct(size: Size) -> nn.Module:
         decoder_start_token_id=0,
         attn_implementation="sdpa",
     )
-    model: nn.Module = WhisperForConditionalGeneration(config)
-    return model
 
 
-class TranscriptionJob(Job):
+class TranscriptionJob(RotatingJob):
     """One window for each of the batch: encode, then one token after the other, greedy.
 
     Caches are static. The decoder's own starts empty in each step; cross-attention's keys and
@@ -210,7 +201,7 @@ class TranscriptionJob(Job):
         self._model: Any = model.eval()
         for part in ("model.encoder", "model.decoder", "proj_out"):
             executed(model.get_submodule(part), site)
-        self._windows = Rotation(windows)
+        self._inputs = Rotation(windows)
         self._forced = forced
         batch, self._new_tokens = forced.shape
         config: Any = model.config
@@ -246,7 +237,7 @@ class TranscriptionJob(Job):
 
     def step(self) -> None:
         """Queues one batch of windows, or its replay."""
-        self._logits = self._run(next(self._windows))
+        self._output = self._run(next(self._inputs))
 
     def _last_chosen(self, windows: Tensor) -> Tensor:
         """Logits [B, 1, V] after the last token, each its own choice."""
@@ -284,21 +275,13 @@ class TranscriptionJob(Job):
         """[B, 1], laid out as what a step chooses."""
         return self._forced[:, index : index + 1].contiguous()
 
-    def witness(self) -> float:
-        """Mean of the last logits."""
-        return float(self._logits.float().mean())
-
     def probe(self) -> dict[str, Tensor]:
         """Logits after each forced token: [B, N, V].
 
         Forced, because one device's choice between two near-equal logits is no error, but all that
         follows from it would differ.
         """
-        return {"logits": replayed(self._every, self._site)(next(self._windows))}
-
-    def outputs(self) -> Mapping[str, Sequence[Tensor]]:
-        """The last logits."""
-        return {OUTPUT: [self._logits]}
+        return {"logits": replayed(self._every, self._site)(next(self._inputs))}
 
     def force(self, on: bool) -> bool:
         """Feeds the given tokens in place of its own: the host's choice, so another recording."""
@@ -310,23 +293,13 @@ class TranscriptionJob(Job):
         """Its parameters."""
         return [*self._model.parameters()]
 
-    def inputs(self) -> Sequence[Tensor]:
-        """The last window."""
-        return [self._windows.last]
-
-    def again(self) -> bool:
-        """A step on the last window."""
-        self._windows.back()
-        self.step()
-        return True
-
     def as_written(self) -> Mapping[str, Sequence[Tensor]]:
         """Of the last window, if after given tokens: a choice of its own might be another."""
-        return {OUTPUT: [self._last_given(self._windows.last)]} if self._forcing else {}
+        return {OUTPUT: [self._last_given(self._inputs.last)]} if self._forcing else {}
 
     def looks(self) -> Iterator[Look]:
         """At the model, its windows, its cache, its attention and what a step computes."""
-        caches, windows = [(x.keys, x.values) for x in self._layers], next(self._windows)
+        caches, windows = [(x.keys, x.values) for x in self._layers], next(self._inputs)
         yield from _looks.placed(self._model, windows, self._site)
         yield from _looks.cached(caches, self._site)
         yield _looks.mode(self._model, training=False)

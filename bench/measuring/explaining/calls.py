@@ -72,8 +72,6 @@ class Call(NamedTuple):
     precision: str
     structure: bool
     """Whether it does no work: a view, or memory that is not filled."""
-    backward: bool
-    """Whether autograd's engine made it."""
     known: dict[int, torch.UntypedStorage]
     """Storages of integers that were made in the step, as the call was given them, by slot; of the
     first call of its variant only."""

@@ -27,6 +27,8 @@ SHAPE_ONLY = re.compile(
 """Look at the shape of `self`, and read nothing of it."""
 GATHERS = ("embedding", "index_select", "index", "gather", "take", "_unsafe_index", "masked_select")
 """Read of their table what they give."""
+BAGS = "_embedding_bag"
+"""How the names begin of what reads a row of its table for each index, and gives a bag's sum."""
 PICKS = ("nll_loss_forward", "nll_loss2d_forward")
 """Read an element of their table for each target."""
 ADDS = ("index_add_", "scatter_add_", "index_put_", "_index_put_impl_", "scatter_reduce_")
@@ -117,7 +119,9 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
             size = touched(tensor)
             if groups and tensor.dim() == 3 and tensor.shape[0] == groups:
                 size = size * used // groups
-            if table and name in GATHERS:
+            if argument.name == "weight" and name.startswith(BAGS):
+                read += given["indices"].numel() * size // max(1, len(tensor))
+            elif table and name in GATHERS:
                 read += sum(map(touched, outputs))
             elif table and name in PICKS:
                 read += given["target"].numel() * tensor.element_size()
@@ -130,7 +134,8 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
                 read += size
                 if tensor.is_floating_point() and name in (*ADDS, *PLACES):
                     read, written = read + size * bool(adds), written + size
-    return Bytes(read, written + sum(touched(o) for o in outputs if _is_new(o, old)))
+    new = (one for one in outputs if one.untyped_storage()._cdata not in old)
+    return Bytes(read, written + sum(map(touched, new)))
 
 
 def by_name(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +157,6 @@ def _groups(ends: Tensor | list[int] | None) -> tuple[int, int]:
     return len(at), sum(end > begin for begin, end in zip([0, *at], at, strict=False))
 
 
-def _is_new(output: Tensor, old: set[int]) -> bool:
-    return output.untyped_storage()._cdata not in old
-
-
 def least_flop(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> int:
     """FLOP (OP of integers) of a call; 0 of what has no formula, as elementwise operators.
 
@@ -170,8 +171,9 @@ def least_flop(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any)
         return _attention(name, given)
     if name in ("mv", "dot", "addmv"):
         return 2 * int(args[name == "addmv"].numel())
-    if name == "linear_backward":
-        once = 2 * int(given["self"].numel()) * int(given["weight"].shape[0])
+    if name in ("linear_backward", "convolution_backward"):  # torch's knows no groups of weights
+        moving = given["input" if given.get("transposed") else "grad_output"]
+        once = 2 * int(moving.numel()) * int(math.prod(given["weight"].shape[1:]))
         return once * int(sum(given["output_mask"][:2]))
     if PRODUCT.search(name):
         return _product(given, out)

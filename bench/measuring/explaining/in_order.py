@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import fresh
 from bench.measuring.explaining.calls import Call, Key
 from bench.measuring.explaining.ceilings import Meter
@@ -43,22 +43,15 @@ SPARE = 0.95
 """Of the memory that is there, how much a replay may take."""
 
 
-class Watcher:
-    """What is told of where it is, and what is asked of the host meanwhile; here nobody."""
-
-    def turn(self) -> None:
-        """A turn has ended."""
-
-    def causes(self) -> dict[Seen, str]:
-        """What disturbed the turns so far."""
-        return {}
+Disturbed = Callable[[], dict[Seen, str]]
+"""Says what has disturbed the turns so far."""
 
 
 def explained(
     job: Job,
     device: Device,
     clock: Callable[[], int] = time.perf_counter_ns,
-    watcher: Watcher | None = None,
+    disturbed: Disturbed = dict,
     batch: int | None = None,
     seconds: float = TURNS_SECONDS,
 ) -> Explained | Unexplained:
@@ -67,7 +60,7 @@ def explained(
     clock: monotonic ns (CPU time is as good where one thread computes); batch: of the case, for
     the advice where memory is too small; seconds: for the turns, but for the profiler's part.
     """
-    (found,) = together([job], device, clock, watcher, batch, seconds)
+    (found,) = together([job], device, clock, disturbed, batch, seconds)
     return found
 
 
@@ -75,12 +68,11 @@ def together(
     jobs: Sequence[Job],
     device: Device,
     clock: Callable[[], int] = time.perf_counter_ns,
-    watcher: Watcher | None = None,
+    disturbed: Disturbed = dict,
     batch: int | None = None,
     seconds: float = TURNS_SECONDS,
 ) -> list[Explained | Unexplained]:
     """The accounts of several jobs' steps, which take turns with one another too."""
-    watcher = watcher or Watcher()
     each = [_Account(job, device, clock, batch) for job in jobs]
     played = [one for one in each if not one.lacking]
     with collected():
@@ -96,9 +88,8 @@ def together(
             for one in order if turn < PROFILED_TURNS else ():
                 one.look()
             gc.collect()
-            watcher.turn()
             turn += 1
-        causes = watcher.causes()
+        causes = disturbed()
         return [one.found(causes) for one in each]
 
 
@@ -243,19 +234,3 @@ def too_little_memory(needed: int, available: int | None, batch: int | None) -> 
         return f"{text}: explain it where there is more memory"
     fits = 2 ** int(max(1.0, batch * available * SPARE / needed)).bit_length() // 2
     return f"{text}: explain it at batch_size = {min(fits, batch - 1)}"
-
-
-@contextmanager
-def collected() -> Iterator[None]:
-    """Garbage collection is a pause of the harness's language, and no part of a step. Between
-    turns it looks at what is newer than the tape."""
-    gc.collect()
-    gc.freeze()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

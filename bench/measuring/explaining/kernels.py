@@ -15,9 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import profiled
 from bench.measuring.explaining.ceilings import Meter
-from bench.measuring.explaining.in_order import Watcher, collected
+from bench.measuring.explaining.in_order import Disturbed
 from bench.measuring.explaining.kinds import base, kind_of_name, kind_of_words
 from bench.measuring.explaining.replay import Player
 from bench.measuring.explaining.tape import Tape
@@ -63,13 +64,12 @@ def explained(
     device: Device,
     arithmetic: str,
     clock: Callable[[], int] = time.perf_counter_ns,
-    watcher: Watcher | None = None,
+    disturbed: Disturbed = dict,
 ) -> Explained | Unexplained:
     """The account of a compiled or recorded step; refused where no profiler sees its kernels.
 
     arithmetic: the precision of the case's products (`bf16`).
     """
-    watcher = watcher or Watcher()
     stopwatch = Stopwatch(device, clock)
 
     def step_ns() -> int:
@@ -91,7 +91,7 @@ def explained(
         if not found:
             return Unexplained(reason=f"{profiled.NO_KERNELS}. {EAGER}")
         after = [step_ns() for _ in range(TURNS // 2)]
-        causes = watcher.causes()
+        causes = disturbed()
         launch = Player(Tape(), clock).launch_ns() if device.synchronous else launch_ns(stopwatch)
         meter = Meter(device, stopwatch, [f"matmul {arithmetic}"])
         for _ in range(TURNS // 2):

@@ -6,17 +6,15 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.backend import is_out_of_memory
 from bench.measuring.explaining import in_order, kernels, profiled, remedies, rotated
-from bench.measuring.explaining.in_order import Watcher
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
-from bench.records.explained import Account, Explained, Seen, Tried, Unexplained
+from bench.records.explained import Account, Explained, Seen, Unexplained
 from bench.records.outcome import Block
 from bench.records.reason import of_error, reason
 from bench.telemetry import contention
@@ -28,10 +26,8 @@ if TYPE_CHECKING:
     from bench.records.outcome import Numerics
     from bench.workload import Job, Site, Workload
 
-    Trying = Callable[[Job], tuple[Tried, ...]]
 
-
-class Host(Watcher):
+class Host:
     """What else ran on the host meanwhile."""
 
     def __init__(self, threads: int) -> None:
@@ -74,48 +70,36 @@ def bench_of(
     return remedies.Bench(workload, mode, parameters, site, backend, device, gate)
 
 
-def tried(
-    workload: Workload,
-    mode: str,
-    parameters: Any,
-    site: Site,
-    backend: Backend,
-    device: Device,
-    job: Job,
-) -> tuple[Tried, ...]:
-    """Known remedies, each in turns with the job; see `bench.measuring.explaining.remedies`."""
-    return remedies.tried(bench_of(workload, mode, parameters, site, backend, device), job)
-
-
 def account(
-    job: Job, device: Device, case: Case, threads: int, trying: Trying | None = None
+    job: Job, device: Device, case: Case, threads: int, trying: remedies.Bench | None = None
 ) -> Account:
     """Why a step takes as long as it does, or why that cannot be told. The job is spoiled by it.
 
-    threads: with which the job computes on this host; trying: tries remedies on it, before.
+    threads: with which the job computes on this host; trying: with what remedies are tried before.
     """
     batch = case.parameters.get("batch_size")
     batch = batch if isinstance(batch, int) else None
+    done: tuple[Tried, ...] = ()
     try:
-        done = () if trying is None else trying(job)
+        done = () if trying is None else remedies.tried(trying, job)
         found = _account(job, device, case, threads, batch)
-        return msgspec.structs.replace(found, tried=done) if isinstance(found, Explained) else found
+        return msgspec.structs.replace(found, tried=done)
     except Exception as error:  # noqa: BLE001 - what was timed before is none the worse for it
         with contextlib.suppress(OSError):
             traceback.print_exc()
         said = reason(of_error(error))
         if is_out_of_memory(error) and batch is not None and batch > 1:
             said += f": explain it at batch_size = {batch // 2}"
-        return Unexplained(reason=said)
+        return Unexplained(reason=said, tried=done)
 
 
 def _account(
     job: Job, device: Device, case: Case, threads: int, batch: int | None
 ) -> Explained | Unexplained:
+    causes = Host(threads).causes
     if case.execution != "eager":
-        return kernels.explained(
-            job, device, PRECISIONS[case.precision].arithmetic, watcher=Host(threads)
-        )
+        arithmetic = PRECISIONS[case.precision].arithmetic
+        return kernels.explained(job, device, arithmetic, disturbed=causes)
     if device.synchronous:
-        return in_order.explained(job, device, watcher=Host(threads), batch=batch)
-    return rotated.explained(job, device, watcher=Host(threads), batch=batch)
+        return in_order.explained(job, device, disturbed=causes, batch=batch)
+    return rotated.explained(job, device, disturbed=causes, batch=batch)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from bench.measuring.blocks import collected
 from bench.measuring.compilers import each_size_by_itself, make_room
 from bench.measuring.explaining import spellings
-from bench.measuring.explaining.in_order import collected
 from bench.measuring.explaining.spellings import Spelled
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch

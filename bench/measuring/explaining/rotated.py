@@ -2,9 +2,9 @@
 
 Kernels of a few microseconds blur where each has its own event, so each operator runs many times
 between two: in a recorded graph where the device has graphs, else in a loop. Its operands change
-with every call and are together larger than a cache; what cannot be rotated so far is flagged. What
-the host queues no faster than the device does it has no time of its own in a loop, and none is
-given: what was read would be the host's.
+with every call, and what is touched of them is together larger than a cache; what cannot be rotated
+so far is flagged. What the host queues no faster than the device does it has no time of its own in
+a loop, and none is given: what was read would be the host's.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.measuring.blocks import collected
 from bench.measuring.explaining import in_order
 from bench.measuring.explaining.calls import Call, Ref
 from bench.measuring.explaining.ceilings import Meter
-from bench.measuring.explaining.in_order import Watcher, collected, products
+from bench.measuring.explaining.in_order import Disturbed, products
 from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import operands
 from bench.measuring.explaining.rows import Rows
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from bench.workload import Job
 
 ROTATE_BYTES = 512 << 20
-"""Operands of all calls in a row together: twice the largest cache that is known of a device."""
+"""What all calls in a row touch together: twice the largest cache that is known of a device."""
 MOST_SETS = 64
 FEWEST_CALLS = 16
 """In a row, however large the operands: fewer are blurred by their two events."""
 SMALL_BYTES = 1 << 20
-"""Operands of a call below which it is latency that counts, and no cache."""
+"""Touched by a call; below it is latency that counts, and no cache."""
 REPEATS = 5
 STEPS = 5
 """In a row, of which one is a turn."""
@@ -64,11 +65,10 @@ def explained(
     job: Job,
     device: Device,
     clock: Callable[[], int] = time.perf_counter_ns,
-    watcher: Watcher | None = None,
+    disturbed: Disturbed = dict,
     batch: int | None = None,
 ) -> Explained | Unexplained:
     """The account of a job's step on an asynchronous device; see `in_order.explained`."""
-    watcher = watcher or Watcher()
     profiler = Profiler(job, device)
     tape = in_order.taped(job, device, profiler)
     device.release_memory()  # what its allocator keeps for itself is there to be had
@@ -100,10 +100,9 @@ def explained(
             if place % 10 == 0:  # in turns: a device's clock drifts too
                 meter.look()
                 steps.append(_step_ns(job, stopwatch))
-            watcher.turn()
         meter.look()
         launch = launch_ns(stopwatch)
-        causes = watcher.causes()
+        causes = disturbed()
         for _ in range(PROFILED_STEPS - 1):
             profiler.look()
         profile, profiled = profiler.seen(tape)
@@ -140,8 +139,10 @@ def row_of(tape: Tape, call: Call, stopwatch: Stopwatch, free: int | None) -> Ro
     import torch
 
     device, size = stopwatch.device, max(1, _size(call))
-    wanted = max(1, min(MOST_SETS, -(-ROTATE_BYTES // size)))
-    sets = wanted if free is None else max(1, min(wanted, int(free * SPARE / size)))
+    used = _touched(call)
+    room = ROTATE_BYTES + size if free is None else free * SPARE
+    wanted = -(-ROTATE_BYTES // (used if used >= SMALL_BYTES else size))
+    sets = max(1, min(MOST_SETS, wanted, int(room / size)))
     given = [operands(tape, call, device.torch_device) for _ in range(sets)]
     given = given * -(-FEWEST_CALLS // sets)
     calls = len(given)
@@ -152,7 +153,7 @@ def row_of(tape: Tape, call: Call, stopwatch: Stopwatch, free: int | None) -> Ro
                 call.func(*args, **kwargs)
 
     work()
-    hot = size >= SMALL_BYTES and sets * size < ROTATE_BYTES
+    hot = used >= SMALL_BYTES and sets * used < ROTATE_BYTES
     queued = statistics.median(stopwatch.queued_ns(work) for _ in range(REPEATS)) / calls
     replay = in_graph(device, work)
     in_a_row = stopwatch.in_a_row(replay or work)
@@ -176,6 +177,15 @@ def _size(call: Call) -> int:
         if isinstance(ref, Ref):
             slots[ref.slot] = max(slots.get(ref.slot, 0), ref.end_bytes)
     return sum(slots.values())
+
+
+def _touched(call: Call) -> int:
+    """Bytes of its operands that it reads or writes; of a table only the rows that it needs."""
+    given = {ref for ref in call.flat if isinstance(ref, Ref)}
+    slots = {ref.slot for ref in given}
+    made = [ref for ref in call.outs if ref is not None and ref.slot not in slots]
+    views, fresh = (sum(r.numel * int(r.dtype.itemsize) for r in refs) for refs in (given, made))
+    return max(1, min(_size(call), views, sum(call.moved) - fresh))
 
 
 def _free_bytes(device: Device) -> int | None:

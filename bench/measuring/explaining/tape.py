@@ -150,7 +150,7 @@ class _Writer:
                 known[ref.slot] = self._known[ref.slot]
         return Taken(refs, known)
 
-    def write(self, func: Any, taken: Taken, spec: Any, given: Given, backward: bool) -> None:
+    def write(self, func: Any, taken: Taken, spec: Any, given: Given) -> None:
         """One call; taken: its arguments as they were before it."""
         from torch.utils._pytree import tree_leaves
 
@@ -176,7 +176,6 @@ class _Writer:
             moved=moved,
             precision=counts.arithmetic(args) if flop else "",
             structure=structure,
-            backward=backward,
             known=taken.known,
         )
         if call.known:
@@ -250,7 +249,6 @@ def _recorder_type() -> Any:
     from torch.utils._pytree import tree_flatten
 
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
-    graph_task: Any = torch._C._current_graph_task_id
 
     class Recorder(TorchDispatchMode):
         @classmethod
@@ -287,8 +285,7 @@ def _recorder_type() -> Any:
             out = func(*args, **kwargs)
             if self.within and torch.is_inference_mode_enabled() and is_view(func):
                 _keep_requirement(flat, out)
-            given = Given(args, kwargs, out)
-            self.writer.write(func, taken, spec, given, backward=graph_task() != -1)
+            self.writer.write(func, taken, spec, Given(args, kwargs, out))
             return out
 
     return Recorder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.measuring.blocks import TOLD_NS
@@ -22,13 +23,13 @@ LAUNCHES = 100
 LAUNCH_REPEATS = 5
 
 
+@dataclass(eq=False)
 class Stopwatch:
     """Times what is called again and again."""
 
-    def __init__(self, device: Device, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        """clock: monotonic ns, of the host."""
-        self.device = device
-        self.clock = clock
+    device: Device
+    clock: Callable[[], int] = time.perf_counter_ns
+    """Monotonic ns, of the host."""
 
     def once_ns(self, work: Callable[[], object]) -> int:
         """Host ns from a synchronization to the next, with one call between them."""
@@ -71,12 +72,12 @@ class Stopwatch:
             seen = taken
         return max(LESS_THAN_NOTHING_NS, seen / calls)
 
-    def best_ns(self, work: Callable[[], object], seconds: float, least: int = 3) -> float:
+    def best_ns(self, work: Callable[[], object], seconds: float) -> float:
         """The fastest of several calls, after one that is not timed; for so many seconds."""
         work()
         found: list[float] = []
         begin = self.clock()
-        while len(found) < least or (self.clock() - begin < seconds * 1e9 and len(found) < 100):
+        while len(found) < 3 or (self.clock() - begin < seconds * 1e9 and len(found) < 100):
             found.append(self.each_ns(work, self.calls(found)))
         return min(found)
 

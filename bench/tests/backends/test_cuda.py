@@ -198,7 +198,7 @@ def test_cuda_failures_are_sorted(message: str, kind: str) -> None:
 
 
 def test_cuda_events_are_milliseconds() -> None:
-    device = CudaDevice(DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=1))
+    device = CudaDevice(DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=1), "cuda")
     start = SimpleNamespace(elapsed_time=lambda end: 1.5)
     assert device.elapsed_ns(start, None) == 1_500_000
 

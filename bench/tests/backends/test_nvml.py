@@ -134,6 +134,20 @@ def test_what_nvml_does_not_say_is_absent_with_its_words(monkeypatch: pytest.Mon
     assert source.absent["processes"] == "NVML: Insufficient Permissions"
 
 
+@pytest.mark.parametrize("said", [1, 0, "Not Supported", "Function Not Found", "Unknown Error"])
+def test_a_counter_of_a_module_with_its_cpu_is_not_the_gpus(
+    said: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a GH200: its power is the GPU's, its counter all of the module's."""
+    fake = FakeNvml(broken={"nvmlDeviceGetC2cModeInfoV": said} if isinstance(said, str) else None)
+    fake.nvmlDeviceGetC2cModeInfoV = lambda _: SimpleNamespace(isC2cEnabled=said)
+    source = nvml_source(monkeypatch, fake)
+    reading = source.read()
+    assert reading.power_watts == 698.123
+    assert reading.energy_joules == (None if said == 1 else 123_456.789)
+    assert source.absent == ({"energy": _nvml.MODULE_COUNTER} if said == 1 else {})
+
+
 def test_a_device_that_nvml_has_lost_is_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [n for n in dir(FakeNvml) if n.startswith("nvmlDeviceGet")]
     lost = FakeNvml()

@@ -32,7 +32,7 @@ def module(**functions: Any) -> ModuleType:
 def device(made: ModuleType) -> TorchDevice:
     opened = TorchDevice.__new__(TorchDevice)
     opened.info, opened._type, opened._module = INFO, "some", made
-    opened._scope = "device allocator since its start"
+    opened._scope, opened._graph_type = "device allocator since its start", ""
     return opened
 
 
@@ -299,7 +299,7 @@ def test_switches_for_sums_in_float16_are_recorded(
     import torch
 
     monkeypatch.setattr(cuda, "_nvml_facts", lambda info: {})
-    opened = cuda.CudaDevice(INFO) if kind == "cuda" else rocm.RocmDevice(INFO, "cuda")
+    opened = (cuda.CudaDevice if kind == "cuda" else rocm.RocmDevice)(INFO, "cuda")
     older = {"allow_tf32": False, "allow_bf16_reduced_precision_reduction": True}
     for sums, parts in ((True, False), (False, True)):
         now = {"allow_fp16_accumulation": sums, "allow_fp16_reduced_precision_reduction": parts}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import guide
+from bench import __main__, guide
 from bench.backend import DeviceInfo
 from bench.running import probe
 from bench.tests.conftest import Accelmark
@@ -60,6 +60,29 @@ def test_help_imports_next_to_nothing() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_interruption_before_the_command_looks_is_no_traceback(
+    loaded: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While its modules are loaded, or as it has barely begun."""
+
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "bench.cli":
+                raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.commands.streams.prepare", interrupted)
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "bench.cli", raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert (caught.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 # --- Bad input -----------------------------------------------------------------------------------

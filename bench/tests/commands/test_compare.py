@@ -133,7 +133,7 @@ BAD = {
         "Read it with the version that",
     ],
     "planned.jsonl": ["planned.jsonl, line 1: bert-train bf16", "is planned twice"],
-    "again.jsonl": ["again.jsonl, line 4: launch 0 of bert-train", "again", "not compared"],
+    "again.jsonl": ["again.jsonl, line 4: launch 1 of bert-train", "again", "not compared"],
     "foreign.jsonl": ["nothing in common", "bert-train", "memory-copy", "same suite"],
     "nowhere.jsonl": ["nowhere.jsonl", "there is no such file"],
 }

@@ -14,6 +14,7 @@ from bench import guide
 from bench.errors import ServerError
 from bench.records import digests
 from bench.records.outcome import Measured
+from bench.records.run import MOST_LAUNCHES
 from bench.records.runfile import read
 from bench.serving import export, gate, run, session, verdict
 from bench.serving.cases import LEAST_REQUESTS, ROUNDS, Asks
@@ -219,6 +220,11 @@ def test_a_token_that_a_server_repeats_is_not_in_the_record(
         ),
         (("--concurrency", "4,4"), "each number once"),
         (("--concurrency", "0"), "a whole number from 1 up"),
+        (
+            ("--launches", "1001", "--server-command", "x"),
+            f"--launches 1001: give a whole number from 1 to {MOST_LAUNCHES}",
+        ),
+        (("--seed", "9223372036854775808"), "give a whole number from 0 to 2^63 - 1"),
         (("--rate", "-1"), "a number above 0"),
         (("--rate", "1,,2"), "--rate 1,,2: give a number above 0, or several with commas"),
         (("--requests", "5"), "at least 16 of concurrency 4"),
@@ -270,6 +276,8 @@ def test_export_model_writes_a_folder_and_says_what_it_is(
     assert export.read(Path("out")).digest in said
     code, _, said = accelmark("export-model", "smollm2-135m", "other")
     assert code == 2 and "Did you mean `smollm2-135m-untied`?" in said
+    code, _, said = accelmark("export-model", "tiny-untied", "other", "--seed", str(2**63))
+    assert code == 2 and "give a whole number from 0 to 2^63 - 1" in said
 
 
 def test_help_and_guide_say_how_many_requests_a_load_has(accelmark: Accelmark) -> None:

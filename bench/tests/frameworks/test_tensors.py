@@ -19,8 +19,7 @@ OWN = TorchTensors()
 class ByWords(TorchTensors):
     """torch's tensors, changed as those of a framework that has no way of its own."""
 
-    nudged: Any = Tensors.nudged
-    altered: Any = Tensors.altered
+    flip: Any = Tensors.flip
     turn: Any = Tensors.turn
 
 

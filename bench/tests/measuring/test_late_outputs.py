@@ -50,8 +50,8 @@ class LateTransfer(TransferJob):
         self._device = device
 
     def step(self) -> None:
-        self._target, self._source = next(self._pairs)
-        target, source = self._target, self._source.clone()  # as it is when its turn comes
+        self._output, self._source = next(self._inputs)
+        target, source = self._output, self._source.clone()  # as it is when its turn comes
         self._device.queued.append(lambda: target.copy_(source))
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalogue
-from bench.measuring import in_place, noise
+from bench.frameworks.torch import TorchTensors
+from bench.measuring import noise
 from bench.measuring.witness import Sample
 from bench.precision import PRECISIONS
 from bench.records.proof import Vector
@@ -76,9 +77,9 @@ def test_bits_are_turned_where_no_number_is_taken(dtype: torch.dtype) -> None:
     """Else there is no noise of its own, and the tolerance is that of the precision."""
     held = torch.ones(4, dtype=dtype)
     with NoNumbers():  # type: ignore[no-untyped-call]
-        with in_place.nudged([held], PRECISIONS["bf16"], 0):
+        with TorchTensors().nudged([held], PRECISIONS["bf16"], 0):
             moved = held.float()
-        with in_place.altered(held):
+        with TorchTensors().altered(held):
             other = held.float()
     assert moved.tolist() == ([1 + 2**-7, 1, 1 + 2**-7, 1] if dtype.itemsize == 2 else [1] * 4)
     assert other.tolist() == [-1] * 4 and held.float().tolist() == [1] * 4

@@ -98,9 +98,9 @@ def test_the_twin_is_gone_afterwards() -> None:
 
 def spoil_operands(job: Any) -> None:
     """One head's values are off by a tenth."""
-    first = next(job._operands)
+    first = next(job._inputs)
     first[2].data[:, 0] *= 1.1
-    job._operands = iter([first])
+    job._inputs = iter([first])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
@@ -114,8 +114,8 @@ def test_a_lost_kernel_and_a_lost_copy_are_caught() -> None:
         job._kernels -= 1
 
     def lose_all(job: Any) -> None:
-        target, source = next(job._pairs)
-        job._pairs = iter([(target, torch.zeros_like(source))])
+        target, source = next(job._inputs)
+        job._inputs = iter([(target, torch.zeros_like(source))])
 
     assert not gate_wrong("launch", "queue", "fp32", lose_one).passed
     assert not gate_wrong("launch", "single", "fp32", lose_one).passed
@@ -164,7 +164,7 @@ def test_an_optimizer_that_does_nothing_is_caught(name: str, mode: str, precisio
 def test_values_that_are_not_finite_fail(wrong: float) -> None:
     def spoil(job: Any) -> None:
         for _ in range(16):  # all operands
-            a, _, _ = next(job._operands)
+            a, _, _ = next(job._inputs)
             a[0, 0] = wrong
 
     verdict = gate_wrong("gemm", "matmul", "fp32", spoil)

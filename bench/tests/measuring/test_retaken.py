@@ -26,7 +26,7 @@ def said(name: str, mode: str, late: Late, step_seconds: float = 1e-3, **how: An
     for number in (1, 2, 3):
         job.step()
         watch.after(number)
-    watch._thorough = True  # without its noise, which takes as long as all of this
+    watch.thorough = True  # without its noise, which takes as long as all of this
     late(job)
     watch.before(1, False)
     job.step()
@@ -128,7 +128,7 @@ def test_long_steps_are_few(seconds: float) -> None:
 
 def rolled(job: Any) -> None:
     """No model: each token's logits are those before, a place on."""
-    job.generator.decode = lambda token, index: job._logits.roll(1, -1)
+    job.generator.decode = lambda token, index: job._output.roll(1, -1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -11,7 +11,9 @@ import pytest
 
 from bench.backends.cpu import CpuDevice
 from bench.measuring import messages, serving, serving_gate
+from bench.measuring.blocks import collected
 from bench.measuring.launch import Launch
+from bench.planning.arrivals import load_of
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.run import Settings
@@ -92,13 +94,12 @@ def test_a_replayed_launch_records_each_variant_once(monkeypatch: pytest.MonkeyP
     recorder = FakeRecorder()
     monkeypatch.setattr(CpuDevice, "recorder", lambda device: recorder)
     before: list[int] = []
-    collected = serving._collected
 
-    def noted(serve: Any) -> Any:
+    def noted() -> Any:
         before.append(recorder.recordings)
-        return collected(serve)
+        return collected()
 
-    monkeypatch.setattr(serving, "_collected", noted)
+    monkeypatch.setattr("bench.measuring.serving.collected", noted)
     found = launch(execution="graph", arrival="offline", concurrency=0)
     assert isinstance(found, Measured), found
     assert before == [recorder.recordings]
@@ -108,16 +109,16 @@ def test_the_case_s_load_is_the_one_that_is_served() -> None:
     """Each arrival by its own words; another seed of lengths, another load."""
     rate = msgspec.structs.replace(SMALL, arrival="poisson", concurrency=0, rate=3.0)
     drawn = msgspec.structs.replace(SMALL, length_sigma=0.3)
-    loads = [serving.load_of(x) for x in (SMALL, rate, drawn)]
+    loads = [load_of(x) for x in (SMALL, rate, drawn)]
     assert [load.process for load in loads] == ["closed", "poisson", "closed"]
     assert loads[0].concurrency == 3 and loads[0].tokens == 15 * 6
     again = msgspec.structs.replace(drawn, length_seed=1)
-    assert serving.load_of(again).digest != loads[2].digest == serving.load_of(drawn).digest
+    assert load_of(again).digest != loads[2].digest == load_of(drawn).digest
 
 
 @pytest.mark.parametrize(
     ("module", "name", "stopped"),
-    [(serving, "_collected", True), (serving_gate, "timed_answers", False)],
+    [(serving, "collected", True), (serving_gate, "timed_answers", False)],
 )
 def test_a_machine_that_is_suspended_stops_a_load_and_not_what_comes_after(
     module: Any, name: str, stopped: bool, monkeypatch: pytest.MonkeyPatch

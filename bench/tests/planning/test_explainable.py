@@ -25,7 +25,10 @@ def test_a_suite_or_a_case_of_a_shipped_one(
 
 
 def test_what_is_neither_is_refused() -> None:
-    with pytest.raises(UnknownName, match="no shipped suite and no case"):
-        suite_of("resnet51", None)
+    with pytest.raises(UnknownName, match=r"no case of one\. See"):
+        suite_of("nothing like it", None)
+    for given, near in (("resnet50-trai", "resnet50-train"), ("quik", "quick")):
+        with pytest.raises(UnknownName, match=rf"of one\. Did you mean `{near}`\? See"):
+            suite_of(given, None)
     with pytest.raises(SuiteError, match="no such file"):
         suite_of("mine.toml", None)

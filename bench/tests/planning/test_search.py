@@ -315,6 +315,16 @@ def test_a_search_goes_on_where_it_ended(tmp_path: Path, cut: int) -> None:
     assert again == before
 
 
+@pytest.mark.parametrize("tried", [0, 1, 6])
+def test_a_case_that_is_left_out_is_not_searched(tmp_path: Path, tried: int) -> None:
+    """Nor does a record of which that was done say that it was not reached."""
+    _, whole = play(tmp_path / "whole", SCRIPT)
+    stage, file = play(tmp_path, {}, done=whole.launches[:tried], why="it has no fp8")
+    assert not stage.requests
+    row = only_row(file)
+    assert (row.status, row.reached, row.reason) == ("skipped", True, "it has no fp8")
+
+
 def test_auto_stops_by_the_launches_of_the_best() -> None:
     state = CaseState(tuned_case(batch_size=(1, 2)), Settings(launches="auto"))
     choices: list[Choice] = [{"batch_size": 1}, {"batch_size": 2}]

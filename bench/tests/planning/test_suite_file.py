@@ -113,7 +113,9 @@ def test_a_suite_that_is_wrong(text: str, complaint: str, tmp_path: Path) -> Non
         ("launches = true", ["`launches` must be a whole number or `auto`, not "]),
         ("block_seconds = -1.0", ["block_seconds must be finite and above zero"]),
         ("block_seconds = nan", ["block_seconds must be finite"]),
+        ("target_half_width = 2", ["`target_half_width` is a share below 1, not 2: 0.02 is ±2 %."]),
         ("warmup_seconds = inf", ["warmup_seconds must be finite"]),
+        ("seed = 9223372036854775808", ["seed: a whole number below 2^63"]),
         ('seed = "x"', ['`seed` must be a whole number, not "x".']),
     ],
 )

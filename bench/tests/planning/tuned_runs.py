@@ -101,13 +101,15 @@ def play(
     launches: int = 3,
     done: Sequence[Launch] = (),
     budget_seconds: float | None = None,
+    why: str = "",
 ) -> tuple[Stage, RunFile]:
-    """Runs one tuned case, and reads the record."""
+    """Runs one tuned case, and reads the record. why: it is left out."""
     cases = [case or tuned_case()]
+    left_out = {cases[0].fingerprint: why} if why else {}
     settings = Settings(launches=launches)
     stage, backend = Stage(script), FakeBackend()
     writer = Writer(folder / "run.jsonl")
-    writer.append(make_run(cases, settings=settings))
+    writer.append(make_run(cases, settings=settings, left_out=left_out))
     for launch in done:
         writer.append(launch)
     Session(
@@ -121,6 +123,7 @@ def play(
         budget_seconds,
         clock=lambda: float(len(stage.requests)),
         done=done,
+        left_out=left_out,
     ).run()
     writer.close()
     return stage, read(folder / "run.jsonl")

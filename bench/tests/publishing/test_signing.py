@@ -170,6 +170,20 @@ def test_every_folder_is_verified_whatever_is_wrong_with_those_before(
     assert "results/c: card.txt is not what was published; not signed" in said
 
 
+def test_the_index_among_the_folders_is_passed_over(
+    tmp_path: Path, accelmark: Accelmark, folder: Path
+) -> None:
+    """As `accelmark verify results/*` gives it; alone, or another file, it is no folder."""
+    index, other = tmp_path / publish.INDEX, tmp_path / "notes.txt"
+    for file in (index, other):
+        file.write_text("# Results\n", encoding="utf-8")
+    code, out, _ = accelmark("verify", str(index), str(folder))
+    assert code == 0 and out.count("as published") == 1
+    for given in ([str(index)], [str(folder), str(other)]):
+        code, out, err = accelmark("verify", *given)
+        assert (code, out) == (2, "") and f"{given[-1]}: is no folder" in " ".join(err.split())
+
+
 def test_what_may_not_be_published_is_not_verified(tmp_path: Path) -> None:
     folder = publish.publish(run(), tmp_path, "mine", CARD)
     lines = (folder / "run.jsonl").read_bytes().splitlines(keepends=True)

@@ -68,7 +68,9 @@ def test_damage_is_found_in_a_large_record_too(tmp_path: Path) -> None:
     lines = RUN.read_bytes().splitlines(keepends=True)
     path = tmp_path / "run.jsonl"
     path.write_bytes(b"".join([*lines[:3], lines[2]]))
-    assert "again" in (read(path).damage or "") and len(read(path).launches) == 2
+    damage = read(path).damage or ""
+    assert "launch 2 of " in damage and damage.endswith(" again"), "counted from 1"
+    assert len(read(path).launches) == 2
     path.write_bytes(b"".join([*lines[:3], lines[3][:-5]]))
     assert read(path).cut_short and len(read(path).launches) == 2
 

@@ -101,6 +101,22 @@ def test_a_trace_has_every_call_in_its_order(run: RunFile) -> None:
     ]
 
 
+def test_a_trace_shows_the_account_that_is_the_answer() -> None:
+    """And says of one that is none what it is worth."""
+    kernels = (operator("kernel", "matmul", 100.0),)
+    blind = account(profiled_operators=kernels, step_ns=(200_000_000,))
+    for one, names, said in (
+        (blind, ["kernel"], "profiler, EXPLAINED"),
+        (account(step_ns=(80_000_000,)), ["aten::mm", "aten::add_", "aten::mm"], "order, VOID"),
+        (REFUSED, [], ""),
+    ):
+        trace = json.loads(explained(explained_file(REFUSED, one), "trace", 80, wide=False))
+        events = trace["traceEvents"]
+        assert [event["name"] for event in events if event["ph"] == "X"] == names
+        threads = [event["args"]["name"] for event in events if event["ph"] == "M"]
+        assert len(threads) == bool(names) and all(f"{said})" in one for one in threads)
+
+
 def test_two_runs_beside_each_other() -> None:
     base, other = explained_file(account()), explained_file(account(0.5))
     card = _explained_pairs.card(base, other, explained_pairs(base, other), 80)
@@ -165,6 +181,7 @@ def test_an_old_record_has_no_word_of_it() -> None:
     bare = explained_file()
     text = encoded(bare.run).decode()
     assert "explanations" not in text, "a header says only what is not as ever"
+    assert b"tried" not in encoded(REFUSED), "older versions refuse a field that they do not know"
 
 
 def test_an_unknown_case_says_what_there_is(accelmark: Accelmark) -> None:
@@ -260,3 +277,17 @@ def test_a_remedy_is_judged_beside_all_that_were_measured(times: int, held: bool
     (step,) = (row for row in _flat_explained.rows(run, found) if row["level"] == "step")
     assert [row["helped"] for row in step["tried"]] == [*[held] * times, False, False]
     assert _explained.card(run, found, 80).count("held in one launch") == (times if held else 0)
+
+
+def test_a_remedy_is_shown_though_the_step_is_not_explained() -> None:
+    one = Tried(remedy="x", before_ns=(260,) * 10, after_ns=(200,) * 10)
+    run = explained_file(msgspec.structs.replace(REFUSED, tried=(one,)), REFUSED)
+    found = explain_run(run)
+    (step,) = _flat_explained.rows(run, found)
+    assert [row["helped"] for row in step["tried"]] == [True]
+    assert _explained.card(run, found, 80).splitlines()[3:] == [
+        f"REFUSED: {REFUSED.reason}",
+        "tried x: 0.00026 -> 0.0002 ms, held in one launch",
+    ]
+    run = explained_file(msgspec.structs.replace(REFUSED, tried=(one,)), account())
+    assert "held in one launch" in _explained.card(run, explain_run(run), 80)

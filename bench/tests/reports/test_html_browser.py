@@ -206,6 +206,24 @@ def test_a_ratio_stands_where_its_number_says(show: Show) -> None:
     assert all(x < one for x in slower)
 
 
+@pytest.mark.parametrize("width", [900, 1280])
+def test_the_axis_of_ratios_is_legible(show: Show, width: int) -> None:
+    """Beside long figures too it is wide, and its numbers lie, apart from each other."""
+    slow, fast = a_sweep(0.12), a_sweep(1.6)
+    mixed = make_file(slow.run.plan, [*slow.launches[:15], *fast.launches[15:]])
+    long = ", outputs after the first step differ at equal seeds"
+    page = show(
+        text=render(a_sweep(), mixed).replace("0.120 SLOWER", "0.120 SLOWER" + long), width=width
+    )
+    script = """
+        const plot = document.getElementById('ratio-0');
+        const boxes = [...plot.querySelectorAll('.xtick text')].map(e => e.getBoundingClientRect());
+        return [plot._fullLayout.xaxis._length, boxes.map(b => [b.left, b.right, b.height])]"""
+    length, ticks = page.execute_script(script)
+    assert length > 200 and len(ticks) > 2 and all(height < 18 for *_, height in ticks)
+    assert all(before[1] + 3 < after[0] for before, after in itertools.pairwise(ticks))
+
+
 def test_the_chooser_draws_another_case(show: Show) -> None:
     page = show(read(RUN))
     select = page.find_element("id", "trace-case")

@@ -19,6 +19,7 @@ from bench.errors import UnknownName
 from bench.precision import Precision
 from bench.records import cpu_limits, environment
 from bench.running import probe
+from bench.running.elsewhere import HERE
 from bench.running.probe import Found, choose_of
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -264,7 +265,7 @@ def test_a_third_partys_backend_that_fails_when_asked_spoils_no_other(
 
 def test_the_environment_of_a_probe_is_the_backends() -> None:
     """So that no vendor's plug-in is loaded where another's device is looked for."""
-    child = probe.start("cpu", sys.executable, {}, contextlib.ExitStack())
+    child = probe.start("cpu", HERE, {}, contextlib.ExitStack())
     assert isinstance(child, subprocess.Popen)
     try:
         environ = Path(f"/proc/{child.pid}/environ")

@@ -193,6 +193,7 @@ def here(words: str) -> str:
     """Does what is asked for, and gives it as JSON."""
     import torch
 
+    from bench.measuring.blocks import collected
     from bench.measuring.explaining import in_order, launch, remedies
     from bench.measuring.surroundings import import_libraries
 
@@ -240,7 +241,7 @@ def here(words: str) -> str:
         return clock() - start
 
     pairs = []
-    with in_order.collected():
+    with collected():
         for turn in range(STEPS):
             before = taken(job) if turn % 2 else 0
             with chosen.around():

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from bench.errors import ServerError
 from bench.records.encoding import encoded
 from bench.records.endpoint import Endpoint, Server
 from bench.records.outcome import Failed, Measured, Outcome, Void
 from bench.records.run import Launch
 from bench.records.served import Served, ServedRequest
+from bench.serving import run as serving
 from bench.serving.run import without
+from bench.serving.session import Ask
+from bench.serving.wire import Endpoint as Where
 from bench.tests.served_runs import measured, served
+from bench.tests.serving.values import CASE, MANIFEST
 from bench.tests.values import make_launch, make_measured
 
 HIDDEN = "(not recorded)"
@@ -73,3 +79,24 @@ def test_a_load_that_was_measured_has_requests_too() -> None:
     found = without("sk-1", line(measured(load))).outcome
     assert isinstance(found, Measured) and found.served is not None
     assert found.served.requests[0].failed == f"no {HIDDEN} here"
+
+
+def test_a_load_for_which_this_system_has_no_room_leaves_no_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none(surely: int, perhaps: int) -> None:
+        assert (surely, perhaps) == (4, 4)
+        raise ServerError("no room")
+
+    monkeypatch.setattr(serving, "make_room", none)
+    ask = Ask(
+        endpoint=Where.of("http://127.0.0.1:9"),
+        folder=tmp_path,
+        manifest=MANIFEST,
+        cases=(CASE,),
+        seed=1,
+        fresh_seed=True,
+    )
+    with pytest.raises(ServerError, match="no room"):
+        serving.run(ask, 1, out=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -44,11 +44,20 @@ def test_counters_are_read_as_servers_write_them(
         return text
 
     monkeypatch.setattr(server, "_metrics", metrics)
-    assert asyncio.run(counters(Pool(Endpoint.of("http://127.0.0.1:9")))) == found
+    told = asyncio.run(counters(Pool(Endpoint.of("http://127.0.0.1:9"))))
+    assert told == found._replace(shown=bool(text))
     assert Counters(10.0, None).since(Counters(4.0, 1.0)) == Counters(6.0, None)
     # A gauge is no sum: it may rest at what it was.
     assert Counters(accepted=3.1).since(Counters(accepted=3.1)).accepted == 3.1
     assert Counters(accepted=0.0).since(Counters()).accepted == 0.0
+
+
+def test_a_counter_that_is_first_shown_with_its_first_count_began_at_nothing() -> None:
+    """As SGLang's, which has labels; where nothing was shown before, nobody knows."""
+    counted = Counters(40960.0, 7.0, shown=True)
+    assert counted.since(Counters(shown=True))[:2] == (40960.0, 7.0)
+    assert counted.since(Counters())[:2] == (None, None)
+    assert Counters(shown=True).since(Counters(shown=True))[:2] == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +112,55 @@ def test_settings_are_what_names_nobody() -> None:
     said = str(found)
     assert all(word not in said for word in ("alice", "sk-1", "10.1.2.3", "nested"))
     assert found.keys().isdisjoint({"api_key", "host", "admin_token", "model.created"})
+
+
+LAUNCHED = "/opt/venv/bin/sglang --model-path /srv/weights {} --tp-size 8"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        LAUNCHED.format("--admin-api-key sk-abc123"),
+        LAUNCHED.format("--ssl-keyfile-password=sk-abc123 abc123"),
+        LAUNCHED.format("-H Authorization: Bearer sk-abc123"),
+        LAUNCHED.format('--json-model-override-args {"api_key": "sk-abc123", "x": 1}'),
+        LAUNCHED.format("--url http://me:sk-abc123@node/v1"),
+        # Of the client's own no name need stand before it; nor may its beginning be left.
+        LAUNCHED.format(f"--note {'x' * 136} -m mine-abc123"),
+    ],
+)
+def test_no_secret_stands_in_a_setting(value: str) -> None:
+    said = settings({"launch_command": value, "speculative_config": value}, "mine-abc123")
+    assert len(said) == 2 and "abc" not in str(said) and "mine" not in str(said)
+    assert said["launch_command"].endswith("--tp-size 8") or "xxx" in value
+
+
+def test_a_setting_without_a_secret_stands_as_it_was_said() -> None:
+    said = {"config": '{"method":  "ngram", "num_speculative_tokens": -3} --x', "a": "b -\tc"}
+    assert settings(said) == said
+
+
+def test_counts_and_modes_of_tokens_are_settings() -> None:
+    said = {"max_total_tokens": 4096, "tokenizer_mode": "slow", "long_prefill_token_threshold": "5"}
+    secret = ("hf_token", "apiKey", "ssl_keyfile_password", "admin_api_key", "auth_token_value")
+    assert settings({**said, **dict.fromkeys(secret, "x")}).keys() == said.keys()
+
+
+def test_all_settings_of_a_server_are_kept_or_said_to_be_left_out() -> None:
+    """SGLang shows 325."""
+    said = settings({f"a{n:04}": n for n in range(1000)})
+    assert len(said) == 1000 and said["a0999"] == "999"
+    many = settings({f"a{n:04}": n for n in range(2500)})
+    assert len(many) == 2001 and many["left out"] == "500"
+
+
+def test_no_secret_stands_in_what_a_server_wrote() -> None:
+    wrote = "args: {'api_key': ['sk-abc123'], 'port': 1}\nout of memory"
+    process = server.Process(shlex.join(["echo", wrote]))
+    process._child.wait(10)
+    said = process.tail
+    process.stop()
+    assert "api_key" in said and "abc123" not in said and said.endswith("out of memory")
 
 
 @pytest.mark.parametrize(

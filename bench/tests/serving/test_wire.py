@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
 from bench.errors import ServerError
+from bench.serving import cases
 from bench.serving.framing import Broken, Framing, head_of
-from bench.serving.wire import Endpoint, Pool
+from bench.serving.wire import Endpoint, Pool, make_room
 from bench.tests.serving.mock import Manners, Mock
+from bench.tests.serving.values import MANIFEST, asks
 
 CHUNKED = {"transfer-encoding": "chunked"}
 
@@ -175,3 +179,58 @@ def test_a_server_that_is_not_there_says_so() -> None:
 
     with pytest.raises(Broken, match="no connection"):
         asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "room", "then"),
+    [
+        (1024, 4096, (2000, 2000), 2064),
+        (1024, 4096, (1, 5000), 4096),
+        (1024, -1, (5000, 5000), 5064),
+        (-1, -1, (5000, 5000), -1),
+        (4096, 4096, (2000, 2000), 4096),
+        # As macOS, whose limit is not said to be one.
+        (256, -1, (1, 20_000), 256),
+        (256, 300, (1, 20_000), 300),
+    ],
+)
+def test_as_many_connections_as_a_load_needs_are_allowed(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: tuple[int, int], then: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    now = [(soft, hard)]
+
+    def limit(kind: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] > 10_240:
+            raise ValueError("current limit exceeds maximum limit")
+        now.append(wanted)
+
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", limit)
+    make_room(*room)
+    assert now[-1] == (then, hard)
+    needs = "20000 requests in flight need 20064 open files; this system allows"
+    if soft > 0:
+        with pytest.raises(ServerError, match=needs):
+            make_room(20_000, 20_000)
+
+
+def test_requests_at_random_need_not_be_in_flight_together() -> None:
+    loads = cases.cases(asks(rates=(5.0,), offline=True, requests=60), MANIFEST)
+    assert [cases.in_flight(one) for one in loads] == [(4, 4), (1, 60), (60, 60)]
+
+
+def test_that_this_client_may_open_no_more_files_is_not_said_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(*given: object, **also: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def connected() -> None:
+        pool = Pool(Endpoint.of("http://127.0.0.1:9"))
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", none_left)
+        await pool.connection()
+
+    with pytest.raises(Broken, match=r"this client may open no more files; raise ulimit -n"):
+        asyncio.run(connected())

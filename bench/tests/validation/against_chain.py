@@ -100,7 +100,7 @@ def chain_of(
     query = drawn(batch * keys, 1, config.num_attention_heads // keys, config.head_dim)
     joined = drawn(batch, config.num_attention_heads * config.head_dim)
     steps: list[tuple[list[tuple[Tensor, Tensor]], Any, Tensor]] = []
-    for layer, held in zip(library.model.layers, generator.kept, strict=True):
+    for layer, held in zip(library.model.layers, generator._cache.layers, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         read = (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj)
         products = [(hidden, matrix) for matrix in read]

@@ -44,7 +44,7 @@ def kernels_of(job: DecodeJob) -> Callable[[Tensor], None]:
     turned = ones(batch * (heads + kept), 2, width // 2)
     cosines, none = ones(2, width // 2), ones(2, 1) - 1
     new = ones(2, batch, kept, 1, width)
-    last = torch.tensor([job.generator.kept[0].keys.shape[2] - 1])
+    last = torch.tensor([job.generator._cache.layers[0].keys.shape[2] - 1])
     gate, up = ones(batch, config.intermediate_size), ones(batch, config.intermediate_size)
 
     def beside(both: Tensor) -> None:

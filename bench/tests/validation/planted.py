@@ -72,7 +72,7 @@ def _first(result: Any) -> Any:
 
 
 def _rotation(job: Any) -> Any:
-    names = ("_inputs", "_batches", "_prompts", "_windows", "_operands", "_pairs")
+    names = ("_inputs", "_batches")
     found = next((getattr(job, name) for name in names if hasattr(job, name)), None)
     return _need(found if hasattr(found, "items") else None)
 
@@ -106,7 +106,7 @@ def another_input(job: Any) -> None:
 
 def half_a_batch(job: Any) -> None:
     """The first half of each input twice, in its place."""
-    from bench.workloads._jobs import leaves
+    from bench.workloads._rotation import leaves
 
     halved = False
     for item in _rotation(job).items:

@@ -23,7 +23,7 @@ def test_gemm_multiplies_and_rotates_through_more_than_a_cache() -> None:
         job.step()
         outputs.add(job._output.data_ptr())
     assert len(outputs) == 16
-    a, b, c = next(job._operands)
+    a, b, c = next(job._inputs)
     assert torch.equal(c, a @ b)
     assert (a.shape, b.shape) == ((5, 3), (3, 7))
 
@@ -41,15 +41,15 @@ def test_memory_does_what_stream_does(mode: str, arrays: int) -> None:
     b, *c = job._sources
     expected = {"copy": b, "scale": 3.0 * b, "triad": b + 3.0 * c[0] if c else None}[mode]
     job.step()
-    assert torch.allclose(job._target, expected)
+    assert torch.allclose(job._output, expected)
     work = WORKLOADS["memory"].work(mode, small("memory", mode, size_bytes=64), FP32)
     assert (work.items, work.moved_bytes, work.flop) == (arrays * 64, arrays * 64, None)
-    assert job._target.numel() * 4 == 64
+    assert job._output.numel() * 4 == 64
 
 
 def test_attention_is_what_torch_defines_and_so_are_its_gradients() -> None:
     job: Any = build("attention", "forward-backward", site())
-    query, key, value, gradient = (t.detach() for t in next(job._operands))
+    query, key, value, gradient = (t.detach() for t in next(job._inputs))
     again = iter(
         [
             tuple(
@@ -57,7 +57,7 @@ def test_attention_is_what_torch_defines_and_so_are_its_gradients() -> None:
             )
         ]
     )
-    job._operands = again
+    job._inputs = again
     job.step()
     query, key, value = (t.clone().requires_grad_() for t in (query, key, value))
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -106,7 +106,7 @@ def test_launch_queues_as_many_kernels_as_it_counts() -> None:
 def test_a_transfer_arrives_and_overwrites_what_was_there() -> None:
     for mode in ("to-device", "to-host"):
         job: Any = build("transfer", mode, site(), size_bytes=64)
-        pairs = [next(job._pairs) for _ in range(4)]
+        pairs = [next(job._inputs) for _ in range(4)]
         assert len({target.data_ptr() for target, _ in pairs}) == 4
         for target, source in pairs:
             assert target.data_ptr() != source.data_ptr()

@@ -99,13 +99,17 @@ def _added(parts: list[Tensor]) -> Tensor:
     return total
 
 
-def verdict(ranks: list[Layout], dtype: torch.dtype, fault: str = "", at: int = 0) -> str:
-    """The complaint over all ranks, each repetition exchanged between them."""
+def verdict(
+    ranks: list[Layout], dtype: torch.dtype, fault: str = "", at: int = 0, first: int = 0
+) -> str:
+    """The complaint over all ranks, each repetition exchanged between them.
+
+    first: salt of the first one."""
     library = Library(ranks, dtype, fault, at)
     proofs = [Proof(one, dtype) for one in ranks]
     nothing = (0,) * len(ranks)
     seen = [Seen(0, 0, 0, nothing) for _ in ranks]
-    for salt in range(proofs[0].passes):
+    for salt in range(first, first + proofs[0].passes):
         for proof, given in zip(proofs, library.given, strict=True):
             proof.fill(given, salt)
         library.run()
@@ -150,6 +154,19 @@ def test_a_spoilt_rank_is_named(mode: str, ranks: int, fault: str) -> None:
         else:
             assert f"only rank {at} has it wrong" in said, said
         assert said.startswith("x: ") and "elements are wrong, on rank" in said
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", [34_000_000, 2**63])
+def test_any_seed_has_operands_that_are_proved(mode: str, seed: int) -> None:
+    """Each a thousand repetitions further on: beyond what an int64 holds."""
+    import torch
+
+    first = 10_000 + seed * 1_000
+    assert verdict(layouts(mode, 3, 480, 2), torch.bfloat16, first=first) == ""
+    giver = 0 if mode == "broadcast" else 2
+    said = verdict(layouts(mode, 3, 480, 2), torch.bfloat16, "lost", giver, first)
+    assert said.endswith((f"what rank {giver} gave to it is wrong", f"in what rank {giver} sent"))
 
 
 @pytest.mark.parametrize("mode", ["dispatch", "combine"])

@@ -67,14 +67,14 @@ def decode(precision: str = "fp32", **given: Any) -> Any:
 def test_decode_keeps_a_window_and_gives_what_the_full_forward_gives(prompt: int) -> None:
     """From within the first window, and from beyond the second; and once more, from the prompt."""
     job = decode(prompt_length=prompt)
-    kept = [tuple(held.keys.shape) for held in job.generator.kept]
+    kept = [tuple(held.keys.shape) for held in job.generator._cache.layers]
     assert kept == [(2, 2, 8 + 8, 16), (2, 2, prompt + 20 + 8, 16)]
     for _ in range(2):
         text = torch.cat((job.prompt, job.first_token), dim=1)
         for _ in range(20):
             job.step()
             text = torch.cat((text, job.token), dim=1)
-            found = job._logits
+            found = job._output
         with torch.inference_mode():
             expected = model_of(job)(input_ids=text[:, :-1], use_cache=False).logits
         torch.testing.assert_close(found, expected[:, -1:], rtol=1e-4, atol=1e-4)
@@ -89,7 +89,7 @@ def test_decode_by_a_place_on_the_device_is_the_same() -> None:
             place = torch.tensor([index])
             found = other.generator.decode_at(other.token, place)
             other.token = found.argmax(-1)
-            assert torch.equal(found, job._logits)
+            assert torch.equal(found, job._output)
 
 
 def test_where_tokens_go_is_seen_and_other_weights_are() -> None:

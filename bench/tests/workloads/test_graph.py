@@ -14,7 +14,6 @@ from bench import catalogue
 from bench.backends import _graphs
 from bench.backends.cpu import CpuDevice
 from bench.measuring import messages, numerics
-from bench.measuring.in_place import turn
 from bench.measuring.launch import Launch
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Skipped
@@ -54,8 +53,8 @@ def test_replayed_decode_picks_the_tokens_of_eager_decode(name: str, model: str)
         eager.step()
         replayed.step()
         assert torch.equal(replayed.token, eager.token)
-        torch.testing.assert_close(replayed._logits, eager._logits)
-        seen.append(replayed._logits.clone())
+        torch.testing.assert_close(replayed._output, eager._output)
+        seen.append(replayed._output.clone())
     assert not torch.equal(seen[0], seen[1]), "the place in the window moves on"
     assert torch.equal(seen[0], seen[5]) and torch.equal(seen[1], seen[11])
     assert (recorder.recordings, recorder.replays) == (1, 12)
@@ -86,10 +85,10 @@ def test_a_replayed_answer_is_that_of_the_step(name: str, mode: str) -> None:
         seen.append(replayed.outputs()["output"][0].clone())
         torch.testing.assert_close(seen[-1], eager.outputs()["output"][0])
     assert not torch.equal(seen[1], seen[2]), "each input is another"
-    turn(replayed.inputs()[0])
+    catalogue.framework("torch").tensors.turn(replayed.inputs()[0])
     assert replayed.again()
     assert not torch.equal(replayed.outputs()["output"][0], seen[2])
-    turn(replayed.inputs()[0])
+    catalogue.framework("torch").tensors.turn(replayed.inputs()[0])
     replayed.again()
     torch.testing.assert_close(replayed.outputs()["output"][0], seen[2])
     assert (recorder.recordings, recorder.replays) == (1, 5)

@@ -218,7 +218,7 @@ def test_qwen3_decodes_what_the_full_forward_gives(model: str) -> None:
     for _ in range(6):
         job.step()
         expected = full_forward(model_of(job), text)[:, -1:]
-        torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(job._output, expected, rtol=1e-4, atol=1e-5)
         text = torch.cat((text, job.token), dim=1)
 
 
@@ -263,7 +263,7 @@ def test_deepseek_decodes_from_latents_what_the_full_forward_gives(name: str) ->
         for _ in range(5):
             job.step()
             expected = full_forward(model_of(job), text)[:, -1:]
-            torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(job._output, expected, rtol=1e-4, atol=1e-5)
             text = torch.cat((text, job.token), dim=1)
 
 
@@ -282,11 +282,11 @@ def full_forward(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 def test_prefill_is_the_full_forward_every_time() -> None:
     job: Any = build("llama", "prefill", site(), batch_size=2, prompt_length=9)
-    prompts = [next(job._prompts) for _ in range(4)]
+    prompts = [next(job._inputs) for _ in range(4)]
     for prompt in prompts * 2:
         job.step()
         expected = full_forward(model_of(job), prompt)[:, -1:]
-        torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(job._output, expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(job.token, expected.argmax(-1))
 
 
@@ -301,7 +301,7 @@ def test_decode_is_greedy_and_agrees_with_the_full_forward() -> None:
         for _ in range(5):
             job.step()
             expected = full_forward(model_of(job), text)[:, -1:]
-            torch.testing.assert_close(job._logits, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(job._output, expected, rtol=1e-4, atol=1e-5)
             text = torch.cat((text, expected.argmax(-1)), dim=1)
 
 
@@ -337,7 +337,7 @@ def test_loss_is_computed_in_float32_at_least() -> None:
 def test_whisper_is_greedy_agrees_with_the_full_forward_and_starts_over_each_step() -> None:
     job: Any = build("whisper", "infer", site(), batch_size=2, new_tokens=5)
     model: Any = model_of(job)
-    windows = [next(job._windows) for _ in range(4)]
+    windows = [next(job._inputs) for _ in range(4)]
     for window in windows * 2:
         job.step()
         text = job._forced[:, :1]
@@ -347,15 +347,15 @@ def test_whisper_is_greedy_agrees_with_the_full_forward_and_starts_over_each_ste
                     input_features=window, decoder_input_ids=text, use_cache=False
                 ).logits[:, -1:]
             text = torch.cat((text, logits.argmax(-1)), dim=1)
-        torch.testing.assert_close(job._logits, logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(job._output, logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_whisper_probe_feeds_fixed_tokens_and_hears_the_whole_window() -> None:
     jobs: list[Any] = [build("whisper", "infer", site()) for _ in range(3)]
     jobs[1]._forced = (jobs[1]._forced + torch.tensor([0, 1, 0, 0])) % 4096
-    late = next(jobs[2]._windows).clone()
+    late = next(jobs[2]._inputs).clone()
     late[..., -2:] = 0.0
-    jobs[2]._windows = itertools.repeat(late)
+    jobs[2]._inputs = itertools.repeat(late)
     logits, others, deaf = (job.probe()["logits"] for job in jobs)
     assert logits.shape == (1, 4, 4096)
     assert torch.equal(logits[:, 0], others[:, 0])

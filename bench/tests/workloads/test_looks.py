@@ -244,7 +244,7 @@ def test_additions_that_are_left_out_later(
 
 def test_many_additions_are_counted() -> None:
     job: Any = build("launch", "queue", site(), kernels=100_000)
-    job._total.fill_(1e30)
+    job._output.fill_(1e30)
     assert told(job) == ""
 
 

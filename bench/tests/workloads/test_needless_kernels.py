@@ -191,7 +191,7 @@ def test_a_compiled_product_is_one_kernel_and_not_copied() -> None:
     with patched:
         _, (code,) = run_and_get_code(job.step)
     torch._dynamo.reset()
-    a, b, *_ = job._operands.last
+    a, b, *_ = job._inputs.last
     torch.testing.assert_close(job._output, a @ b)
     assert code.count("extern_kernels.mm(") == 1
     assert "cpp_fused" not in code

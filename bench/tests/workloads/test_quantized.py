@@ -320,8 +320,8 @@ def test_a_wrong_scale_of_a_product_is_caught() -> None:
     def rescaled(mode: str, parameters: Any, where: Any) -> Any:
         job: Any = gemm.WORKLOAD.build(mode, parameters, where)
         if where.precision.name == "fp8":
-            a, b, a_scale, b_scale, output = next(job._operands)
-            job._operands = iter([(a, b, a_scale * 1.02, b_scale, output)])
+            a, b, a_scale, b_scale, output = next(job._inputs)
+            job._inputs = iter([(a, b, a_scale * 1.02, b_scale, output)])
         return job
 
     parameters: Any = gemm.MatmulParameters(shape="64x64x64")

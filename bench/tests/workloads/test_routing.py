@@ -71,7 +71,7 @@ def test_bytes_are_those_of_the_experts_that_were_hit(name: str, model: str) -> 
         elif path.endswith("embed_tokens.weight"):  # a row for each token; tied it is read as well
             tied = library.config.tie_word_embeddings  # type: ignore[union-attr]
             elements += 2 * p.shape[1] - (0 if tied else p.numel())
-    held = [x for layer in job.generator.kept for x in layer[:2]]
+    held = [x for layer in job.generator._cache.layers for x in layer[:2]]
     seen = parameters.context + 1
     elements += round(sum(x.numel() / x.shape[2] for x in held) * seen)
     assert found.moved_bytes == 4 * elements

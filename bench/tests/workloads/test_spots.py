@@ -230,8 +230,8 @@ def test_a_transfer_of_a_part_is_void(mode: str, monkeypatch: pytest.MonkeyPatch
     assert told(workload, mode, given, "fp32") == ""
 
     def step(job: Any) -> None:
-        job._target, job._source = next(job._pairs)
-        job._target[:-1].copy_(job._source[:-1])
+        job._output, job._source = next(job._inputs)
+        job._output[:-1].copy_(job._source[:-1])
 
     monkeypatch.setattr(TransferJob, "step", step)
     found = told(workload, mode, given, "fp32")

@@ -70,6 +70,23 @@ def test_a_linear_backward_is_as_much_for_each_gradient(mask: tuple[bool, ...]) 
     assert flop(ATEN.linear_backward.default, args, None) == 2 * 8 * 64 * 32 * sum(mask[:2])
 
 
+@pytest.mark.parametrize("mask", [(True, True, True), (True, False, True), (False, True, False)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_each_gradient_of_a_convolution_is_as_much_as_the_convolution(
+    groups: int, transposed: bool, mask: tuple[bool, ...]
+) -> None:
+    """A group's outputs are made of its own channels, and its weights' gradients too."""
+    x, weight = empty(2, 32, 8, 8), empty(32, 32 // groups, 3, 3)
+    how = ([2, 2], [1, 1], [1, 1], transposed, [0, 0], groups)
+    y = ATEN.convolution(x, weight, None, *how)
+    once = 2 * 2 * (64 if transposed else 16) * 32 * (32 // groups) * 9
+    assert flop(ATEN.convolution.default, (x, weight, None, *how), y) == once
+    args = (y.clone(), x, weight, [32], *how, mask)
+    found = flop(ATEN.convolution_backward.default, args, ATEN.convolution_backward(*args))
+    assert found == once * sum(mask[:2])
+
+
 @pytest.mark.parametrize("mask", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
 @pytest.mark.parametrize("kind", ["linear", "convolution", "layer norm"])
 def test_gradients_that_are_not_asked_for_move_nothing(kind: str, mask: tuple[int, ...]) -> None:
@@ -172,6 +189,28 @@ def test_what_tells_a_shape_only_is_not_read(
     packet = getattr(ATEN, name)
     func = packet.float if name == "bernoulli_" else packet.default
     assert moved(func, *args, out=func(*args)) == (read, written)
+
+
+@pytest.mark.parametrize("name", ["_embedding_bag", "_embedding_bag_forward_only"])
+def test_of_a_table_whose_rows_are_summed_those_that_are_looked_up_are_read(name: str) -> None:
+    """Five of 64, in two bags."""
+    table, at, begins = torch.ones(64, 16), torch.tensor([3, 1, 3, 5, 9]), torch.tensor([0, 2])
+    func = getattr(ATEN, name).default
+    out = func(table, at, begins)
+    read, written = moved(func, table, at, begins, out=out)
+    assert read == 5 * 16 * 4 + 5 * 8 + 2 * 8
+    assert written == sum(one.nbytes for one in out)
+
+
+def test_of_gradients_of_bags_a_dense_table_is_written_and_none_is_read() -> None:
+    table, at, bag = empty(64, 16), empty(5, dtype=torch.int64), empty(2, dtype=torch.int64)
+    bags, of = empty(2, 16), at.clone()
+    func = ATEN._embedding_bag_dense_backward.default
+    found = moved(func, bags, at, of, bag, bag, 64, False, 0, None, out=table)
+    assert found == (2 * 16 * 4 + 2 * 5 * 8 + 2 * 8, 64 * 16 * 4)
+    func, weights = ATEN._embedding_bag_per_sample_weights_backward.default, empty(5)
+    found = moved(func, bags, table, at, bag, of, 0, out=weights)
+    assert found == (2 * 16 * 4 + 5 * 16 * 4 + 2 * 5 * 8 + 2 * 8, 5 * 4)
 
 
 def test_lists_of_tensors_are_overwritten_without_being_read() -> None:

@@ -14,7 +14,7 @@ from bench.measuring.explaining import ceilings, kernels, launch, profiled, rota
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
-from bench.records.explained import Explained, Unexplained
+from bench.records.explained import Explained, Tried, Unexplained
 from bench.records.outcome import Memory
 from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob, nobody_looks
@@ -146,6 +146,37 @@ def test_operands_rotate_through_more_than_a_cache(monkeypatch: pytest.MonkeyPat
     seen.clear()
     assert rotated.row_of(tape, call, Stopwatch(Accelerator(), CLOCK), 3 * size).hot
     assert len(set(seen)) == 1, "half of what is left holds one set of operands"
+
+
+def test_of_a_large_table_it_is_what_is_touched_that_rotates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight rows of 1024; and a part of a cache. Each storage is larger than all that rotates."""
+    monkeypatch.setattr(rotated, "SMALL_BYTES", 1)
+    table, rows, keys = torch.ones(1024, 32), torch.arange(8), torch.ones(1024, 8)[-64:]
+
+    def step() -> None:
+        torch.nn.functional.embedding(rows, table)
+        torch.relu(keys)
+        torch.ops.aten.mul_(keys, 2)
+
+    tape, seen = recorded(step, "cpu"), set[int]()
+    for name, touched in (("embedding", 8 * 32 * 4 + 8 * 8), ("relu", 64 * 32), ("mul_", 64 * 32)):
+        made = next(call for call in tape.calls if call.name == f"aten::{name}")
+
+        def watched(*args: Any, func: Any = made.func) -> torch.Tensor:
+            seen.add(args[0].data_ptr())
+            result: torch.Tensor = func(*args)
+            return result
+
+        for free, hot in ((256 << 10, True), (64 << 20, False), (None, True)):
+            seen.clear()
+            call = made._replace(func=watched)
+            row = rotated.row_of(tape, call, Stopwatch(Accelerator(), CLOCK), free)
+            assert row.hot is hot, (name, free)
+            assert (len(seen) * touched >= rotated.ROTATE_BYTES) is not hot, (name, free)
+    monkeypatch.setattr(rotated, "SMALL_BYTES", 1 << 20)
+    assert not rotated.row_of(tape, call, Stopwatch(Accelerator(), CLOCK), 256 << 10).hot
 
 
 class Sums(SmallJob):
@@ -280,9 +311,24 @@ def test_where_one_step_has_many_more_kernels_the_usual_one_lacks_them(
 
 
 def test_the_host_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*_: object, watcher: object, batch: int | None) -> Unexplained:
-        return Unexplained(reason=type(watcher).__name__)
+    def asked(*_: object, disturbed: Any, batch: int | None) -> Unexplained:
+        return Unexplained(reason=type(disturbed.__self__).__name__)
 
     monkeypatch.setattr(rotated, "explained", asked)
     found = launch.account(SmallJob(), Accelerator(), make_case(), 1)
     assert found == Unexplained(reason="Host")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_remedies_that_were_measured_are_kept_where_the_step_is_not_explained(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    def refused(*_: object, **__: object) -> Unexplained:
+        if fails:
+            raise RuntimeError("boom")
+        return Unexplained(reason="too large")
+
+    monkeypatch.setattr(rotated, "explained", refused)
+    tried = Tried(remedy="x", before_ns=(2,), after_ns=(1,))
+    found = launch.account(SmallJob(), Accelerator(), make_case(), 1, lambda _: (tried,))
+    assert isinstance(found, Unexplained) and found.tried == (tried,)
