@@ -23,6 +23,7 @@ from bench.judging.served import (
     ServingCurve,
     best_within,
     density,
+    in_doubt,
     keeps,
     serving_curves,
     unsteady,
@@ -57,26 +58,20 @@ def compare_at_tpot(
             code=Code.NOTHING_IN_COMMON,
         )
     level = level_of(sides)
-    chosen = [
-        (best_within(mine[k].points, tpot_seconds), best_within(theirs[k].points, tpot_seconds))
-        for k in common
-    ]
     judged = [
-        _judged(sides, (mine[key], theirs[key]), pair, tpot_seconds, level, prices)
-        for key, pair in zip(common, chosen, strict=True)
+        _judged(sides, (mine[key], theirs[key]), tpot_seconds, level, prices) for key in common
     ]
-    return concluded(sides, level, chosen, judged)
+    return concluded(sides, level, [(case.base, case.other) for case in judged], judged)
 
 
 def _judged(
     sides: tuple[Side, Side],
     curves: tuple[ServingCurve, ServingCurve],
-    pair: tuple[Row | None, Row | None],
     tpot_seconds: float,
     level: float,
     prices: Prices | None,
 ) -> CaseComparison:
-    base, other = pair
+    base, other = (best_within(curve.points, tpot_seconds) for curve in curves)
     found = CaseComparison(
         case=curves[0].case,
         base=base,
@@ -87,13 +82,14 @@ def _judged(
     limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
         Reason(code, _lacking(who, curve, limit))
-        for (who, code), row, curve in zip(SIDES, pair, curves, strict=True)
+        for (who, code), row, curve in zip(SIDES, (base, other), curves, strict=True)
         if row is None
     ]
     if base is None or other is None:
         return msgspec.structs.replace(found, because=tuple(lacking))
     because = (
         *_untried(curves, (base, other), tpot_seconds),
+        *_by_luck(curves, (base, other), tpot_seconds),
         *dict.fromkeys(_drawn_otherwise(*curves)),
         *timed_otherwise(sides, base, other),
         *unfit(sides, base, other),
@@ -152,6 +148,23 @@ def _untried(
                 f"the {who} {_was(own[min(own)]) if own else most} and was not measured "
                 f"at {_load(there[min(there)])}, as the other side was: measure both at both",
             )
+
+
+def _by_luck(
+    curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row], tpot_seconds: float
+) -> Iterator[Reason]:
+    """Why two unlike loads may be those of luck: the launches leave open whether a side's, or one
+    that gives more, keeps the limit."""
+    for (who, _), curve, mine in zip(SIDES, curves, best, strict=True):
+        for row in curve.points if density(best[0]) != density(best[1]) else ():
+            tpot = "" if unsteady(row) else in_doubt(row, tpot_seconds)
+            if tpot and (row.throughput or 0) >= (mine.throughput or 0):
+                yield Reason(
+                    Code.LIMIT_IN_DOUBT,
+                    f"the {who} has a median TPOT of {tpot} at {_load(row)}: whether it keeps "
+                    f"{tpot_seconds * 1e3:g} ms is not known; measure more launches, or ask "
+                    "another limit",
+                )
 
 
 def _disturbed(row: Row) -> bool:

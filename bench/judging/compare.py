@@ -6,11 +6,12 @@ the same verdicts whoever reads them.
 Source of the test: Welch, "The generalization of Student's problem when several different
 population variances are involved", Biometrika 34 (1947), on logarithms of launches' throughputs.
 
-Runs with `launches = "auto"` are judged at 98 % instead of 95 %. They stop when their spread looks
-small, at 5, 10 or 20 launches, so that spread is too small on average: at 95 %, two runs of equal
-speed were told apart in up to 8.9 % of cases, at 98 % in up to 4.6 % (simulated;
-`python -m bench.tests.scripts.truth`). Of two such runs that stopped at different numbers, a drift
-of the machines over the session counts as a difference; `accelmark ab` stops both sides together.
+Runs with `launches = "auto"` have intervals of 98 % instead of 95 %. They stop when their spread
+looks small, at 5, 10 or 20 launches, so that spread is too small on average, and the smaller a p,
+the more: it counts tenfold. At p < 0.02 instead of 0.005 two equal runs were told apart in 4 % of
+single cases, and in 8 % of suites of eight (simulated; `python -m bench.tests.scripts.truth`). Of
+two such runs that stopped at different numbers, a drift of the machines over the session counts as
+a difference; `accelmark ab` stops both sides together.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bench import stats
 from bench.errors import ComparisonError, RecordError
 from bench.judging.comparability import incomparable
 from bench.judging.comparison import CaseComparison, Comparison
-from bench.judging.configured import configured
+from bench.judging.configured import configured, in_turns
 from bench.judging.cycles import BY_ITS_CLOCK, per_cycle
 from bench.judging.differences import Difference, differences
 from bench.judging.equal_work import equal_work
@@ -35,14 +36,18 @@ from bench.judging.row import UNDISTURBED, Row
 from bench.judging.side import Side
 from bench.judging.split import split
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
+from bench.judging.tracks import by_choice
 from bench.judging.verdicts import ITS_THROUGHPUT, enough, preliminary, with_verdicts
 from bench.planning.shapes import is_matmul_ceiling
+from bench.records.case import Case
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 
 Paired = Sequence[tuple[Row | None, Row | None]]
+APART, IN_TURNS = 10.0, 2.5
+"""What p counts for, where launches ended at a look: of two runs, and of the sides of one `ab`."""
 WITNESS_TOLERANCE = 0.10
-"""Relative difference of first-step outputs, equal seeds, above which a remark is made."""
+"""Of `witness_gap`, above which a remark is made."""
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +125,8 @@ def concluded(
     """Gives ranked cases their verdicts, over all together, and says in what the runs differ."""
     base, other = (side.file for side in sides)
     differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
-    cases = tuple(with_verdicts(judged, 1 - level))
+    looks = IN_TURNS if in_turns(base.run, other.run) else APART
+    cases = tuple(with_verdicts(judged, looks if level > stats.FIXED_LEVEL else 1.0))
     clocks = [
         c.label for c in cases if c.clock_remark == BY_ITS_CLOCK and is_matmul_ceiling(c.case)
     ]
@@ -184,7 +190,7 @@ def _judge(
         # Other batches have other inputs: their outputs differ by rights.
         witness_gap=None
         if (same_work is not None and same_work.proved) or base.choice != other.choice
-        else witness_gap(sides[0].measured(base), sides[1].measured(other)),
+        else witness_gap(base.case, sides[0].measured(base), sides[1].measured(other)),
     )
 
 
@@ -207,16 +213,18 @@ def with_ratio(
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
     verdict, because = preliminary(base, other, welch is not None, at_given_rate)
     ratio, count = other.throughput / base.throughput, other.case.devices / base.case.devices
+    chance = by_choice(*((base, other) if ratio > 1 else (other, base))) if welch else 0.0
+    joule_ratio, joule_interval = _per_joule(base, other, level)
     return msgspec.structs.replace(
         found,
         verdict=verdict,
         because=because,
         ratio=ratio,
         interval=welch.ratio if welch else None,
-        p_value=welch.p_value if welch and verdict == "UNDECIDED" else None,
+        p_value=max(welch.p_value, chance) if welch and verdict == "UNDECIDED" else None,
         per_cycle=per_cycle(sides, base, other, level) if welch else None,
-        joule_ratio=_joule_ratio(base, other),
-        joule_interval=_joule_interval(base, other, level),
+        joule_ratio=joule_ratio,
+        joule_interval=joule_interval,
         price_ratio=None if prices is None else ratio / count * prices.base / prices.other,
     )
 
@@ -228,34 +236,28 @@ def no_counterpart(in_other: bool) -> Reason:
     return Reason(Code.NOT_IN_BASE, "no such case in the base run")
 
 
-def _joule_ratio(base: Row, other: Row) -> float | None:
-    """Items per joule; None unless both are of a chip, or both of a board, and so on, and where
-    something disturbed a side."""
+def _per_joule(base: Row, other: Row, level: float) -> tuple[float | None, stats.Estimate | None]:
+    """The ratio of items per joule, with an interval where throughput has one; None unless both are
+    of a chip, or both of a board, and so on, and where something disturbed a side."""
     undisturbed = all(row.verdict in UNDISTURBED for row in (base, other))
-    if base.energy_scope != other.energy_scope or not undisturbed:
-        return None
     mine, theirs = base.items_per_joule, other.items_per_joule
-    return None if mine is None or theirs is None else theirs / mine
-
-
-def _joule_interval(base: Row, other: Row, level: float) -> stats.Estimate | None:
-    """Of that ratio; None where the launches are too few for one of the throughput."""
-    if _joule_ratio(base, other) is None or not enough(base, other):
-        return None
-    found = stats.welch(base.joule_rates, other.joule_rates, level)
-    return found.ratio if found else None
+    if base.energy_scope != other.energy_scope or not (undisturbed and mine and theirs):
+        return None, None
+    found = stats.welch(base.joule_rates, other.joule_rates, level) if enough(base, other) else None
+    return theirs / mine, found.ratio if found else None
 
 
 def witness_gap(
-    base: Sequence[tuple[int, Measured]], other: Sequence[tuple[int, Measured]]
+    case: Case, base: Sequence[tuple[int, Measured]], other: Sequence[tuple[int, Measured]]
 ) -> float | None:
-    """Largest relative difference of the outputs after the first step, over equal seeds."""
+    """How far loss, or mean output, after the first step differ: root mean squares of equal seeds.
+
+    A mean output lies about zero: one seed's is no scale. None of fewer than three, and of what
+    reads the tokens that it generates: a rounding turns one, and all that follow.
+    """
     theirs = {seed: outcome.witness[0] for seed, outcome in other}
-    gaps = [
-        abs(theirs[seed] - mine.witness[0]) / max(abs(mine.witness[0]), abs(theirs[seed]))
-        if mine.witness[0] != theirs[seed]
-        else 0.0
-        for seed, mine in base
-        if seed in theirs
-    ]
-    return max(gaps, default=None)
+    both = [(x.witness[0], theirs[seed]) for seed, x in base if seed in theirs]
+    if len(both) < stats.MINIMUM_LAUNCHES or "new_tokens" in case.parameters:
+        return None
+    scale = max(math.hypot(*values) for values in zip(*both, strict=True))
+    return math.hypot(*(b - a for a, b in both)) / scale if scale else 0.0

@@ -38,7 +38,7 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     interval: stats.Estimate | None = None
     """Welch-Satterthwaite interval of the ratio."""
     p_value: float | None = None
-    """Two-sided, of equal throughput; adjusted over the comparison by Holm's method."""
+    """Two-sided, of equal throughput; adjusted for looks (`auto`) and by Holm's method."""
     per_cycle: PerCycle | None = None
     """The ratio per cycle of the device; None where its clock was not observable."""
     clock_remark: str = ""
@@ -63,9 +63,7 @@ class CaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     experts_remark: str = ""
     """How many tokens went to other experts; empty where none did, or nobody looked."""
     witness_gap: float | None = None
-    """Of records without a witness: largest relative difference of the output after the first step,
-    over launches of equal seed (weights and inputs are then the same); None where no seed is in
-    both."""
+    """Of records without a witness: how far first losses or mean outputs of equal seeds differ."""
 
     @property
     def label(self) -> str:
@@ -98,7 +96,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     base: RunFile
     other: RunFile
     level: float
-    """Of the intervals; 1 - level is the family-wise error rate over the cases (Holm)."""
+    """Of the intervals."""
     cases: tuple[CaseComparison, ...]
     differences: tuple[Difference, ...]
     configured: Configured = Configured()

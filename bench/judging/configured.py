@@ -27,7 +27,7 @@ from bench.records.environment import (
     selects,
     threads_given,
 )
-from bench.records.run import RunFile
+from bench.records.run import Run, RunFile
 
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
 """Facts of a host that somebody sets, and that slow what computes on it."""
@@ -226,10 +226,14 @@ def _variables(file: RunFile) -> dict[str, set[str]]:
     return found
 
 
+def in_turns(base: Run, other: Run) -> bool:
+    """Whether they are the sides of one `accelmark ab`."""
+    return sorted((base.run_id, other.run_id)) == [base.run_id[:-2] + end for end in ("-a", "-b")]
+
+
 def _compared(files: tuple[RunFile, RunFile]) -> tuple[str, ...]:
     """Where both are sides of one `ab`: the variables that side B alone was given."""
-    ids = [file.run.run_id for file in files]
-    if len({run_id[:-2] for run_id in ids}) > 1 or {run_id[-2:] for run_id in ids} != {"-a", "-b"}:
+    if not in_turns(*(file.run for file in files)):
         return ()
     named = [one.get("variables_compared") for one in _environments(files)]
     return tuple(sorted({str(n) for names in named if isinstance(names, list) for n in names}))

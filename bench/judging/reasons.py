@@ -42,6 +42,7 @@ class Code(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     NOT_REACHED = "not-reached"
+    LIMIT_IN_DOUBT = "limit-in-doubt"
     SIMULATED = "simulated"
     SHORT_MANTISSA = "short-mantissa"
     FULL_MANTISSA = "full-mantissa"

@@ -171,7 +171,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     mbu_absent: str = ""
     """Why there is no MBU."""
     items_per_joule: float | None = None
-    """Over the steady blocks of all launches; None where a launch has no energy figure."""
+    """Geometric mean over launches; None where a launch has no energy figure."""
     joule_rates: tuple[float, ...] = ()
     """Those of each launch, as `rates`; nothing where a launch has none."""
     joule_interval: stats.Estimate | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench import units
 from bench.judging.endpoint import each_once
 from bench.judging.interval import Interval
 from bench.judging.serving import Limits, figures, over_launches
@@ -153,6 +154,15 @@ def keeps(row: Row, tpot_seconds: float) -> bool:
     """Whether its median TPOT keeps the limit."""
     found = row.serving.tpot_p50 if row.serving else None
     return found is not None and found.value <= tpot_seconds
+
+
+def in_doubt(row: Row, tpot_seconds: float) -> str:
+    """Its median TPOT, `30.1 ms ±0.9%`, where the interval holds the limit; else empty."""
+    found = row.serving.tpot_p50 if row.serving else None
+    if not found or not (found.low or math.inf) <= tpot_seconds <= (found.high or 0.0):
+        return ""
+    about = units.spread(math.log((found.high or 0.0) / found.value))
+    return f"{units.duration(found.value)} {about}"
 
 
 def unsteady(row: Row) -> bool:

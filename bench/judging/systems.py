@@ -189,7 +189,7 @@ def _judge(
         with_ratio(found, sides, level, prices),
         witness_gap=None
         if proved or base.case.mode != TRAINS
-        else witness_gap(sides[0].measured(base), sides[1].measured(other)),
+        else witness_gap(base.case, sides[0].measured(base), sides[1].measured(other)),
         system=change(found.system, product=product(sides, base, other, level)),
     )
 

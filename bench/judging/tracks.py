@@ -6,15 +6,18 @@ of a device can be driven; a fixed one, what a given piece of work costs on it.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from bench import units
+from bench import stats, units
 from bench.judging.row import Row
 from bench.planning.sweep import BATCH
-from bench.planning.tuning import Trial, beside, in_words
+from bench.planning.tuning import Trial, beside, in_words, searches
+from bench.records.case import COMPILER, PLAIN
 
 
 class Found(NamedTuple):
@@ -53,6 +56,30 @@ def settings(row: Row) -> str:
     lost = [f"{name} {_figure(groups[name][0])}" for name in ordered if not ran[name]]
     words = f"{'; '.join(rates)} {row.unit or 'items/s'}" if rates else ""
     return "; ".join((*([words] if words else []), *lost))
+
+
+def by_choice(slower: Row, faster: Row) -> float:
+    """p of what the slower side's trial of the other's choice read, were it as fast there; 0 if it
+    chose the same, or cannot do that. Of a search of kernels elsewhere the trials without it count.
+
+    By single trials equal devices choose unlike. Twice the p of t, as chance passed this one over.
+    """
+    if slower.choice is None or faster.choice is None or slower.choice == faster.choice:
+        return 0.0
+    mine, theirs = ([math.log(rate) for rate in row.rates] for row in (slower, faster))
+    choice, spread, read = faster.choice, stats.variance(theirs), theirs
+    there = [trial for trial in slower.trials if trial.choice == choice]
+    if not there and searches(choice):
+        choice = {**choice, COMPILER: PLAIN}
+        there = [trial for trial in slower.trials if trial.choice == choice]
+        read = [math.log(x.rate) for x in faster.trials if x.choice == choice and x.rate]
+    if not there or not there[0].rate or not read:
+        return 0.0
+    gap = statistics.fmean(read) - math.log(there[0].rate)
+    if there[0].hindered or gap <= 0:
+        return 1.0
+    error = math.sqrt(max(spread / len(read) + stats.variance(mine), 1e-24))
+    return min(1.0, 4 * stats.t_tail(gap / error, len(mine) - 1))
 
 
 def _by_settings(row: Row) -> dict[str, list[Trial]]:

@@ -19,6 +19,8 @@ from bench.judging.served import rate_given
 
 COMPARE_LAUNCHES = 5
 """Fewer launches on either side give a ratio without an interval, and no verdict."""
+SIGNIFICANCE = 0.05
+"""Family-wise error rate over the cases of a comparison."""
 LEAST_DIFFERENCE = 0.01
 """A smaller difference is nobody's reason to choose, however sure it is. Of the faster over the
 slower: which of the two is called base must not change a verdict."""
@@ -75,16 +77,19 @@ def disturbed(who: str, row: Row) -> Iterator[Reason]:
         yield Reason(DISTURBED[row.verdict], f"{who} is {row.verdict}: {row.reason}")
 
 
-def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Iterator[CaseComparison]:
-    """Holm over the ranked cases, then each one's verdict."""
-    ranked = [c.p_value for c in cases if c.p_value is not None]
+def with_verdicts(cases: Sequence[CaseComparison], looks: float = 1.0) -> Iterator[CaseComparison]:
+    """Holm over the ranked cases, then each one's verdict.
+
+    looks: what each p counts for, where launches ended when they looked alike.
+    """
+    ranked = [c.p_value * looks for c in cases if c.p_value is not None]
     adjusted = iter(stats.holm(ranked))
     for case in cases:
         if case.p_value is None:
             yield case
         else:
             p_value = next(adjusted)
-            verdict = _verdict(case, p_value, significance)
+            verdict = _verdict(case, p_value)
             remark = ""
             if verdict in ("FASTER", "SLOWER") and case.per_cycle and case.ratio:
                 remark = case.per_cycle.remark(case.ratio, LEAST_DIFFERENCE)
@@ -93,11 +98,11 @@ def with_verdicts(cases: Sequence[CaseComparison], significance: float) -> Itera
             )
 
 
-def _verdict(case: CaseComparison, p_value: float, significance: float) -> CompareVerdict:
+def _verdict(case: CaseComparison, p_value: float) -> CompareVerdict:
     ratio, interval = case.ratio, case.interval
     assert ratio is not None
     assert interval is not None
-    if p_value < significance and max(ratio, 1 / ratio) >= 1 + LEAST_DIFFERENCE:
+    if p_value < SIGNIFICANCE and max(ratio, 1 / ratio) >= 1 + LEAST_DIFFERENCE:
         return "FASTER" if ratio > 1 else "SLOWER"
     if interval.low > 0 and max(interval.high, 1 / interval.low) <= 1 + EQUIVALENCE:
         return "EQUIVALENT"
@@ -118,11 +123,11 @@ def slower_than(comparison: Comparison, percent: float) -> list[CaseComparison]:
 
 def undecidable(comparison: Comparison) -> list[CaseComparison]:
     """Cases about which nothing can be said: a CI that let them pass would test nothing. Beside
-    others nothing is to be said of loads at a given rate."""
+    others nothing is to be said of loads at a given rate, nor of what neither side can do."""
     found = [
         c for c in comparison.cases if c.verdict in ("NO_INTERVAL", "UNRANKED", "INCOMPARABLE")
     ]
-    owed = [c for c in found if Code.RATE_GIVEN not in c.codes]
+    owed = [c for c in found if not (Code.RATE_GIVEN in c.codes or all(_limits(c)))]
     return owed or (found if len(found) == len(comparison.cases) else [])
 
 
@@ -135,5 +140,12 @@ def unanswered(comparison: Comparison) -> list[CaseComparison]:
 def _cannot(case: CaseComparison) -> bool:
     rows = [row for row in (case.base, case.other) if row is not None]
     faults = [row for row in rows if row.status in ("void", "failed") and not row.sweep_end]
-    limits = [row for row in rows if row.sweep_end or (row.status == "skipped" and row.reached)]
-    return bool(limits) and not faults
+    return any(_limits(case)) and not faults
+
+
+def _limits(case: CaseComparison) -> list[bool]:
+    """Of each side whether its device cannot do it."""
+    return [
+        row is not None and (row.sweep_end or (row.status == "skipped" and row.reached))
+        for row in (case.base, case.other)
+    ]

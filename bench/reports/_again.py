@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
+from bench.judging.configured import in_turns
 from bench.records.private import PRIVATE
 from bench.records.run import Run
 
@@ -13,6 +14,7 @@ REPEATED = ("device", "devices", "framework", "precision", ONLY)
 """Options that decide what is measured, and on what."""
 SWITCHES = ("--explain", "--wide", "--")
 """Words of `run` and `ab` after which no value comes."""
+SAME_AB = "the same accelmark ab"
 FROM_OUTSIDE = "endpoint"
 """Workload of a server that `accelmark serve-bench` measured."""
 
@@ -50,7 +52,12 @@ def typed(run: Run) -> Typed:
 
 
 def again(run: Run, only: str = "") -> str:
-    """The command; only: the case that it shall measure, rather than all that the run did."""
+    """The command; only: the case that it shall measure, rather than all that the run did.
+
+    No `run` has what tells sides of `ab` apart, of which the record keeps no folder and no secret.
+    """
+    if run.command[1:2] == ("ab",) and any(x.startswith(("--env", "--py")) for x in run.command):
+        return SAME_AB + (f" --{ONLY} '{only}'" if only else "")
     suite, options = typed(run)
     if only:
         others = (option for option in options if not option.startswith(f"--{ONLY} "))
@@ -63,6 +70,8 @@ def again_on_both(base: Run, other: Run, suite: str) -> str:
 
     suite: what the base's is called; a shipped one with its number.
     """
+    if in_turns(base, other):
+        return SAME_AB
     if of_server(base) or of_server(other):
         return "accelmark serve-bench with --server-command"
     mine, theirs = typed(base), typed(other)

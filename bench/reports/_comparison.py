@@ -20,7 +20,7 @@ from bench.judging.whole import is_joint
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports import _serving
-from bench.reports._again import again_on_both
+from bench.reports._again import SAME_AB, again_on_both
 from bench.reports._comparison_notes import (
     CELLS,
     JUDGED,
@@ -28,6 +28,7 @@ from bench.reports._comparison_notes import (
     after,
     before,
     details,
+    excludes_one,
     figure,
     legend,
     notes,
@@ -175,13 +176,9 @@ def _word(case: CaseComparison, marked: bool) -> Text:
     word = CELLS[case.verdict]
     if case.verdict in ("FASTER", "SLOWER") and marked:
         word += "*"
-    elif case.verdict == "UNDECIDED" and _excludes_one(case):  # so why no verdict?
+    elif case.verdict == "UNDECIDED" and excludes_one(case):  # so why no verdict?
         word += f", p = {case.p_value:.2g}"
     return Text(word, STYLE.get(case.verdict, ""))
-
-
-def _excludes_one(case: CaseComparison) -> bool:
-    return case.interval is not None and not case.interval.low <= 1 <= case.interval.high
 
 
 def _disturbed(comparison: Comparison, verdict: CompareVerdict) -> list[Row]:
@@ -218,6 +215,8 @@ def _undisturbed(rows: Sequence[Row]) -> str:
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     measuring = again_on_both(comparison.base.run, comparison.other.run, comparison.suite)
+    apart = measuring != SAME_AB
+    where = ", on both machines:" if apart else ":"
     paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
     spread_otherwise = any(
         Code.DEVICE_COUNT in case.codes
@@ -228,22 +227,24 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return f"Next: as whole systems, at equal global batch: accelmark compare {paths} --systems"
     if comparison.command_for_the_base and verdicts & {"INCOMPARABLE", "NO_INTERVAL"}:
         return "Next: for verdicts, the command above on both machines, with --launches 10"
-    if verdicts == {"INCOMPARABLE"}:
-        return f"Next: run the same suite on both: {measuring} --launches 10"
+    in_doubt = any(Code.LIMIT_IN_DOUBT in case.codes for case in comparison.cases)
+    if verdicts == {"INCOMPARABLE"} and not in_doubt:
+        first = "run the same suite on both:" if apart else "see why above, then"
+        return f"Next: {first} {measuring} --launches 10"
     if hampered := list(filter(_left_too_few, _disturbed(comparison, "NO_INTERVAL"))):
         return f"Next: {_undisturbed(hampered)}"
     if "NO_INTERVAL" in verdicts:
-        return f"Next: for verdicts, on both machines: {measuring} --launches 10"
+        return f"Next: for verdicts{where} {measuring} --launches 10"
     if comparison.configured.unintended:
         names = ", ".join(d.name for d in comparison.configured.unintended)
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
     if disturbed := _disturbed(comparison, "UNRANKED"):
         return f"Next: {_undisturbed(disturbed)}"
-    if "UNDECIDED" in verdicts:
+    if in_doubt or "UNDECIDED" in verdicts:
         rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
         most = max(len(row.rates) for row in rows)
         more = min(max(20, 2 * most), 1000)
-        return f"Next: narrower intervals, on both machines: {measuring} --launches {more}"
+        return f"Next: narrower intervals{where} {measuring} --launches {more}"
     return f"Next: the pictures: accelmark report {paths} --format html --output compare.html"
 
 

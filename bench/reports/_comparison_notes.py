@@ -11,7 +11,7 @@ from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.differences import ABSENT, Difference, states
 from bench.judging.reasons import Code
 from bench.judging.row import Row
-from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE
+from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE, SIGNIFICANCE
 from bench.planning.tuning import in_words
 from bench.reports import _systems
 from bench.reports._card_notes import FLAGS
@@ -53,7 +53,7 @@ EXTRAS = ("diffusers", "peft")
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
-OUTPUTS = "outputs after the first step differ at equal seeds"
+OUTPUTS = "first loss or mean output differs at equal seeds"
 
 
 def explaining(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
@@ -154,13 +154,15 @@ def _of_one_side(cases: Sequence[CaseComparison], names: Mapping[str, Label]) ->
 
 
 def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:
-    """Tuned cases: what each side was at its best with."""
+    """Tuned cases: what each side's trials found best, and where that may be why they differ."""
     for case in cases:
         chosen = [row.choice for row in (case.base, case.other) if row is not None and row.choice]
         if case.ratio is not None and len(chosen) == 2:
             base, other = map(in_words, chosen)
-            text = f"each side at its best: base {base}; other {other}: {_name(case, names)}"
-            yield Note("TUNED", text, "bold")
+            unsure = case.verdict == "UNDECIDED" and base != other and excludes_one(case)
+            luck = ", which may be why they differ" if unsure else ""
+            text = f"each side at what its trials found best{luck}: base {base}; other {other}"
+            yield Note("TUNED", f"{text}: {_name(case, names)}", "bold")
 
 
 def _name(case: CaseComparison, names: Mapping[str, Label]) -> str:
@@ -209,7 +211,7 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
     if any(case.interval is not None for case in comparison.cases):
         sentences[0] += f", {comparison.level:.0%} Welch interval over launches"
         sentences.append(
-            f"FASTER, SLOWER: significant at {1 - comparison.level:.0%} over all cases together "
+            f"FASTER, SLOWER: significant at {SIGNIFICANCE:.0%} over all cases together "
             f"(Holm) and {LEAST_DIFFERENCE:.0%} or more"
         )
     if "EQUIVALENT" in shown:
@@ -235,6 +237,11 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
 def parts(comparison: Comparison) -> tuple[str, str]:
     """What the two factors of a ratio are called: the chip's only where nothing else can be it."""
     return ("ceiling", "share") if comparison.configured.chip_doubt else ("chip", "software")
+
+
+def excludes_one(case: CaseComparison) -> bool:
+    """Whether the interval says that the two differ."""
+    return case.interval is not None and not case.interval.low <= 1 <= case.interval.high
 
 
 def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:

@@ -256,27 +256,20 @@ def why_absent(outcomes: Sequence[Measured]) -> str:
 
 
 def items_per_joule(outcomes: Sequence[Measured]) -> float | None:
-    """Over the steady blocks of all these launches; None where one has no energy."""
-    joules = _joules(outcomes)
-    if joules is None:
-        return None
-    found = sum(o.work.items * o.steady_steps for o in outcomes) / joules
+    """Geometric mean over launches, of which the interval is; None where one has no energy."""
+    each = of_launches(outcomes) if watts(outcomes) else ()
+    found = stats.geometric_mean(each) if each else 0.0
     # Its reciprocal is shown too; both are numbers, or neither is one.
-    return found if found and math.isfinite(found) and math.isfinite(1 / found) else None
+    return found if found and math.isfinite(1 / found) else None
 
 
 def watts(outcomes: Sequence[Measured]) -> float | None:
     """Mean power over the steady blocks of all these launches; None where one has no energy."""
-    joules = _joules(outcomes)
-    found = None if joules is None else joules / sum(o.steady_seconds for o in outcomes)
-    return found if found is not None and math.isfinite(found) else None
-
-
-def _joules(outcomes: Sequence[Measured]) -> float | None:
-    """Of all together; None where one has none."""
-    joules = [_believed(o) for o in outcomes]
-    known = [j for j in joules if j is not None]
-    return sum(known) if len(known) == len(joules) else None
+    joules = [j for o in outcomes if (j := _believed(o)) is not None]
+    if len(joules) < len(outcomes):
+        return None
+    found = sum(joules) / sum(o.steady_seconds for o in outcomes)
+    return found if math.isfinite(found) else None
 
 
 def of_launches(outcomes: Sequence[Measured]) -> tuple[float, ...]:

@@ -157,3 +157,35 @@ def test_a_disturbed_load_counts_where_it_could_change_something(
     (case,) = compare_at_tpot(base, other, 0.02).cases
     assert words in "".join(case.reasons)
     assert case.verdict == ("INCOMPARABLE" if words else "EQUIVALENT")
+
+
+def near(*tpot_ms: float) -> RunFile:
+    """One, two and four at a time, at such a TPOT, give or take 1 %."""
+    points = [
+        (serve_case(lanes), [measured(served(lanes, ms * speed / 9.99)) for speed in SPEEDS])
+        for lanes, ms in zip((1, 2, 4), tpot_ms, strict=True)
+    ]
+    made = [launch for point in points for launch in make_launches(*point)]
+    return make_file([case for case, _ in points], made)
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "words"),
+    [
+        ((20, 25, 29.9), (20, 25, 30.2), ("the base has a median TPOT of 29.9 ms ±0.9%", "other")),
+        ((20, 25, 33), (20, 25, 29.9), ("the other has", "concurrency 4: whether it keeps 30 ms")),
+        ((20, 25, 27), (20, 25, 30.2), ("the other has a median TPOT of 30.2 ms",)),
+        ((20, 25, 27), (20, 30, 33), ("the other has", "concurrency 2")),
+        ((20, 25, 27), (20, 25, 33), ()),  # neither is near
+        ((20, 25, 30.2), (20, 25, 33), ()),  # both at two at once
+        ((20, 30, 27), (20, 25, 33), ()),  # the base has a load that gives more
+    ],
+)
+def test_unlike_loads_near_the_limit_are_not_told_apart_by_luck(
+    base: tuple[float, ...], other: tuple[float, ...], words: tuple[str, ...]
+) -> None:
+    """Equal engines, of which one keeps 30 ms by a hair, would be 40 % apart."""
+    (case,) = compare_at_tpot(near(*base), near(*other), 0.03).cases
+    assert all(word in "".join(case.reasons) for word in words)
+    assert {*case.codes} - {"slower", "equivalent"} == ({Code.LIMIT_IN_DOUBT} if words else set())
+    assert (case.ratio is None) == bool(words)

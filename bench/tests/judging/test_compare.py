@@ -10,6 +10,8 @@ import pytest
 
 from bench.errors import ComparisonError
 from bench.judging.compare import Prices, compare
+from bench.records.case import Case
+from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render
 from bench.tests.judging.two_runs import CASE, FAST, SLOW, changed, only, run, runs, steps
@@ -55,15 +57,33 @@ def test_a_price_is_above_zero(price: float) -> None:
 
 
 def test_the_outputs_of_equal_seeds_are_compared() -> None:
-    """Seeds 0 to 4; the third differs most: 4 of 5."""
+    """Seeds 0 to 4; by 20 % of their scale, root mean square."""
     base = runs((CASE, [make_measured([0.01], witness=(4.0, 1.0)) for _ in range(5)]))
-    other = runs((CASE, [make_measured([0.01], witness=(w, 9.0)) for w in (4.0, 4.1, 5.0, 4, 4)]))
+    other = runs((CASE, [make_measured([0.01], witness=(w, 9.0)) for w in (4, 5, 5, 5, 5)]))
     found = compare(base, other)
-    assert only(found).witness_gap == pytest.approx(0.2)
+    assert only(found).witness_gap == pytest.approx((4 / 116) ** 0.5)
     card = render([found], Canvas(width=200))
-    assert "outputs after the first step differ at equal seeds: bert-train bf16 20%" in card
+    assert "first loss or mean output differs at equal seeds: bert-train bf16 19%" in card
     later = [msgspec.structs.replace(x, seed=x.seed + 10) for x in other.launches]
     assert only(compare(base, make_file([CASE], later))).witness_gap is None
     zero = runs((CASE, [make_measured([0.01], witness=(0.0, 0.0)) for _ in range(5)]))
     assert only(compare(zero, another(zero))).witness_gap == 0.0
     assert only(compare(zero, base)).witness_gap == 1.0
+    two = [msgspec.structs.replace(x, seed=x.seed + 3) for x in other.launches]
+    assert only(compare(base, make_file([CASE], two))).witness_gap is None, "two seeds in both"
+
+
+def test_a_mean_output_that_cancels_is_no_scale() -> None:
+    """Published records of honest runs: of one seed 34 %, of their scale less than 1 %."""
+    means = (0.518922, -0.61982, 0.094955, 0.325363, 0.438919)
+    theirs = (0.517603, -0.621765, 0.089081, 0.324423, 0.439072)
+
+    def of(case: Case, witnesses: tuple[float, ...]) -> RunFile:
+        return runs((case, [make_measured([0.01], witness=(w, 1.0)) for w in witnesses]))
+
+    gap = only(compare(of(CASE, means), of(CASE, theirs))).witness_gap
+    assert gap is not None and gap < 0.01
+    apart = tuple(2 * w for w in means)
+    assert only(compare(of(CASE, means), of(CASE, apart))).witness_gap == 0.5
+    generated = changed(mode="decode", parameters={"new_tokens": 8})
+    assert only(compare(of(generated, means), of(generated, apart))).witness_gap is None

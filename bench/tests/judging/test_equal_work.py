@@ -307,7 +307,7 @@ def test_older_records_compare_as_before_and_are_not_proved() -> None:
     case, said = card(proved_run(GOOD), older)
     assert case.ratio is not None and case.witness_gap == pytest.approx(0.5)
     assert "work not proved: other has no witness (its record is an older one)" in said
-    assert "outputs after the first step differ at equal seeds: bert-train bf16 50%" in said
+    assert "first loss or mean output differs at equal seeds: bert-train bf16 50%" in said
     _, said = card(older, another(older))
     assert "work not proved: base has no witness (its record is an older one)" in said
     bare = proved_run(Proof(absent="the workload gives no outputs"))

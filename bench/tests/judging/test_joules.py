@@ -12,6 +12,7 @@ from bench import stats
 from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import compare
 from bench.judging.comparison import CaseComparison
+from bench.judging.summary import summarize
 from bench.judging.systems import compare_systems
 from bench.records.outcome import Flag, Outcome
 from bench.records.run import RunFile
@@ -47,7 +48,7 @@ def test_its_interval_is_that_of_the_launches() -> None:
     found = only(comparison)
     wanted = stats.welch([10 / j for j in MINE], [10 / j for j in THEIRS], 0.95)
     assert wanted is not None and found.joule_interval == wanted.ratio
-    assert found.joule_ratio == pytest.approx(2.0)
+    assert found.joule_ratio == pytest.approx(wanted.ratio.value)
     assert 1.8 < wanted.ratio.low < 2.0 < wanted.ratio.high < 2.2
     shown = f"2.00 ±{wanted.ratio.half_width:.1%}"
     assert "per joule" in (card := render([comparison], Canvas(width=200))) and shown in card
@@ -96,4 +97,15 @@ def test_systems_and_served_loads_have_it_too() -> None:
         for j in (2.0, 1.0)
     )
     for found in (whole, only(compare_at_tpot(first, second, 1.0))):
-        assert found.joule_ratio == pytest.approx(2.0) and found.joule_interval is not None
+        assert found.joule_ratio == pytest.approx(2.0, rel=1e-3)
+        assert found.joule_interval is not None
+
+
+def test_a_value_lies_in_its_interval_however_long_its_launches_were() -> None:
+    """Seven launches of 10 steps and three of 200, in which the device was hotter."""
+    joules = [(10, 1.0), (10, 1.002), (10, 1.004)] * 2 + [(10, 1.0), *[(200, 1.03)] * 3]
+    told: dict[str, Any] = {"energy_absent": None, "energy_method": "counter"}
+    made = [make_measured([0.01] * n, energy_joules=n * each, **told) for n, each in joules]
+    (row,) = summarize(runs((CASE, made)))
+    assert row.items_per_joule and row.joule_interval
+    assert row.joule_interval.low < row.items_per_joule < row.joule_interval.high

@@ -11,6 +11,7 @@ import pytest
 
 from bench import guide
 from bench.errors import ComparisonError
+from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict, Comparison
 from bench.judging.reasons import Code
@@ -24,6 +25,7 @@ from bench.report import Canvas
 from bench.reports._flat_comparison import flat
 from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
+from bench.tests.judging.test_at_tpot import near
 from bench.tests.judging.test_clocks import looks
 from bench.tests.judging.test_clocks import run as at_clock
 from bench.tests.judging.test_configured import ran, with_torch
@@ -158,8 +160,12 @@ SYSTEMS: dict[Code, Callable[[], Pair]] = {
     ),
 }
 """Two runs that are judged so as whole systems."""
+AT_LIMIT: dict[Code, Callable[[], Pair]] = {
+    Code.LIMIT_IN_DOUBT: lambda: (near(20, 25, 27), near(20, 25, 30.2))
+}
+"""Two that are judged so at 30 ms a token."""
 VERDICTS: dict[Code, CompareVerdict] = {
-    **dict.fromkeys((*PAIRS, *SYSTEMS), "INCOMPARABLE"),
+    **dict.fromkeys((*PAIRS, *SYSTEMS, *AT_LIMIT), "INCOMPARABLE"),
     Code.FEW_LAUNCHES: "NO_INTERVAL",
     **dict.fromkeys((Code.RATE_GIVEN, Code.UNSTEADY, Code.THROTTLED, Code.INVALID), "UNRANKED"),
     Code.FASTER: "FASTER",
@@ -192,7 +198,7 @@ def found(comparison: Comparison, code: Code) -> Any:
 
 
 def test_every_code_is_tried() -> None:
-    assert {*PAIRS, *SYSTEMS, *REFUSALS, *DOUBTS} == set(Code)
+    assert {*PAIRS, *SYSTEMS, *AT_LIMIT, *REFUSALS, *DOUBTS} == set(Code)
 
 
 @pytest.mark.parametrize("code", PAIRS)
@@ -206,6 +212,11 @@ def test_a_case_is_given_the_code_and_its_verdict(code: Code) -> None:
 @pytest.mark.parametrize("code", SYSTEMS)
 def test_a_system_is_given_the_code_and_its_verdict(code: Code) -> None:
     assert found(compare_systems(*SYSTEMS[code]()), code)["verdict"] == VERDICTS[code]
+
+
+@pytest.mark.parametrize("code", AT_LIMIT)
+def test_loads_at_a_limit_are_given_the_code_and_its_verdict(code: Code) -> None:
+    assert found(compare_at_tpot(*AT_LIMIT[code](), 0.03), code)["verdict"] == VERDICTS[code]
 
 
 @pytest.mark.parametrize("code", REFUSALS)

@@ -11,7 +11,8 @@ from bench.exchange import benchmark_json
 from bench.judging.compare import compare
 from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
-from bench.records.case import Case
+from bench.records.case import SEARCHED, Case
+from bench.records.outcome import Outcome
 from bench.records.run import End, RunFile, Settings
 from bench.report import Canvas
 from bench.reports import markdown, table
@@ -19,6 +20,7 @@ from bench.reports._comparison import render
 from bench.reports._flat import flat as flat_row
 from bench.reports._flat_comparison import flat
 from bench.tests.planning.tuned_runs import (
+    CRASH,
     KEYS,
     SCRIPT,
     Script,
@@ -61,10 +63,72 @@ def test_the_same_choices_compare_each_at_its_best(tmp_path: Path) -> None:
     assert found.ratio == pytest.approx(1.5)
     assert found.witness_gap is None  # other inputs have other outputs
     card = " ".join(render([comparison], Canvas(width=100)).split())
-    assert "each side at its best: base batch 2, eager; other batch 4, compile" in card
+    assert (
+        "each side at what its trials found best: base batch 2, eager; other batch 4, compile"
+        in card
+    )
     (case,) = flat(comparison)["cases"]
     assert case["track"] == "tuned"
     assert case["base"]["choice"] == {"batch_size": 2, "execution": "eager"}
+
+
+NEAR = {key: rated(rate, key[0]) for key, rate in zip(KEYS, (5, 6, 7, 8, 19.9, 20), strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("there", "verdict"),
+    [
+        (rated(20.1, 2), "UNDECIDED"),  # its one trial was unlucky: an equal device
+        (rated(12, 2), "SLOWER"),  # it is slower at the other's choice, too
+        (CRASH, "SLOWER"),  # it cannot do that
+        (make_measured(2 / 12, items=2, flags=("CONTENDED",)), "UNDECIDED"),  # nobody knows
+    ],
+)
+def test_equal_devices_whose_trials_favoured_other_choices_are_not_told_apart(
+    tmp_path: Path, there: Outcome, verdict: str
+) -> None:
+    """The base's choice gives 20.4, the other's 20.0; launches vary by 1 %."""
+    vary = (1.0, 0.99, 1.01, 1.0, 1.005)
+    base = side(
+        tmp_path, "base", NEAR | {(2, "eager"): [rated(20.4 * x, 2) for x in (1.01, *vary)]}
+    )
+    one = NEAR | {(2, "eager"): there, (4, "eager"): [rated(20 * x, 4) for x in (1.01, *vary)]}
+    comparison = compare(base, side(tmp_path, "other", one))
+    (found,) = comparison.cases
+    assert found.base and found.other and found.base.choice != found.other.choice
+    assert found.verdict == verdict and found.interval and found.interval.high < 1
+    (back,) = compare(comparison.other, comparison.base).cases
+    assert back.verdict == {"SLOWER": "FASTER"}.get(verdict, verdict)
+    card = " ".join(render([comparison], Canvas(width=100)).split())
+    said = "its trials found best, which may be why they differ: base batch 2, eager; other batch 4"
+    assert (said in card) == (verdict == "UNDECIDED")
+
+
+def test_of_a_search_of_kernels_elsewhere_the_trials_without_it_tell(tmp_path: Path) -> None:
+    """Each has its compiler search at the batch whose trial was the faster one."""
+    case = tuned_case(
+        batch_size=(2, 4), execution=("compile",), compiler=("default", "max-autotune")
+    )
+    vary = (1.0, 0.99, 1.01, 1.0, 1.005)
+
+    def run_of(name: str, best: int, at_best: float, rest: float, searched: float) -> RunFile:
+        script: Script = {
+            (best, "compile"): rated(at_best, best),
+            (6 - best, "compile"): rated(rest, 6 - best),
+            (best, SEARCHED): [rated(searched * x, best) for x in (1.0, *vary)],
+        }
+        return side(tmp_path, name, script, case)
+
+    base = run_of("base", 2, 20.6, 20.2, 30.6)
+    (found,) = compare(base, run_of("other", 4, 20.4, 20.3, 30.0)).cases
+    assert found.base and found.base.choice == {
+        "batch_size": 2,
+        "execution": "compile",
+        "compiler": SEARCHED,
+    }
+    assert found.interval and found.interval.high < 1 and found.verdict == "UNDECIDED"
+    (found,) = compare(base, run_of("slow", 4, 20.4, 18.0, 30.0)).cases
+    assert found.verdict == "SLOWER"
 
 
 def test_bytes_an_item_of_two_batches_are_not_split_into_chip_and_software(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from bench.judging.comparison import CompareVerdict
 from bench.judging.reasons import Code
 from bench.judging.verdicts import slower_than, unanswered, undecidable
 from bench.records.case import Case
-from bench.records.outcome import Flag, Measured
+from bench.records.outcome import Flag, Measured, Skipped
 from bench.records.run import RunFile, Settings
 from bench.tests.judging.two_runs import (
     AUTO,
@@ -35,7 +35,7 @@ from bench.tests.judging.two_runs import (
     ten,
 )
 from bench.tests.served_runs import SPEEDS, measured, serve_case, served, served_run
-from bench.tests.values import failed, make_case, make_file
+from bench.tests.values import another, failed, make_case, make_file
 
 
 def by_scipy(base: RunFile, other: RunFile, level: float) -> tuple[float, float, float, float]:
@@ -205,6 +205,24 @@ def test_a_run_that_stopped_when_it_looked_narrow_is_judged_at_98_percent(
     assert ratio == pytest.approx(case.ratio)
 
 
+def test_where_two_runs_stopped_when_they_looked_narrow_p_counts_tenfold() -> None:
+    """The sides of one `ab` stop together, and it counts for less."""
+    files = run(ten(0.01, 0.03)), run(ten(0.01 / 1.035, 0.03))
+    p_value = by_scipy(files[0], files[1], 0.98)[3]
+    assert 0.005 < p_value < 0.02 and only(compare(*files)).p_value == pytest.approx(p_value)
+    for ends, verdict, counts in (
+        (("-a", "-b"), "FASTER", 2.5),
+        (("-b", "-a"), "FASTER", 2.5),
+        (("-c", "-d"), "UNDECIDED", 10),
+    ):
+        base, other = (
+            make_file([CASE], file.launches, settings=AUTO, run_id=f"one{end}")
+            for file, end in zip(files, ends, strict=True)
+        )
+        case = only(compare(base, other))
+        assert case.verdict == verdict and case.p_value == pytest.approx(counts * p_value)
+
+
 NANOSECONDS = st.integers(9_000_000, 9_400_000)
 LAUNCHES = st.lists(NANOSECONDS, min_size=3, max_size=8)
 TURNED: dict[CompareVerdict, CompareVerdict] = {"FASTER": "SLOWER", "SLOWER": "FASTER"}
@@ -252,6 +270,19 @@ def test_what_cannot_be_judged() -> None:
     assert [c.verdict for c in undecidable(compare(run(FAST), run(SLOW[:4])))] == ["NO_INTERVAL"]
     other, _ = REFUSED["batch"]
     assert [c.verdict for c in undecidable(compare(run(FAST), other))] == ["INCOMPARABLE"]
+
+
+def test_beside_others_what_neither_device_can_do_is_owed_no_verdict() -> None:
+    """Else no CI could watch a suite with such a case; what one of them does is to be said."""
+    lacking = make_case(precision="fp8"), [Skipped(reason="fp8: this device has none")]
+    both = compare(runs((CASE, steps(FAST)), lacking), runs((CASE, steps(SLOW)), lacking))
+    assert [case.verdict for case in both.cases] == ["SLOWER", "INCOMPARABLE"]
+    assert undecidable(both) == []
+    neither = compare(runs(lacking), another(runs(lacking)))
+    assert undecidable(neither) == [*neither.cases], "nothing would be watched"
+    able = runs((CASE, steps(FAST)), (lacking[0], steps(FAST)))
+    for one in (compare(able, both.other), compare(both.other, able)):
+        assert [case.codes for case in undecidable(one)] == [("skipped",)]
 
 
 def test_beside_others_a_load_at_a_given_rate_is_owed_no_verdict() -> None:

@@ -42,7 +42,7 @@ def step(*outcomes: Outcome, **changes: Any) -> str:
         ("accelmark run (private) (private) --device cpu", "fake --device cpu"),
         ("accelmark run quick --device (private)", "quick"),
         ("accelmark ab --device cpu --device cuda:2 quick", "quick --device cpu:0"),
-        ("accelmark ab --device cuda:2 --env X=1 quick", "quick --device cuda:2"),
+        ("accelmark ab --device cuda:2 --device cuda:2 quick", "quick --device cuda:2"),
         ("pytest -k fast --pyargs bench.suite --accelmark-suite my.toml", "my.toml"),
         (
             "pytest tests/x.py --accelmark-device=cpu --accelmark-precision fp32",
@@ -100,3 +100,34 @@ def test_a_comparison_repeats_what_both_were_asked_for(base: str, other: str, ag
     last = render([compare(first, second)], Canvas(width=200)).splitlines()[-1]
     said = again.format(both="--precision fp32 --only gemm")
     assert last.endswith(f"on both machines: accelmark run {said} --launches 10")
+
+
+@pytest.mark.parametrize(
+    ("typed", "other"),
+    [
+        ("quick --device cpu --env OMP_NUM_THREADS=1", True),
+        ("quick --device cuda:0 --device cuda:1", False),
+        ("quick --python old/python --python=new/python", True),
+    ],
+)
+def test_sides_of_one_ab_are_measured_by_the_same_ab_again(typed: str, other: bool) -> None:
+    """`accelmark run` would have neither its variables nor its Python, nor two devices.
+
+    other: whether a `run` of one side would be something else.
+    """
+    command = ("accelmark", "ab", *typed.split())
+
+    def card(launches: int) -> str:
+        outcomes = [make_measured(0.01 * (1 + k % 3)) for k in range(launches)]
+        base, other = (
+            make_file([CASE], make_launches(CASE, outcomes), command=command, run_id=f"one{end}")
+            for end in ("-a", "-b")
+        )
+        return render([compare(base, other)], Canvas(width=200)).splitlines()[-1]
+
+    assert card(0) == "Next: see why above, then the same accelmark ab --launches 10"
+    assert card(3) == "Next: for verdicts: the same accelmark ab --launches 10"
+    assert card(10) == "Next: narrower intervals: the same accelmark ab --launches 20"
+    assert ("the same accelmark ab --launches auto" in step(FINE, command=command)) == other
+    alone = step(failed(), failed(), command=command)
+    assert alone.endswith("the same accelmark ab --only 'gemm-matmul'") == other

@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import compare
 from bench.judging.comparison import CompareVerdict
 from bench.records.run import End, RunFile
@@ -18,6 +19,7 @@ from bench.reports._comparison import render
 from bench.reports._comparison_notes import WORDS
 from bench.reports._flat_comparison import flat
 from bench.tests import scaled, served_runs
+from bench.tests.judging.test_at_tpot import near
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,
@@ -252,6 +254,13 @@ def test_loads_that_came_too_fast_are_to_come_slower() -> None:
 
     card = render([compare(late(1.0), late(2.0))], Canvas(width=200))
     assert card.splitlines()[-1].startswith("Next: ask at a lower rate")
+
+
+def test_loads_of_which_the_launches_leave_open_which_keeps_a_limit_need_more() -> None:
+    found = compare_at_tpot(near(20, 25, 29.9), near(20, 25, 30.2), 0.03)
+    card = render([found], Canvas(width=200))
+    assert "whether it keeps 30 ms is not known; measure more launches" in card
+    assert card.splitlines()[-1].startswith("Next: narrower intervals, on both machines")
 
 
 def test_no_ratio_is_rounded_to_nothing() -> None:

@@ -207,4 +207,4 @@ def test_an_interval_that_reaches_to_zero_has_a_verdict() -> None:
         interval=huge.ratio,
         p_value=1.0,
     )
-    assert [c.verdict for c in with_verdicts([case], 0.05)] == ["UNDECIDED"]
+    assert [c.verdict for c in with_verdicts([case])] == ["UNDECIDED"]

@@ -117,8 +117,8 @@ def test_outputs_and_experts_that_differ_stand_beside_the_verdict(name: str) -> 
     text = api.render([base, another(other)], name)
     if name == "html":
         (drawn,) = Page(text).data["ratios"]
-        assert "outputs after the first step differ at equal seeds: 23%" in drawn[0]["hover"][2]
+        assert "first loss or mean output differs at equal seeds: 23%" in drawn[0]["hover"][2]
         text = text.partition("The ratios as a list")[2].partition("</ul>")[0]
     said = next(line for line in text.splitlines() if "SLOWER" in line)
-    assert "outputs after the first step differ at equal seeds: 23%" in said
+    assert "first loss or mean output differs at equal seeds: 23%" in said
     assert "0.05 of the tokens went to other experts at seed 0" in said

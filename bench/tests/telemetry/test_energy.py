@@ -221,15 +221,15 @@ def said(file: RunFile, *, wide: bool = False) -> str:
 
 
 def test_joules_an_item_have_an_interval_over_launches_a_source_and_a_scope() -> None:
-    file = make_file([CASE], launches_with_energy(110, 111, 109))
+    file = make_file([CASE], launches_with_energy(110, 111, 109.02))
     (row,) = summarize(file)
-    assert row.items_per_joule == pytest.approx(11 / 110)
-    assert row.joule_interval is not None
+    assert row.items_per_joule == pytest.approx((11**3 / (110 * 111 * 109.02)) ** (1 / 3))
+    assert row.joule_interval is not None and row.joule_interval.value == row.items_per_joule
     assert row.joule_interval.low < 0.1 < row.joule_interval.high
     assert (row.energy_source, row.energy_scope) == ("NVML, counter", "board")
     card = said(file)
     assert " 10.0 J/image " in card and "energy: board; NVML, counter; idle 71.5 W" in card
-    assert "energy 10.0 J/image ±2.3% (board; NVML, counter; idle 71.5 W)" in said(file, wide=True)
+    assert "energy 10.0 J/image ±2.2% (board; NVML, counter; idle 71.5 W)" in said(file, wide=True)
     assert "not observable: reasons (it does not say)" in card
     flat = as_flat(file, row)
     assert flat["items_per_joule_low"] == row.joule_interval.low
