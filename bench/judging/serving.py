@@ -152,7 +152,7 @@ def unfilled(served: Served) -> str:
     where it has one, and of other loads.
 
     How many are answered at a time is seen between first and last tokens, and of answers of one
-    token by how long the first one took of all the time.
+    token by how long the first one took of all the time (of others that may be a slow start).
     """
     answered = [r for r in served.requests if not r.failed] if served.sent_at_once else []
     if not answered:
@@ -160,7 +160,8 @@ def unfilled(served: Served) -> str:
     begun, ended = (sorted(getattr(r, at) for r in answered) for at in ("first_ns", "last_ns"))
     due, count = answered[0].due_ns, len(answered)
     held = max(n - bisect.bisect_right(ended, ns) for n, ns in enumerate(begun, 1))
-    held = max(held, round(count * (ended[0] - due) / (ended[-1] - due or 1)), 1)
+    if held <= 0:
+        held = max(round(count * (ended[0] - due) / (ended[-1] - due or 1)), 1)
     window = served.window
     if window is not None and sum(map(window.holds, ended)) >= FILLINGS * held:
         return ""

@@ -201,6 +201,8 @@ def _settings(source: str, table: Any) -> Settings:
             f"{source}, settings: `target_half_width` is a share below 1, not {target:g}: 0.02 is "
             "±2 %."
         )
+    if not -(2**63) <= settings.seed < 2**63:
+        raise SuiteError(f"{source}, settings: seed: a whole number below 2^63.")
     return settings
 
 

@@ -58,8 +58,6 @@ class Settings(Value, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.launches != "auto" and not 1 <= self.launches <= MOST_LAUNCHES:
             raise ValueError(f'launches: a number from 1 to {MOST_LAUNCHES}, or "auto"')
-        if not -(2**63) <= self.seed < 2**63:
-            raise ValueError("seed: a whole number below 2^63")
         for name in ("target_half_width", "block_seconds", "steady_limit_seconds"):
             positive_and_finite(**{name: getattr(self, name)})
         positive_and_finite(

@@ -102,12 +102,19 @@ def with_cache(model: nn.Module, cache: object) -> dict[str, object]:
 
 def library_class(module: str, name: str) -> Any:
     """A class of transformers, or what has a dot before it in its name, of a class; raises
-    `Unsupported`, by name, where the installed one lacks it."""
+    `Unsupported`, by name, where the installed one lacks it. What else keeps its module from
+    loading, as a package that it needs, is raised as it is."""
     import transformers
 
+    found: object = None
     try:
-        return operator.attrgetter(name)(importlib.import_module(module))
-    except (AttributeError, ModuleNotFoundError):
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+    try:
+        return operator.attrgetter(name)(found)
+    except AttributeError:
         version = transformers.__version__
         raise Unsupported(
             f"transformers {version} has no {name}. Install the newest that this release allows: "

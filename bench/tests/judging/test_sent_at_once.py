@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from bench.judging.serving import unfilled
@@ -57,6 +58,21 @@ def test_a_window_within_the_first_filling_is_none_and_how_many_give_one_is_said
 def test_answers_of_one_token_are_held_to_the_time_that_one_takes(slots: int, counts: bool) -> None:
     """All that a step answers comes at once: between first and last token there is nothing."""
     assert (unfilled(at_once(slots, 40, 1)) == "") is counts
+
+
+def test_a_slow_start_fills_no_slots() -> None:
+    """As long as all the rest: what is compiled for the first step of so many."""
+    load = at_once(8, 40)
+    late = load.arrived_ns[-1]
+
+    def moved(request: ServedRequest) -> ServedRequest:
+        assert request.first_ns is not None and request.last_ns is not None
+        first, last = late + request.first_ns, late + request.last_ns
+        return msgspec.structs.replace(request, first_ns=first, last_ns=last)
+
+    later = tuple(map(moved, load.requests))
+    moments = tuple(ns + late for ns in load.arrived_ns)
+    assert unfilled(msgspec.structs.replace(load, requests=later, arrived_ns=moments)) == ""
 
 
 @pytest.mark.parametrize("slots", [1, 4, 8, 13])

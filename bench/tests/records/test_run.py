@@ -59,3 +59,8 @@ def test_nonsense_cannot_be_read_either() -> None:
         assert part in good
         with pytest.raises(msgspec.DecodeError):
             msgspec.json.decode(good.replace(part, nonsense, 1), type=Launch)
+
+
+def test_a_seed_that_a_suite_may_not_have_any_more_is_read() -> None:
+    seed = 2**64 - 1
+    assert msgspec.json.decode(b'{"seed":%d}' % seed, type=Settings).seed == seed

@@ -3,9 +3,11 @@ what a library lacks is no failure."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site, small
 from bench.workload import Unsupported
 from bench.workloads import _decoder, _transformers
-from bench.workloads._transformers import ATTENTION, attend
+from bench.workloads._transformers import ATTENTION, attend, library_class
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -196,6 +198,16 @@ def test_a_class_that_the_library_lacks_is_skipped_by_name(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, module, None)  # as if this version had none
     with pytest.raises(Unsupported, match=r"transformers 5\S+ has no Qwen3ForCausalLM"):
         build("qwen3", "prefill", site())
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("no regex", name="regex"), AttributeError()])
+def test_a_library_that_does_not_load_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As one without a package that it needs, or newer than its torch can be."""
+    monkeypatch.setattr(importlib, "import_module", mock.Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        library_class("transformers.models.bert.modeling_bert", "BertModel")
 
 
 def test_deepseek_of_a_library_that_keeps_no_latents_is_skipped(
