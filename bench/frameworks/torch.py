@@ -72,7 +72,8 @@ class TorchTensors(Tensors):
         """Its bits, which go as bytes: those every device copies."""
         import torch
 
-        octets = tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().copy()
+        flat = tensor.detach().clone(memory_format=torch.contiguous_format).view(-1)
+        octets = flat.view(torch.uint8).cpu().numpy()
         found: Array = octets.view(f"u{tensor.itemsize}").reshape(tuple(tensor.shape))
         return found
 

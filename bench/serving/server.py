@@ -42,15 +42,33 @@ SPECULATES = re.compile(r"(^|\.)speculative_(algorithm|config|model)$")
 OFF = "none"
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(\{.*\})?\s+([-+.\deE]+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_SECRET = re.compile(
-    r"((?<![a-z0-9])(?:[a-z0-9]*token|(?:[a-z0-9]*(?:keys?|secrets?|passw[a-z0-9]*)|passphrase|pwd"
-    r"|credentials?|auth[a-z0-9]*|bearer|basic)(?:[-_.][\w.-]*)?)(?![\w.-])[\"']?\s*[=:\s]\s*).+",
-    re.IGNORECASE | re.DOTALL,
+_NAME = (
+    r"(?<![a-z0-9])(?:[a-z0-9]*token|(?:[a-z0-9]*(?:keys?|secrets?|passw[a-z0-9]*)|passphrase|pwd"
+    r"|credentials?|auth[a-z0-9]*|bearer|basic)(?:[-_.][\w.-]*+)?+)(?![\w.-])"
 )
-"""A secret's name by whole parts (`tokens`, and what follows a `token`, are counts and modes), and
-all that stands behind it in the same word: a value, a header's, the rest of settings."""
+"""Of a secret, by whole parts: `tokens`, and what follows a `token`, are counts and modes."""
+_SECRET = re.compile(rf"({_NAME}[\"']?\s*[=:\s]\s*).+", re.IGNORECASE | re.DOTALL)
+"""All that stands behind such a name in the same word: a value, a header's, settings."""
+_QUOTED = r"""\\*(?:"(?:\\.|[^"\\\n])*+"?+|'(?:\\.|[^'\\\n])*+'?+)"""
+_PLAIN = r"""(?:[^\s,)}\]]|[,)}\]](?=[^\s"',)}\]]))"""
+_VALUE = (
+    rf"(?:(?:[bru]?{_QUOTED})+{_PLAIN}*"
+    rf"""|[\w.]*[\[({{](?:(?:{_QUOTED}|[^"'\[({{\])}}])*+[\])}}]|.*)|{_PLAIN}+)"""
+)
+"""Quoted, in brackets, or as far as white space or what ends a part."""
+_SECRETS = re.compile(
+    # Behind an option, as far as the next: it may take several.
+    rf"((?<![\w-])--?[\w.-]*?{_NAME}[\\\"'`]*(?:\s*[=:]\s*|(?:[\"'],|[ \t])[ \t]*(?![\"']?-)))"
+    rf"{_VALUE}(?:(?:[ \t]+|,\s*(?=[\"']))(?![\"']?-){_VALUE})*"
+    rf"|((?:{_NAME}[\\\"'`\]]*\s*(?:[=:]+>?|(?<=[\"']),)\s*"
+    r"|(?<![\w-])(?:bearer|basic(?=[ \t]+\S*(?-i:[A-Z\d=])))[ \t]+)"
+    rf"(?:{_NAME}[\\\"']*\s*[=:\s]\s*){{0,3}}+){_VALUE}"
+    # What looks like one soon after such a name.
+    rf"|({_NAME}[ \t]+(?:[a-z]+:?[ \t]+){{0,2}}[\"'`]?)(?=[\w-]*\d)[\w-]{{8,}}[\w.-]*",
+    re.IGNORECASE,
+)
+"""In a text, where white space alone separates words: `a token having permission` is none."""
 _USER = re.compile(r"(?<=://)\S*@")
-_OPTION = re.compile(r"\s(?=-)")
 POLL_SECONDS, STOP_SECONDS, TAIL_BYTES = 0.5, 30.0, 4000
 
 
@@ -153,21 +171,17 @@ def settings(found: Mapping[str, Any], token: str | None = None) -> dict[str, st
             continue
         if not name.endswith("created"):  # a time of day, which says nothing of a server
             told.setdefault(name, str(value))
-    bare = {name: _without_secrets(value, token) for name, value in told.items()}
+    own = token if token and len(token) >= environment.SECRET_CHARACTERS else "\0"
+    hidden = environment.NOT_RECORDED
+    bare = {k: _without_secrets(v[:MOST_READ].replace(own, hidden)) for k, v in told.items()}
     clean: dict[str, str] = cleaned_facts(bare, own_names())
     kept = {name: clean[name][:MOST_CHARACTERS] for name in list(clean)[:MOST_SETTINGS]}
     return kept | ({"left out": str(len(clean) - len(kept))} if len(clean) > len(kept) else {})
 
 
-def _without_secrets(said: str, token: str | None = None) -> str:
-    """A line of a server's, perhaps its command, without what stands behind a secret's name, as far
-    as the next option."""
-    bare = said[:MOST_READ].replace(token or "\0", environment.NOT_RECORDED)
-    return " ".join(map(_bare, _OPTION.split(bare)))
-
-
-def _bare(word: str) -> str:
-    return _SECRET.sub(rf"\1{environment.NOT_RECORDED}", _USER.sub("", word))
+def _without_secrets(said: str) -> str:
+    """A text of a server's, perhaps its command."""
+    return _SECRETS.sub(rf"\1\2\3{environment.NOT_RECORDED}", _USER.sub("", said))
 
 
 class Counters(NamedTuple):
@@ -268,7 +282,8 @@ def shown(command: str) -> tuple[str, ...]:
         elif hidden:
             kept.append(environment.NOT_RECORDED)
             continue
-        kept.append(cleaned(environment.redacted(_bare(word)), None, own_names()))
+        bare = _SECRET.sub(rf"\1{environment.NOT_RECORDED}", _USER.sub("", word))
+        kept.append(cleaned(environment.redacted(bare), None, own_names()))
     return tuple(kept)
 
 
@@ -316,9 +331,9 @@ class Process:
     @property
     def tail(self) -> str:
         """The end of what it wrote."""
-        written = self._output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
-        lines = map(_without_secrets, environment.without_secrets(written).splitlines())
-        text = plain("\n".join(lines))
+        # Twice as much: the name of a secret must not be cut off.
+        written = self._output.read_bytes()[-2 * TAIL_BYTES :].decode("utf-8", "replace")
+        text = plain(_without_secrets(environment.without_secrets(written)))[-TAIL_BYTES:]
         return f"It wrote: {text.strip()}" if text.strip() else "It wrote nothing."
 
     def stop(self) -> None:

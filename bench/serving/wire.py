@@ -32,6 +32,8 @@ CONNECT_SECONDS = 10.0
 CLOSED = "the server closed the connection"
 SPARE_FILES = 64
 """That this process has open beside its connections."""
+OPEN_MAX = 10_240
+"""As many as macOS allows."""
 
 
 class Endpoint(NamedTuple):
@@ -333,10 +335,11 @@ def make_room(surely: int, perhaps: int) -> None:
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     endless, least, most = resource.RLIM_INFINITY, surely + SPARE_FILES, perhaps + SPARE_FILES
     most = most if hard == endless else min(most, hard)
-    if endless != limit < most:
-        with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its endless
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            limit = most
+    for wanted in (most, OPEN_MAX, least):
+        if endless != limit < wanted <= most:
+            with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its endless
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                limit = wanted
     if endless != limit < least:
         raise ServerError(
             f"serve-bench: {surely} requests in flight need {least} open files; this system allows "
@@ -346,7 +349,7 @@ def make_room(surely: int, perhaps: int) -> None:
 
 def _said(error: BaseException) -> str:
     """What an error says, without the address, which the message has already."""
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return "this client may open no more files; raise ulimit -n"
     if isinstance(error, TimeoutError):
         return f"none within {CONNECT_SECONDS:g} s"

@@ -64,6 +64,34 @@ def test_weights_are_nudged_alike_and_exactly_back(
     assert moved.tolist() == [row % 2 == rows for row in range(4)]
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        values(torch.float32).t(),
+        values(torch.bfloat16)[:, ::2],
+        values(torch.float32)[:, :1],
+        values(torch.float32)[:1, ::3],
+        values(torch.complex64)[:, ::2],
+        values(torch.float8_e4m3fn).t(),
+        values(torch.bool)[::2],
+        values(torch.float32)[0, 0],
+        values(torch.float64)[:0],
+        torch.arange(4.0).expand(3, 4),
+        torch.ones(3, requires_grad=True),
+    ],
+    ids=lambda held: f"{held.dtype} {tuple(held.shape)} {held.stride()}",
+)
+def test_words_are_the_bits_however_a_tensor_lies(held: torch.Tensor) -> None:
+    before = held.detach().clone()
+    words = OWN.words(held)
+    assert words.shape == tuple(held.shape) and words.itemsize == held.itemsize
+    # By numbers: none of these has two ways to write one.
+    numbers = torch.from_numpy(words.copy()).view(held.dtype)
+    assert torch.equal(numbers, before)
+    words[...] = 0
+    assert torch.equal(held.detach(), before), "a copy"
+
+
 @pytest.mark.parametrize("kit", WAYS.values(), ids=WAYS)
 def test_a_tensor_without_a_dimension_is_left_alone(kit: Tensors) -> None:
     with kit.altered(torch.tensor(2.0)) as differs:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bench.judging.compare import compare
+from bench.records.endpoint import Endpoint, Server
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas
 from bench.reports._comparison import render
@@ -59,6 +60,38 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
     whole = seen({"variables": {}, "variables_looked_for": ["OMP_*"]})
     said = render([compare(whole, another(whole))], Canvas())
     assert "The runs differ in nothing else." in said and "not known" not in said
+
+
+def served_by(version: str = "1", **settings: str) -> RunFile:
+    server = Server(
+        name="x",
+        version=version,
+        model="m",
+        settings=settings,
+        started="by the run",
+        same_host=True,
+    )
+    seen = Endpoint(server=server, weights="0", prompts="token ids", warm_up_requests=1)
+    return make_file([CASE], [make_launch(make_measured(), CASE, endpoint=seen)], settings=FIXED)
+
+
+def test_settings_of_a_server_that_an_older_version_left_out_are_no_difference() -> None:
+    """It withheld every token, and all behind the first 200; what is null has no value in any."""
+    new = served_by(tokenizer_mode="auto", quantization="fp8", max_total_tokens="5")
+    other = {"server quantization": ("absent", "fp8")}
+    assert differences(served_by(), new) == other
+    said = render([compare(served_by(), new)], Canvas())
+    assert "tokenizer_mode" not in said and "MAY EXPLAIN" not in said
+    first = {f"a{n:03}": "1" for n in range(200)}
+    cut, whole = served_by("0", **first), served_by(**first, attention_backend="fa3")
+    assert differences(cut, whole) == {"server version": ("0", "1")}
+    assert differences(whole, served_by("2", **first)) == {"server version": ("1", "2")}
+    few = served_by(a000="1")
+    assert differences(served_by(a000="1", attention_backend="fa3"), few) == {
+        "server attention_backend": ("fa3", "absent")
+    }
+    modes = [served_by(tokenizer_mode=mode) for mode in ("auto", "slow")]
+    assert differences(*modes) == {"server tokenizer_mode": ("auto", "slow")}
 
 
 def test_device_host_commit_and_settings() -> None:

@@ -82,16 +82,18 @@ def test_a_counter_that_is_first_shown_with_its_first_count_began_at_nothing() -
 def test_guessing_is_seen_by_any_sign_and_unknown_without_one(
     said: dict[str, Any], command: tuple[str, ...], counted: Counters, guesses: bool | None
 ) -> None:
-    who = Server(
-        name="x",
-        version="1",
-        model="m",
-        settings=settings(said),
-        started="before the run",
-        command=command,
-        same_host=True,
-    )
-    assert server.guesses(who, counted) is guesses
+    # Whatever word the client's token is.
+    for token in (None, "none", "no", "NONE-1"):
+        who = Server(
+            name="x",
+            version="1",
+            model="m",
+            settings=settings(said, token),
+            started="before the run",
+            command=command,
+            same_host=True,
+        )
+        assert server.guesses(who, counted) is guesses
 
 
 def test_settings_are_what_names_nobody() -> None:
@@ -133,6 +135,76 @@ def test_no_secret_stands_in_a_setting(value: str) -> None:
     said = settings({"launch_command": value, "speculative_config": value}, "mine-abc123")
     assert len(said) == 2 and "abc" not in str(said) and "mine" not in str(said)
     assert said["launch_command"].endswith("--tp-size 8") or "xxx" in value
+
+
+WHOLE = (
+    "--api-key {}",
+    "vllm serve --api-key {} {} --port 1",
+    "--ssl-keyfile-password '{} -{}' --tp 8",
+    "'--api-key={}',",
+    "Command '['serve', '--api-key', '{}', '{}']' returned exit status 1.",
+    'sh -c "exec serve --api-key {}"',
+    'api_key="{} {}"',
+    "api_key='{} {}",
+    "api_key=b'a {}', api_key=SecretStr('a {}')",
+    "Namespace(api_key=['{}', '{}'], port=1)",
+    "{{'keys': {{'a': ['{}'], 'b': ['{}']}}, 'port': 1}}",
+    '{{"api_key":"{}","hf_token": "a\\" {}"}}',
+    '{{\\"api_key\\": \\"{} {}\\", \\"port\\": 1}}',
+    '"api_keys": [\n  "{}",\n  "{}"\n]',
+    "Authorization: Bearer {}",
+    "{{'Authorization': 'Bearer {}', 'x': 1}}",
+    "X-Mine: Bearer {}",
+    "Basic auth: {} or Basic {}",
+    "Authorization: ApiKey {}",
+    "HF_TOKEN={} serve",
+    "os.environ['HF_TOKEN'] = '{}'",
+    "password=a,{}",
+    "password: 'a'\"'\"'b {}'",
+    "secret => {}",
+    "(b'x-api-key', b'{}')",
+    "redis://me:{}@node/0?token={}",
+    "Using token {} now. Incorrect API key provided: {}.",
+)
+
+
+@pytest.mark.parametrize("words", WHOLE)
+def test_no_secret_slips_out_of_a_text(words: str) -> None:
+    text = words.format("sk-abc123", "sk-abc123")
+    assert "abc123" in text and "abc123" not in server._without_secrets(text)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("make sure to pass a token having permission, or log in with `hf auth login`", ""),
+        ("401 Client Error: Unauthorized. You must be authenticated to access it.", ""),
+        ("the key is not in the list: 12345; no pad token and 8192 others", ""),
+        ("Missing key model.layers.0.self_attn.q_proj.weight; basic settings are wrong", ""),
+        ("max_num_batched_tokens: 8192, stop_token_ids=[2], tokenizer_mode=slow", ""),
+        ("use --api-key\nout of memory", ""),
+        ("--no-auth --port 1", ""),
+        ("api_key='x', out of memory", "api_key=(not recorded), out of memory"),
+        ("(token=x) is no good", "(token=(not recorded)) is no good"),
+        ("{'api_key': ['x'], 'port': 1} then", "{'api_key': (not recorded), 'port': 1} then"),
+        ("--api-key x y --port 1 taken", "--api-key (not recorded) --port 1 taken"),
+        ("invalid token: x in line 3", "invalid token: (not recorded) in line 3"),
+    ],
+)
+def test_ordinary_words_about_a_secret_stand(said: str, kept: str) -> None:
+    assert server._without_secrets(said) == (kept or said)
+    assert settings({"note": said})["note"] == (kept or said)
+
+
+def test_a_secret_whose_name_is_cut_off_is_none_of_the_end_of_what_a_server_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "TAIL_BYTES", 20)
+    process = server.Process("echo --api-key sk-abc123 --port 1")
+    process._child.wait(10)
+    said = process.tail
+    process.stop()
+    assert "abc123" not in said and said.endswith("--port 1")
 
 
 def test_a_setting_without_a_secret_stands_as_it_was_said() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -189,9 +190,11 @@ def test_a_server_that_is_not_there_says_so() -> None:
         (1024, -1, (5000, 5000), 5064),
         (-1, -1, (5000, 5000), -1),
         (4096, 4096, (2000, 2000), 4096),
-        # As macOS, whose limit is not said to be one.
-        (256, -1, (1, 20_000), 256),
         (256, 300, (1, 20_000), 300),
+        # As macOS, whose limit is not said to be one.
+        (256, -1, (1, 20_000), 10_240),
+        (256, -1, (1000, 20_000), 10_240),
+        (256, 30_000, (1000, 20_000), 10_240),
     ],
 )
 def test_as_many_connections_as_a_load_needs_are_allowed(
@@ -216,21 +219,48 @@ def test_as_many_connections_as_a_load_needs_are_allowed(
             make_room(20_000, 20_000)
 
 
+@pytest.mark.parametrize(("surely", "then"), [(1000, 1064), (1, 256)])
+def test_where_less_than_what_may_be_needed_is_allowed_what_is_needed_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, surely: int, then: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    now = [(256, -1)]
+
+    def limit(kind: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] > 2000:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        now.append(wanted)
+
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", limit)
+    make_room(surely, 20_000)
+    assert now[-1] == (then, -1)
+
+
 def test_requests_at_random_need_not_be_in_flight_together() -> None:
     loads = cases.cases(asks(rates=(5.0,), offline=True, requests=60), MANIFEST)
     assert [cases.in_flight(one) for one in loads] == [(4, 4), (1, 60), (60, 60)]
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EMFILE, "(this client may open no more files; raise ulimit -n)"),
+        # Of all processes: no limit of this one's helps.
+        (errno.ENFILE, "(too many for the system)"),
+    ],
+)
 def test_that_this_client_may_open_no_more_files_is_not_said_of_the_server(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, number: int, said: str
 ) -> None:
     def none_left(*given: object, **also: object) -> socket.socket:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(number, "too many for the system")
 
     async def connected() -> None:
         pool = Pool(Endpoint.of("http://127.0.0.1:9"))
         monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", none_left)
         await pool.connection()
 
-    with pytest.raises(Broken, match=r"this client may open no more files; raise ulimit -n"):
+    with pytest.raises(Broken, match=re.escape(said)):
         asyncio.run(connected())
