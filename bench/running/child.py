@@ -184,8 +184,10 @@ def end(*processes: Process) -> None:
     """Ends the whole process group of each: politely, then not; returns when all are gone.
 
     All are asked, and all are killed, before one is waited for: what drivers that hold on to theirs
-    take, they take together.
+    take, they take together. Of one whose stdout is closed, as it is here, nothing is left, and its
+    number may be somebody else's.
     """
+    processes = tuple(p for p in processes if p.stdout is None or not p.stdout.closed)
     for process in processes:
         hang_up(process)
     _wait_for(processes, LEAVING_SECONDS)

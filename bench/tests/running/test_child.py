@@ -102,3 +102,14 @@ def test_many_are_waited_for_together(monkeypatch: pytest.MonkeyPatch, clock: Cl
     assert clock.now == took
     assert all(rank.returncode == -signal.SIGKILL for rank in ranks)
     assert all(signs[:2] == [signal.SIGTERM, signal.SIGKILL] for signs in sent.values())
+
+
+def test_the_group_of_one_that_was_ended_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be somebody else's by then."""
+    process = subprocess.Popen(["true"], stdout=subprocess.PIPE, start_new_session=True)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, sign: killed.append(group))
+    child.end(process)
+    assert killed == [process.pid]
+    child.end(process)
+    assert killed == [process.pid]
