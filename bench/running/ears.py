@@ -15,6 +15,10 @@ from bench.running.child import Process
 if TYPE_CHECKING:
     from _typeshed import HasFileno
 
+LATE_SECONDS = 1.0
+"""No system is so late to wake who waits, unless it was paused: a container, a job, a tree of
+processes (SIGSTOP)."""
+
 
 class Ears:
     """Sleeps in the kernel until somebody who is attended says something, or ends."""
@@ -22,6 +26,9 @@ class Ears:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._ends: dict[Hashable, contextlib.ExitStack] = {}
+        self.overslept = 0.0
+        """Seconds that this process was suspended for amid the last wait, by how late that ended;
+        0 below `LATE_SECONDS`."""
 
     def __enter__(self) -> Ears:
         return self
@@ -61,7 +68,11 @@ class Ears:
     def ready(self, seconds: float) -> dict[Hashable, bool]:
         """Who has something to say within so long; False of who has only ended."""
         found: dict[Hashable, bool] = {}
-        for entry, _ in self._selector.select(seconds):
+        end = time.monotonic() + seconds
+        ready = self._selector.select(seconds)
+        late = time.monotonic() - end
+        self.overslept = late if late > LATE_SECONDS else 0.0
+        for entry, _ in ready:
             key, speaks = entry.data
             found[key] = found.get(key, False) or speaks
         return found

@@ -35,6 +35,8 @@ LAST_GAP_SECONDS = 0.25
 held up, and a whole report lie in the pipe. Less than lies between two lines of a slow one."""
 LAST_SECONDS = 2.0
 """That, at most."""
+WAIT_SECONDS = 10.0
+"""Of a pause of all processes, which no limit counts, no more than this goes unnoticed."""
 DECODER = msgspec.json.Decoder(Progress | Report)
 IMPORTING: tuple[Phase, ...] = ("start", "import")
 """Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
@@ -209,11 +211,15 @@ class WorkerProcess(Worker):
                 phase, phase_end, last = self.phase, self._phase_end(), None
             now = time.monotonic()
             left = min(launch_end, phase_end) - now
+            wait = min(left, WAIT_SECONDS)
             if left <= 0:
                 last = last or now + LAST_SECONDS
-                left = min(LAST_GAP_SECONDS, last - now)
-            ready = ears.ready(left) if left > 0 else {}
-            if not ready:
+                wait = min(LAST_GAP_SECONDS, last - now)
+            ready = ears.ready(wait) if wait > 0 else {}
+            if ears.overslept:
+                launch_end, phase_end = launch_end + ears.overslept, phase_end + ears.overslept
+                last = None
+            elif not ready and left <= WAIT_SECONDS:
                 self._give_up(whole_launch=launch_end <= phase_end)
             for speaks in ready.values():
                 self.listen(speaks=speaks, listen=listen)

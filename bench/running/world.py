@@ -9,6 +9,7 @@ millisecond, and say so.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,6 +66,7 @@ class World:
         """Whether each rank has a device of its own; ranks of a host that computes share it."""
         self._reports: dict[int, Report] = {}
         self._bad_since: float | None = None
+        self._launch_end = math.inf
         self._order: list[int] = []
         """Ranks in the order of their reports or ends."""
         self._seats = seating.seats(
@@ -207,8 +209,8 @@ class World:
 
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what they say until that is enough, all have reported, or one has bad news."""
-        launch_end = time.monotonic() + self._limit
         now = time.monotonic()
+        self._launch_end = now + self._limit
         for watch in self._watches:
             watch.begins(now)
         for host in self._hosts:
@@ -216,10 +218,10 @@ class World:
         with self._ears() as ears:
             while not enough() and self._bad_since is None and self._waiting():
                 self._hear(ears, POLL_SECONDS, listen)
-                if self._over(launch_end):
+                if self._over():
                     self._hear_last_words(ears, listen)
                 if self._bad_since is None and self._waiting() and not enough():
-                    self._look(launch_end)
+                    self._look()
 
     def _hear_last_words(self, ears: Ears, listen: Listener) -> None:
         """Whatever they have said while this process was held up."""
@@ -258,6 +260,8 @@ class World:
     def _hear(self, ears: Ears, seconds: float, listen: Listener) -> bool:
         """Hears what comes within so long, up to the first; whether anything does."""
         ready = ears.ready(seconds)
+        if ears.overslept:
+            self._stood_still(ears.overslept)
         for key, speaks in ready.items():
             if isinstance(key, RemoteHost):
                 self._heard(key.hear(), ears)
@@ -272,6 +276,14 @@ class World:
         elsewhere = [worker for worker in self.workers if isinstance(worker, RemoteWorker)]
         self._heard([worker for worker in elsewhere if worker.report is not None], ears)
         return bool(ready)
+
+    def _stood_still(self, seconds: float) -> None:
+        """All of this host were suspended for so long: it counts for nothing."""
+        self._launch_end += seconds
+        for watch in self._watches:
+            watch.stood_still(seconds)
+        for host in self._hosts:
+            host.begins(time.monotonic())
 
     def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
         """Some of them have said something, or ended."""
@@ -290,17 +302,17 @@ class World:
         if not isinstance(report.outcome, Measured) and self._bad_since is None:
             self._bad_since = time.monotonic()
 
-    def _over(self, launch_end: float) -> bool:
+    def _over(self) -> bool:
         """Whether the launch's time is over, or that of a phase which a rank is in."""
         now, limit = time.monotonic(), self._request.settings.launch_limit_seconds
-        return now >= launch_end or any(
+        return now >= self._launch_end or any(
             now - self._watches[rank].entered > phase_limit(self.workers[rank].phase, limit)
             for rank in self._waiting()
         )
 
-    def _look(self, launch_end: float) -> None:
+    def _look(self) -> None:
         """Whether somebody stands still, or a time limit is over; then that is the news."""
-        now, over = time.monotonic(), self._over(launch_end)
+        now, over = time.monotonic(), self._over()
         phases: dict[int, Phase] = {rank: self.workers[rank].phase for rank in self._waiting()}
         late = blame.late(self._watches, phases, now, over=over)
         if late is None and not over and not blame.all_quiet(self._watches, phases, now):

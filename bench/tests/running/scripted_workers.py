@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import msgspec
 import psutil
+import pytest
 
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.outcome import Cold, Failed
 from bench.records.run import Settings
+from bench.running.ears import Ears
 from bench.running.launcher import Finished
 from bench.tests.launching import launch
 from bench.tests.values import make_case, make_measured
@@ -49,6 +51,19 @@ def run(
 ) -> Finished:
     """Launches a worker that is only this code."""
     return launch(request(limit_seconds), variables or {}, listen, scripted(code))
+
+
+def suspend(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Has the first wait that nobody ends look as if all had been suspended for so long amid it."""
+    ready, left = Ears.ready, [seconds]
+
+    def late(self: Ears, patience: float) -> dict[Hashable, bool]:
+        found = ready(self, patience)
+        if not found and left:
+            self.overslept = left.pop()
+        return found
+
+    monkeypatch.setattr(Ears, "ready", late)
 
 
 def failure(finished: Finished) -> Failed:
