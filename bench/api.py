@@ -170,7 +170,7 @@ def run_suite(
                 python=where.python,
                 framework=where.framework,
             ).run()
-    return read(path)
+    return read(writer.path)
 
 
 def explain_suite(
@@ -215,7 +215,7 @@ def explain_suite(
                 left_out=what.left_out,
                 explaining=Explaining(launches, only=True, trying=trying),
             ).run()
-    return read(path)
+    return read(writer.path)
 
 
 def resume_run(
@@ -262,7 +262,7 @@ def resume_run(
                 framework=where.framework,
             )
             session.run()
-    return read(file.path)
+    return read(writer.path)
 
 
 def choose(
