@@ -33,11 +33,15 @@ def begin(
     left_out: Mapping[str, str] = NOTHING,
     instead: Mapping[str, str] = NOTHING,
     explanations: int = 0,
+    budget_minutes: float | None = None,
     *,
     only_explained: bool = False,
     framework: str = "torch",
 ) -> Writer:
-    """A new record with its header on disk; left_out, instead: as in `Run`, of any cases."""
+    """A new record with its header on disk; left_out, instead: as in `Run`, of any cases.
+
+    budget_minutes: the suite's own.
+    """
     writer = Writer(path)
     writer.append(
         Run(
@@ -48,6 +52,7 @@ def begin(
             left_out=_of(left_out, cases),
             instead=_of(instead, cases),
             settings=settings,
+            budget_minutes=budget_minutes,
             explanations=explanations,
             only_explained=only_explained,
             framework=framework,
