@@ -201,6 +201,10 @@ def end(*processes: Process) -> None:
         # What the worker itself started, and left, goes with it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is not None:  # else its own end would be taken with theirs
+            with contextlib.suppress(ChildProcessError):  # orphans are ours where we are PID 1
+                while os.waitpid(-process.pid, os.WNOHANG)[0]:
+                    pass
         if process.stdout is not None:
             process.stdout.close()
 
