@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -16,15 +17,6 @@ ELSEWHERE = re.compile(r"[A-Za-z][\w+.-]*://\S+|\S+@\S+")
 """An address on a network, and a person or a host."""
 
 
-def home() -> Path:
-    """The user's; the current folder, which has no name, of one who has none: a number alone, with
-    no entry among the system's users."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path()
-
-
 def without_paths(text: str) -> str:
     """A text in which only the last name of each path is left, of a home `~`, of an address none.
 
@@ -33,9 +25,9 @@ def without_paths(text: str) -> str:
     text = ELSEWHERE.sub("(address)", text)
     if "/" not in text and "\\" not in text:
         return text
-    own = str(home())
-    if len(own) > 1:
-        text = re.sub(re.escape(own) + r"(?=[/\\:;,\s]|$)", "~", text)
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        if len(home := str(Path.home())) > 1:
+            text = re.sub(re.escape(home) + r"(?=[/\\:;,\s]|$)", "~", text)
     text = HOMES.sub("~", text)
     return "".join(_last_name(part) for part in BETWEEN.split(text))
 

@@ -86,7 +86,7 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     the JSON of a run that has none."""
     settings: Settings
     budget_minutes: float | None = None
-    """What its suite gives a run; what goes on with it has as much. None where that is endless."""
+    """Its suite's own; what goes on with it has as much."""
     explanations: int = 0
     """How often each case is explained, after all its launches."""
     only_explained: bool = False

@@ -134,8 +134,7 @@ class Writer:
             self.command = line.command
 
     def _restore(self) -> None:
-        """The file was deleted under way: lays it down again, with all that it held; beside what
-        has taken its name, as an editor or a client that synchronizes has its copy do."""
+        """The file was deleted under way: lays it down again, beside what has taken its name."""
         self._file.seek(0)
         content = self._file.read()
         try:

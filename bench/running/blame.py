@@ -74,14 +74,6 @@ class Watched:
         self.entered = self._came = self._heard = now
         self._cpu = None
 
-    def stood_still(self, seconds: float) -> None:
-        """So long nobody went on, nor was heard: it counts for nothing."""
-        self.entered += seconds
-        self._came += seconds
-        self._heard += seconds
-        self.left = {place: at + seconds for place, at in self.left.items()}
-        self._cpu = None
-
     @property
     def place(self) -> Place:
         """How far it has come."""

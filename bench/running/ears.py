@@ -8,7 +8,7 @@ import selectors
 import time
 from collections.abc import Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.running.child import Process
 
@@ -16,19 +16,18 @@ if TYPE_CHECKING:
     from _typeshed import HasFileno
 
 LATE_SECONDS = 1.0
-"""No system is so late to wake who waits, unless it was paused: a container, a job, a tree of
-processes (SIGSTOP)."""
+"""Nobody wakes so late who was not suspended: with a container, or by SIGSTOP."""
 
 
 class Ears:
     """Sleeps in the kernel until somebody who is attended says something, or ends."""
 
+    suspended: ClassVar[float] = 0.0
+    """Seconds that this process was, in all."""
+
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._ends: dict[Hashable, contextlib.ExitStack] = {}
-        self.overslept = 0.0
-        """Seconds that this process was suspended for amid the last wait, by how late that ended;
-        0 below `LATE_SECONDS`."""
 
     def __enter__(self) -> Ears:
         return self
@@ -69,13 +68,18 @@ class Ears:
         """Who has something to say within so long; False of who has only ended."""
         found: dict[Hashable, bool] = {}
         end = time.monotonic() + seconds
-        ready = self._selector.select(seconds)
-        late = time.monotonic() - end
-        self.overslept = late if late > LATE_SECONDS else 0.0
-        for entry, _ in ready:
+        entries = self._selector.select(seconds)
+        if (late := time.monotonic() - end) > LATE_SECONDS:
+            Ears.suspended += late
+        for entry, _ in entries:
             key, speaks = entry.data
             found[key] = found.get(key, False) or speaks
         return found
+
+
+def awake() -> float:
+    """Monotonic seconds by a clock that stood still whenever this process, with all others, did."""
+    return time.monotonic() - Ears.suspended
 
 
 class Lines:

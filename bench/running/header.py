@@ -38,10 +38,7 @@ def begin(
     only_explained: bool = False,
     framework: str = "torch",
 ) -> Writer:
-    """A new record with its header on disk; left_out, instead: as in `Run`, of any cases.
-
-    budget_minutes: the suite's own.
-    """
+    """A new record with its header on disk; left_out, instead: as in `Run`, of any cases."""
     writer = Writer(path)
     writer.append(
         Run(

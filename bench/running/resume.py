@@ -30,8 +30,6 @@ HOST_FACTS = (
 )
 COUNTED = ("threads_used", "read_back")
 """Facts of a device that are counted anew each time; what makes them is compared itself."""
-SAME_MEMORY = 0.01
-"""Share of a device's memory below which another amount is the same."""
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
 
 
@@ -105,15 +103,11 @@ def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> lis
     """In what today's host and device are not those of the run: reasons not to go on with it."""
     pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
     before, after = _without_counted(run.device), _without_counted(device)
+    was, is_now = (one.get("memory_bytes") or 0 for one in (before, after))
+    if abs(is_now - was) < was / 100:  # pages that a system or a driver keeps, from start to start
+        before["memory_bytes"] = is_now
     pairs += [(f"device {name}", before.get(name), after.get(name)) for name in DEVICE_FACTS]
-    differing = [one for one in pairs if one[1] != one[2] and not _same_memory(*one)]
-    return [f"{name} was {then}, is {now}" for name, then, now in differing]
-
-
-def _same_memory(name: str, then: Any, now: Any) -> bool:
-    """A host, or a driver, keeps some pages more or fewer for itself each time that it starts."""
-    bytes_ = name == "device memory_bytes" and isinstance(then, int) and isinstance(now, int)
-    return bytes_ and abs(now - then) < SAME_MEMORY * then
+    return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
 
 
 def _without_counted(device: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,7 @@ millisecond, and say so.
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -23,7 +21,7 @@ from bench.records.cpu_limits import usable_cores
 from bench.records.limits import phase_limit
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
 from bench.running import blame, child, seating, wire
-from bench.running.ears import Ears
+from bench.running.ears import Ears, awake
 from bench.running.leader import Leader
 from bench.running.one_report import End, first, merged
 from bench.running.remote import RemoteHost, RemoteWorker
@@ -66,7 +64,6 @@ class World:
         """Whether each rank has a device of its own; ranks of a host that computes share it."""
         self._reports: dict[int, Report] = {}
         self._bad_since: float | None = None
-        self._launch_end = math.inf
         self._order: list[int] = []
         """Ranks in the order of their reports or ends."""
         self._seats = seating.seats(
@@ -106,7 +103,7 @@ class World:
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
-        now = time.monotonic()
+        now = awake()
         cores = usable_cores()  # of another host one at the least
         self._watches = [
             blame.Watched(
@@ -209,8 +206,8 @@ class World:
 
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what they say until that is enough, all have reported, or one has bad news."""
-        now = time.monotonic()
-        self._launch_end = now + self._limit
+        launch_end = awake() + self._limit
+        now = awake()
         for watch in self._watches:
             watch.begins(now)
         for host in self._hosts:
@@ -218,15 +215,15 @@ class World:
         with self._ears() as ears:
             while not enough() and self._bad_since is None and self._waiting():
                 self._hear(ears, POLL_SECONDS, listen)
-                if self._over():
+                if self._over(launch_end):
                     self._hear_last_words(ears, listen)
                 if self._bad_since is None and self._waiting() and not enough():
-                    self._look()
+                    self._look(launch_end)
 
     def _hear_last_words(self, ears: Ears, listen: Listener) -> None:
         """Whatever they have said while this process was held up."""
-        end = time.monotonic() + LAST_SECONDS
-        while self._waiting() and (left := end - time.monotonic()) > 0:
+        end = awake() + LAST_SECONDS
+        while self._waiting() and (left := end - awake()) > 0:
             if not self._hear(ears, min(left, LAST_GAP_SECONDS), listen):
                 break
 
@@ -235,9 +232,7 @@ class World:
         if self._bad_since is None:
             return
         with self._ears() as ears:
-            while (
-                self._waiting() and (left := self._bad_since + GRACE_SECONDS - time.monotonic()) > 0
-            ):
+            while self._waiting() and (left := self._bad_since + GRACE_SECONDS - awake()) > 0:
                 self._hear(ears, left, lambda progress: None)
 
     def _waiting(self) -> list[int]:
@@ -260,8 +255,6 @@ class World:
     def _hear(self, ears: Ears, seconds: float, listen: Listener) -> bool:
         """Hears what comes within so long, up to the first; whether anything does."""
         ready = ears.ready(seconds)
-        if ears.overslept:
-            self._stood_still(ears.overslept)
         for key, speaks in ready.items():
             if isinstance(key, RemoteHost):
                 self._heard(key.hear(), ears)
@@ -277,21 +270,13 @@ class World:
         self._heard([worker for worker in elsewhere if worker.report is not None], ears)
         return bool(ready)
 
-    def _stood_still(self, seconds: float) -> None:
-        """All of this host were suspended for so long: it counts for nothing."""
-        self._launch_end += seconds
-        for watch in self._watches:
-            watch.stood_still(seconds)
-        for host in self._hosts:
-            host.begins(time.monotonic())
-
     def _heard(self, news: Sequence[WorkerProcess | RemoteWorker], ears: Ears) -> None:
         """Some of them have said something, or ended."""
         for worker in news:
             rank = self._ranks.get(worker)  # none of one of an earlier launch
             if rank is None or rank in self._reports:
                 continue
-            self._watches[rank].heard(worker.phase, time.monotonic(), worker.arrivals)
+            self._watches[rank].heard(worker.phase, awake(), worker.arrivals)
             if worker.report is not None:
                 self._take(rank, worker.report)
                 ears.leave(rank)
@@ -300,19 +285,19 @@ class World:
         self._reports[rank] = report
         self._order.append(rank)
         if not isinstance(report.outcome, Measured) and self._bad_since is None:
-            self._bad_since = time.monotonic()
+            self._bad_since = awake()
 
-    def _over(self) -> bool:
+    def _over(self, launch_end: float) -> bool:
         """Whether the launch's time is over, or that of a phase which a rank is in."""
-        now, limit = time.monotonic(), self._request.settings.launch_limit_seconds
-        return now >= self._launch_end or any(
+        now, limit = awake(), self._request.settings.launch_limit_seconds
+        return now >= launch_end or any(
             now - self._watches[rank].entered > phase_limit(self.workers[rank].phase, limit)
             for rank in self._waiting()
         )
 
-    def _look(self) -> None:
+    def _look(self, launch_end: float) -> None:
         """Whether somebody stands still, or a time limit is over; then that is the news."""
-        now, over = time.monotonic(), self._over()
+        now, over = awake(), self._over(launch_end)
         phases: dict[int, Phase] = {rank: self.workers[rank].phase for rank in self._waiting()}
         late = blame.late(self._watches, phases, now, over=over)
         if late is None and not over and not blame.all_quiet(self._watches, phases, now):

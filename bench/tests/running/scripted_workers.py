@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import selectors
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
@@ -15,7 +17,7 @@ import pytest
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.outcome import Cold, Failed
 from bench.records.run import Settings
-from bench.running.ears import Ears
+from bench.running import ears
 from bench.running.launcher import Finished
 from bench.tests.launching import launch
 from bench.tests.values import make_case, make_measured
@@ -54,16 +56,19 @@ def run(
 
 
 def suspend(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Has the first wait that nobody ends look as if all had been suspended for so long amid it."""
-    ready, left = Ears.ready, [seconds]
+    """Has all be suspended for so long, as it seems, amid the first wait that nobody ends."""
+    lost, waited = [0.0], selectors.DefaultSelector.select
 
-    def late(self: Ears, patience: float) -> dict[Hashable, bool]:
-        found = ready(self, patience)
-        if not found and left:
-            self.overslept = left.pop()
+    def select(
+        self: selectors.DefaultSelector, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        found = waited(self, timeout)
+        lost[0] = lost[0] or (0.0 if found else seconds)
         return found
 
-    monkeypatch.setattr(Ears, "ready", late)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + lost[0])
+    monkeypatch.setattr(ears, "time", clock)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", select)
 
 
 def failure(finished: Finished) -> Failed:

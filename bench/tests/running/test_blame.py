@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.records.outcome import Phase
-from bench.running.blame import LATE_SECONDS, QUIET_SECONDS, Suspect, Watched, all_quiet, late
+from bench.running.blame import LATE_SECONDS, QUIET_SECONDS, Suspect, Watched, late
 
 
 @pytest.mark.parametrize(
@@ -53,18 +53,3 @@ def test_a_late_rank_that_may_compile_is_waited_for(
         found[now] = late(watches, {0: phase, 1: phase}, now, over=over and last)
     assert [suspect.rank for suspect in found.values() if suspect][-1:] == [1] * named
     assert not any(suspect for then, suspect in found.items() if then <= 6.0 + LATE_SECONDS)
-
-
-def test_what_all_were_suspended_for_makes_nobody_quiet_or_late() -> None:
-    """A pause of the container: the first look after it comes before the first word."""
-    watches = [Watched(lambda: 0.0, 0.0) for _ in range(2)]
-    for watch in watches:
-        watch.heard("measure", 1.0)
-    watches[0].heard("measure", 2.0, arrivals=1)
-    phases: dict[int, Phase] = {0: "measure", 1: "measure"}
-    now = 3.0 + 2 * QUIET_SECONDS
-    assert all_quiet(watches, phases, now) and late(watches, phases, now, over=False)
-    for watch in watches:
-        watch.stood_still(2 * QUIET_SECONDS)
-    assert not all_quiet(watches, phases, now) and not late(watches, phases, now, over=False)
-    assert watches[1].entered == 1.0 + 2 * QUIET_SECONDS

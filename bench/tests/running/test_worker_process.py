@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 from typing import get_args
-from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -21,7 +20,7 @@ from bench.planning.sweep import too_large
 from bench.planning.tuning import hopeless
 from bench.records import limits
 from bench.records.outcome import Measured, Phase
-from bench.running import child, ears
+from bench.running import child
 from bench.running.child import STDERR_TAIL_BYTES
 from bench.tests.launching import launch
 from bench.tests.running.scripted_workers import (
@@ -32,7 +31,6 @@ from bench.tests.running.scripted_workers import (
     pids,
     request,
     run,
-    suspend,
     wait_until,
 )
 from bench.tests.values import make_case
@@ -303,21 +301,6 @@ def test_what_was_said_while_the_parent_was_held_up_is_heard(blocks: int) -> Non
     )
     assert isinstance(finished.report.outcome, Measured), finished
     assert len(finished.report.outcome.steady) == blocks + 10
-
-
-def test_what_all_were_suspended_for_is_not_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `docker pause` does: the wait ends late, by the limit that the worker had no part of."""
-    suspend(monkeypatch, 60.0)
-    finished = run("time.sleep(1.0); sys.stdout.buffer.write(REPORT)", limit_seconds=0.3)
-    assert isinstance(finished.report.outcome, Measured), finished
-
-
-def test_a_wait_that_ends_late_says_how_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter([100.0, 147.0, 200.0, 202.5])
-    monkeypatch.setattr(ears, "time", Mock(monotonic=lambda: next(moments)))
-    with ears.Ears() as them:
-        found = [(them.ready(0.0), them.overslept)[1] for _ in range(2)]
-    assert found == [47.0, 2.5]
 
 
 # --- What is left of it ---------------------------------------------------------------------------

@@ -344,8 +344,13 @@ def test_what_they_said_while_the_parent_was_held_up_is_heard(blocks: int) -> No
 
 @pytest.mark.usefixtures("all_come")
 def test_what_all_were_suspended_for_is_not_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    suspend(monkeypatch, 60.0)
-    finished = run('say("measure")\ntime.sleep(1.5)\nreport()', devices=2, limit_seconds=1.0)
+    def heard(progress: Progress) -> None:
+        if progress.phase == "measure":
+            suspend(monkeypatch, 60.0)
+
+    code = textwrap.dedent(HEAD) + 'say("measure"); time.sleep(0.5); report()'
+    command = scripted("import faulthandler\n" + code)
+    finished = launch(of(2), {}, heard, command)
     assert isinstance(finished.report.outcome, Measured), finished
 
 
