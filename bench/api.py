@@ -158,8 +158,8 @@ def run_suite(
     path = Path(out) / f"{read_suite.name}-{chosen.backend}-{identity}.jsonl"
     with watch(chosen, remarks, settings) as face:
         header = (identity, read_suite.title, what.cases, settings, chosen, command)
-        whys = (what.left_out, what.instead)
-        writer = begin(path, *header, *whys, explanations=int(explain), framework=where.framework)
+        whys = (what.left_out, what.instead, int(explain), read_suite.budget_minutes)
+        writer = begin(path, *header, *whys, framework=where.framework)
         with contextlib.closing(writer):
             open_session(
                 *(writer, what.cases, settings, chosen, face, 60 * budget if budget else None),
@@ -170,7 +170,7 @@ def run_suite(
                 python=where.python,
                 framework=where.framework,
             ).run()
-    return read(path)
+    return read(writer.path)
 
 
 def explain_suite(
@@ -215,7 +215,7 @@ def explain_suite(
                 left_out=what.left_out,
                 explaining=Explaining(launches, only=True, trying=trying),
             ).run()
-    return read(path)
+    return read(writer.path)
 
 
 def resume_run(
@@ -230,15 +230,16 @@ def resume_run(
 ) -> RunFile:
     """Measures what a run that ended early has not; gives the whole run.
 
-    leader, python: as of `run_suite`. A run that has ended by itself is given as it is. Raises
-    `RecordError` where launches of two environments would mix, or where the record is none of
-    `run_suite`'s.
+    budget_minutes, leader, python: as of `run_suite`. A run that has ended by itself is given as it
+    is. Raises `RecordError` where launches of two environments would mix, or where the record is
+    none of `run_suite`'s.
     """
     budget = suite_file.budget("resume_run", budget_minutes)
     file = read(record)
     if is_complete(file):
         return file
     require_run(file)
+    budget = budget or file.run.budget_minutes
     address = f"{file.run.device.get('backend')}:{file.run.device.get('index')}"
     where = elsewhere(file.run.framework, python)
     with looking():
@@ -262,7 +263,7 @@ def resume_run(
                 framework=where.framework,
             )
             session.run()
-    return read(file.path)
+    return read(writer.path)
 
 
 def choose(

@@ -123,6 +123,7 @@ def ab(
                 )
             )
         reason = alternate(*sessions)
+    paths = [session.writer.path for session in sessions]
     first, second = (read(path) for path in paths)
     comparison = api.compare_runs(first, second)
     put_card(render("table", comparison, wide=wide))

@@ -133,6 +133,9 @@ def serve(
                     continue
                 word, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, STREAMS + 1)
                 if not word:
+                    with contextlib.suppress(ChildProcessError):  # PID 1 may reap nobody else's
+                        while os.waitpid(-1, os.WNOHANG)[0]:
+                            pass
                     os._exit(0)
                 while left:
                     os.waitpid(left.pop(), 0)

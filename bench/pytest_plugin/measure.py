@@ -77,9 +77,9 @@ def _measure(session: pytest.Session) -> None:
                 left_out=left_out,
             ).run()
     except BaseException:  # of which pytest may print no summary
-        say(f"record: {path}")
+        say(f"record: {writer.path}")
         raise
-    config.stash[RUN], config.stash[RECORD] = runfile.read(path), path
+    config.stash[RUN], config.stash[RECORD] = runfile.read(writer.path), writer.path
     if not kept and reason != "interrupted":
         config.stash[TEMPORARY] = folder
     if reason == "interrupted":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -24,9 +25,9 @@ def without_paths(text: str) -> str:
     text = ELSEWHERE.sub("(address)", text)
     if "/" not in text and "\\" not in text:
         return text
-    home = str(Path.home())
-    if len(home) > 1:
-        text = re.sub(re.escape(home) + r"(?=[/\\:;,\s]|$)", "~", text)
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        if len(home := str(Path.home())) > 1:
+            text = re.sub(re.escape(home) + r"(?=[/\\:;,\s]|$)", "~", text)
     text = HOMES.sub("~", text)
     return "".join(_last_name(part) for part in BETWEEN.split(text))
 

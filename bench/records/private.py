@@ -186,9 +186,11 @@ def _variable(name: str, value: Any, own: Iterable[str]) -> Any:
 @functools.cache
 def own_names() -> tuple[str, ...]:
     """What this machine and whoever uses it are called, longest first."""
-    names = {socket.gethostname(), socket.gethostname().partition(".")[0], Path.home().name}
+    names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
     with contextlib.suppress(OSError, KeyError, ImportError):  # a user without a name
         names.add(getpass.getuser())
+    with contextlib.suppress(RuntimeError):  # nor a home
+        names.add(Path.home().name)
     told = [name for name in names if len(name) >= LEAST_NAME and name.lower() not in COMMON]
     return tuple(sorted(told, key=len, reverse=True))
 

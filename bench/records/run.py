@@ -83,6 +83,8 @@ class Run(Value, frozen=True, kw_only=True, omit_defaults=True, tag="run", tag_f
     """Planned cases in another precision than their suite says, by fingerprint: why. Absent from
     the JSON of a run that has none."""
     settings: Settings
+    budget_minutes: float | None = None
+    """Its suite's own; what goes on with it has as much."""
     explanations: int = 0
     """How often each case is explained, after all its launches."""
     only_explained: bool = False

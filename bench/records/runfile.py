@@ -134,11 +134,13 @@ class Writer:
             self.command = line.command
 
     def _restore(self) -> None:
-        """The file was deleted under way: lays it down again, with all that it held."""
+        """The file was deleted under way: lays it down again, beside what has taken its name."""
         self._file.seek(0)
         content = self._file.read()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                self.path = self.path.with_suffix(".restored.jsonl")
             deleted, self._file = self._file, self.path.open("x+b", buffering=0)
             deleted.close()
             _lock(self._file)

@@ -184,8 +184,9 @@ def end(*processes: Process) -> None:
     """Ends the whole process group of each: politely, then not; returns when all are gone.
 
     All are asked, and all are killed, before one is waited for: what drivers that hold on to theirs
-    take, they take together.
+    take, they take together. One whose stdout is closed was ended: its number may be another's.
     """
+    processes = tuple(p for p in processes if p.stdout is None or not p.stdout.closed)
     for process in processes:
         hang_up(process)
     _wait_for(processes, LEAVING_SECONDS)
@@ -197,8 +198,10 @@ def end(*processes: Process) -> None:
         _wait_for(left, seconds)
     for process in processes:
         # What the worker itself started, and left, goes with it.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
             os.killpg(process.pid, signal.SIGKILL)
+            while process.returncode is not None and os.waitpid(-process.pid, os.WNOHANG)[0]:
+                pass  # an orphan, which is ours where we are PID 1
         if process.stdout is not None:
             process.stdout.close()
 

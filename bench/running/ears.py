@@ -8,16 +8,22 @@ import selectors
 import time
 from collections.abc import Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.running.child import Process
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
 
+LATE_SECONDS = 1.0
+"""Nobody wakes so late who was not suspended: with a container, or by SIGSTOP."""
+
 
 class Ears:
     """Sleeps in the kernel until somebody who is attended says something, or ends."""
+
+    suspended: ClassVar[float] = 0.0
+    """Seconds that this process was, in all."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -61,10 +67,19 @@ class Ears:
     def ready(self, seconds: float) -> dict[Hashable, bool]:
         """Who has something to say within so long; False of who has only ended."""
         found: dict[Hashable, bool] = {}
-        for entry, _ in self._selector.select(seconds):
+        end = time.monotonic() + seconds
+        entries = self._selector.select(seconds)
+        if (late := time.monotonic() - end) > LATE_SECONDS:
+            Ears.suspended += late
+        for entry, _ in entries:
             key, speaks = entry.data
             found[key] = found.get(key, False) or speaks
         return found
+
+
+def awake() -> float:
+    """Monotonic seconds by a clock that stood still whenever this process, with all others, did."""
+    return time.monotonic() - Ears.suspended
 
 
 class Lines:

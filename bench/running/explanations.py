@@ -66,7 +66,8 @@ def explain(session: Session) -> EndReason:
     for number in range(explaining.each):
         for state in session.states:
             fingerprint = state.case.fingerprint
-            if number < done[fingerprint] or state.beyond or state.hopeless:
+            refused = fingerprint in session.left_out or (state.hopeless and not explaining.only)
+            if number < done[fingerprint] or refused:
                 continue
             if not session.fits(state, longest):
                 return "budget"
@@ -84,7 +85,8 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     case, choice, started_at = state.case, state.choice, utc_now()
     session.face.explains(case, number + 1, session.explaining.each)
     seed = session.settings.seed + number
-    if reason := TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else "":
+    reason = TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else ""
+    if reason := reason or (state.beyond and session.limits.beyond(case)) or "":
         choice, report = None, Report(outcome=Skipped(reason=reason), cold=Cold(), environment={})
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
     else:
@@ -102,6 +104,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
         with contextlib.closing(launches):
             finished = next(launches)
         state.seconds.append(finished.seconds)
+        session.note_limits(case, finished.report.outcome)
     return Explanation(
         case=case,
         fingerprint=case.fingerprint,

@@ -107,7 +107,7 @@ def counted(requests: Sequence[Request], given: Mapping[str, str], stems: Stems)
                 if worker.report is None:
                     continue
                 ears.leave(name)
-                del at_work[name]
+                at_work.pop(name).leave()
                 if (needed := worker.report.estimated_peak_bytes) is not None:
                     found[name] = needed
     return found

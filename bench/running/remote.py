@@ -12,6 +12,7 @@ from typing import Any
 from bench.measuring.messages import Request
 from bench.running import wire
 from bench.running.alike import Host
+from bench.running.ears import awake
 from bench.running.wire import Beat, Connection, Finish, Found, Frames, Gone, Left, Said
 from bench.running.worker_process import Worker, failed
 from bench.telemetry.joined import Sight
@@ -45,7 +46,7 @@ class RemoteHost:
         """Why it is not there any more; empty while it is."""
         self.workers: dict[int, RemoteWorker] = {}
         self._started = 0
-        self._heard = time.monotonic()
+        self._heard = awake()
         self._found: Found | None = None
 
     def fileno(self) -> int:
@@ -101,13 +102,13 @@ class RemoteHost:
         except Gone as why:
             self.lose(str(why))
             return []
-        self._heard = time.monotonic()
+        self._heard = awake()
         news = [self._take(message) for message in messages]
         return [worker for worker in news if worker is not None]
 
     def look_whether_it_lives(self) -> None:
         """A host of which nothing has been heard for long is lost."""
-        if not self.lost and time.monotonic() - self._heard >= SILENT_SECONDS:
+        if not self.lost and awake() - self._heard >= SILENT_SECONDS:
             self.lose(f"nothing heard for {SILENT_SECONDS:.0f} s")
 
     def lose(self, why: str) -> None:

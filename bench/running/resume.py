@@ -103,6 +103,9 @@ def mixture(run: Run, host: Mapping[str, Any], device: Mapping[str, Any]) -> lis
     """In what today's host and device are not those of the run: reasons not to go on with it."""
     pairs = [(name, run.host.get(name), host.get(name)) for name in HOST_FACTS]
     before, after = _without_counted(run.device), _without_counted(device)
+    was, is_now = (one.get("memory_bytes") or 0 for one in (before, after))
+    if abs(is_now - was) < was / 100:  # pages that a system or a driver keeps, from start to start
+        before["memory_bytes"] = is_now
     pairs += [(f"device {name}", before.get(name), after.get(name)) for name in DEVICE_FACTS]
     return [f"{name} was {then}, is {now}" for name, then, now in pairs if then != now]
 

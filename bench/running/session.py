@@ -24,6 +24,7 @@ from bench.planning.tuning import memory_format, searches, settled
 from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
 from bench.records.limits import SHORTEST_LIMIT_SECONDS
+from bench.records.outcome import Outcome
 from bench.records.run import End, Launch, Settings
 from bench.records.runfile import Writer
 from bench.running import child, launcher, scratch
@@ -94,13 +95,13 @@ class Session:
         self.order = self._done = len(done)
         self._place = {case.fingerprint: k for k, case in enumerate(cases)}
         self._rehearsals = self.rehearsals or Rehearsals()
-        self._limits = Limits()
+        self.limits = Limits()
         self._shapes = Shapes(self.settings)
         self.software = Software(itertools.chain(done, self.explaining.done))
         for launch in done:
             if launch.fingerprint in self._place:
                 self.states[self._place[launch.fingerprint]].keep(launch, self._launch_settings())
-            self._limits.note(launch.case, launch.outcome)
+            self.limits.note(launch.case, launch.outcome)
             self._shapes.note(launch.case, launch.outcome)
         self._leave_out_what_is_beyond()
         self._left = self._time_left()
@@ -283,21 +284,24 @@ class Session:
         self.software.require(launch, self.writer)
         self.writer.append(launch)
         state.keep(launch)
-        self._limits.note(launch.case, launch.outcome)
         self._shapes.note(launch.case, launch.outcome)
         self.order += 1
-        if too_large(launch.outcome):
+        self._left.update(state)
+        self.note_limits(launch.case, launch.outcome)
+        self.face.ends(launch, state.rates, state.finished)
+
+    def note_limits(self, case: Case, outcome: Outcome) -> None:
+        """What does not fit takes the points of its sweep beyond it out of the plan."""
+        self.limits.note(case, outcome)
+        if too_large(outcome):
             self._leave_out_what_is_beyond()
             self._left = self._time_left()
-        else:
-            self._left.update(state)
-        self.face.ends(launch, state.rates, state.finished)
 
     def _leave_out_what_is_beyond(self) -> None:
         """Takes the points of a sweep that cannot fit, or are not to be tried, out of the plan."""
         for state in self.states:
             state.beyond = state.case.fingerprint in self.left_out or (
-                not state.seconds and self._limits.beyond(state.case) is not None
+                not state.seconds and self.limits.beyond(state.case) is not None
             )
 
     def end(self, reason: EndReason) -> None:

@@ -35,6 +35,8 @@ def _take_turns(first: Session, second: Session) -> None:
     enough: set[int] = set()
     while under_way := [k for k, pair in enumerate(pairs) if _goes_on(pair, enough)]:
         for k in under_way:
+            if not _goes_on(pairs[k], enough):  # a smaller batch did not fit
+                continue
             searching = [s for s in order if s.states[k].searching]
             for session in searching or order:
                 session.face.turn("A" if session is first else "B")

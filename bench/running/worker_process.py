@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ from bench.records.reason import reason
 from bench.records.run import Settings
 from bench.records.runfile import UNREADABLE
 from bench.running import child
-from bench.running.ears import Ears
+from bench.running.ears import Ears, awake
 from bench.running.stems import Stem
 
 LAST_GAP_SECONDS = 0.25
@@ -35,6 +34,8 @@ LAST_GAP_SECONDS = 0.25
 held up, and a whole report lie in the pipe. Less than lies between two lines of a slow one."""
 LAST_SECONDS = 2.0
 """That, at most."""
+WAIT_SECONDS = 10.0
+"""Of a pause of all processes no limit counts more than this."""
 DECODER = msgspec.json.Decoder(Progress | Report)
 IMPORTING: tuple[Phase, ...] = ("start", "import")
 """Phases that may overlap with those of another worker: nothing is timed in them but themselves."""
@@ -201,25 +202,25 @@ class WorkerProcess(Worker):
 
     def _listen_with(self, ears: Ears, enough: Callable[[], bool], listen: Listener) -> None:
         # Nothing is asked of a worker while others take their turns: its time runs from here.
-        launch_end = time.monotonic() + self._limit
+        launch_end = awake() + self._limit
         phase, phase_end = self.phase, self._phase_end()
         last: float | None = None
         while self.report is None and not enough():
             if phase != self.phase:
                 phase, phase_end, last = self.phase, self._phase_end(), None
-            now = time.monotonic()
-            left = min(launch_end, phase_end) - now
+            now = awake()
+            left = min(launch_end, phase_end, now + WAIT_SECONDS) - now
             if left <= 0:
                 last = last or now + LAST_SECONDS
                 left = min(LAST_GAP_SECONDS, last - now)
             ready = ears.ready(left) if left > 0 else {}
-            if not ready:
+            if not ready and awake() >= min(launch_end, phase_end):
                 self._give_up(whole_launch=launch_end <= phase_end)
             for speaks in ready.values():
                 self.listen(speaks=speaks, listen=listen)
 
     def _phase_end(self) -> float:
-        return time.monotonic() + phase_limit(self.phase, self._of_phases)
+        return awake() + phase_limit(self.phase, self._of_phases)
 
     def _give_up(self, whole_launch: bool) -> None:
         """Its time is over: its stacks go to its stderr, and the report says which limit it was."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -22,7 +21,7 @@ from bench.records.cpu_limits import usable_cores
 from bench.records.limits import phase_limit
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
 from bench.running import blame, child, seating, wire
-from bench.running.ears import Ears
+from bench.running.ears import Ears, awake
 from bench.running.leader import Leader
 from bench.running.one_report import End, first, merged
 from bench.running.remote import RemoteHost, RemoteWorker
@@ -104,7 +103,7 @@ class World:
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
-        now = time.monotonic()
+        now = awake()
         cores = usable_cores()  # of another host one at the least
         self._watches = [
             blame.Watched(
@@ -207,8 +206,8 @@ class World:
 
     def _listen(self, enough: Callable[[], bool], listen: Listener) -> None:
         """Reads what they say until that is enough, all have reported, or one has bad news."""
-        launch_end = time.monotonic() + self._limit
-        now = time.monotonic()
+        launch_end = awake() + self._limit
+        now = awake()
         for watch in self._watches:
             watch.begins(now)
         for host in self._hosts:
@@ -223,8 +222,8 @@ class World:
 
     def _hear_last_words(self, ears: Ears, listen: Listener) -> None:
         """Whatever they have said while this process was held up."""
-        end = time.monotonic() + LAST_SECONDS
-        while self._waiting() and (left := end - time.monotonic()) > 0:
+        end = awake() + LAST_SECONDS
+        while self._waiting() and (left := end - awake()) > 0:
             if not self._hear(ears, min(left, LAST_GAP_SECONDS), listen):
                 break
 
@@ -233,9 +232,7 @@ class World:
         if self._bad_since is None:
             return
         with self._ears() as ears:
-            while (
-                self._waiting() and (left := self._bad_since + GRACE_SECONDS - time.monotonic()) > 0
-            ):
+            while self._waiting() and (left := self._bad_since + GRACE_SECONDS - awake()) > 0:
                 self._hear(ears, left, lambda progress: None)
 
     def _waiting(self) -> list[int]:
@@ -279,7 +276,7 @@ class World:
             rank = self._ranks.get(worker)  # none of one of an earlier launch
             if rank is None or rank in self._reports:
                 continue
-            self._watches[rank].heard(worker.phase, time.monotonic(), worker.arrivals)
+            self._watches[rank].heard(worker.phase, awake(), worker.arrivals)
             if worker.report is not None:
                 self._take(rank, worker.report)
                 ears.leave(rank)
@@ -288,11 +285,11 @@ class World:
         self._reports[rank] = report
         self._order.append(rank)
         if not isinstance(report.outcome, Measured) and self._bad_since is None:
-            self._bad_since = time.monotonic()
+            self._bad_since = awake()
 
     def _over(self, launch_end: float) -> bool:
         """Whether the launch's time is over, or that of a phase which a rank is in."""
-        now, limit = time.monotonic(), self._request.settings.launch_limit_seconds
+        now, limit = awake(), self._request.settings.launch_limit_seconds
         return now >= launch_end or any(
             now - self._watches[rank].entered > phase_limit(self.workers[rank].phase, limit)
             for rank in self._waiting()
@@ -300,7 +297,7 @@ class World:
 
     def _look(self, launch_end: float) -> None:
         """Whether somebody stands still, or a time limit is over; then that is the news."""
-        now, over = time.monotonic(), self._over(launch_end)
+        now, over = awake(), self._over(launch_end)
         phases: dict[int, Phase] = {rank: self.workers[rank].phase for rank in self._waiting()}
         late = blame.late(self._watches, phases, now, over=over)
         if late is None and not over and not blame.all_quiet(self._watches, phases, now):

@@ -79,7 +79,7 @@ def run(
                     for words in whys(lines):
                         say(f"launch {number}: {words}")
                     if cut is not None:
-                        say(f"record: {path}")
+                        say(f"record: {writer.path}")
                         raise cut
                 ended = "complete"
             finally:
@@ -90,7 +90,7 @@ def run(
         raise
     finally:
         ask.watch.close()
-    return path
+    return writer.path
 
 
 def not_made(ask: Ask, error: AccelmarkError) -> list[Came]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -109,6 +110,27 @@ def test_a_run_that_ended_early_goes_on(suite: Path, monkeypatch: pytest.MonkeyP
     again = bench.resume_run(whole.path)
     assert len(again.launches) == 4 and list(again.launches[:3]) == list(whole.launches[:3])
     assert again.end is not None and again.end.reason == "complete"
+
+
+def test_what_goes_on_has_the_budget_of_its_suite(
+    suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless another is given, which is nobody's but that call's."""
+    device = DeviceInfo(backend="cpu", index=0, name="A CPU", memory_bytes=1 << 30)
+    monkeypatch.setattr(probe, "probe", lambda *_: [probe.Found(backend="cpu", devices=(device,))])
+    budgets: list[float | None] = []
+
+    def opened(*given: Any, **named: object) -> Mock:
+        budgets.append(given[5])
+        return Mock()
+
+    monkeypatch.setattr(api, "open_session", opened)
+    for words, given in (("", None), ("budget_minutes = 12\n", None), ("", 5)):
+        suite.write_text(words + SUITE, encoding="utf-8")
+        run = bench.run_suite(suite, device="cpu", budget_minutes=given, out="out")
+        bench.resume_run(run.path)
+    bench.resume_run(run.path, budget_minutes=2)
+    assert budgets == [None, None, 720.0, 720.0, 300.0, None, 120.0]
 
 
 def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) -> None:

@@ -10,10 +10,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from bench import api
 from bench.backend import DeviceInfo
+from bench.judging.verdicts import unanswered
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
-from bench.records.outcome import Cold, Measured, Outcome, Skipped
+from bench.records.outcome import Cold, Failed, Measured, Outcome, Skipped
 from bench.records.run import RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.running import probe, turns
@@ -37,8 +39,9 @@ Script = dict[str, list[Outcome | type[BaseException]]]
 class Log:
     """Whose launch of which case came when: `A1 B1 A2 ...`."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases: Sequence[Case]) -> None:
         self.words: list[str] = []
+        self._cases = list(cases)
 
     def launcher(self, side: str, script: Script) -> Callable[..., Generator[Finished, None, None]]:
         def launch(
@@ -47,7 +50,7 @@ class Log:
             listen: Callable[[Progress], None],
         ) -> Generator[Finished, None, None]:
             for request in requests:
-                case = "1" if request.case == ONE else "2"
+                case = str(1 + self._cases.index(request.case))
                 outcomes = script.get(side + case, [FINE])
                 done = self.words.count(side + case)
                 self.words.append(side + case)
@@ -77,18 +80,22 @@ class Sides(Nobody):
 
 
 def play(
-    folder: Path, script: Script, settings: Settings, face: Face | None = None
+    folder: Path,
+    script: Script,
+    settings: Settings,
+    face: Face | None = None,
+    cases: Sequence[Case] = (ONE, TWO),
 ) -> tuple[str, EndReason, list[RunFile]]:
-    """Two sessions of two cases to their end; who launched what, and both records."""
-    log = Log()
+    """Two sessions of the same cases to their end; who launched what, and both records."""
+    log = Log(cases)
     backend = FakeBackend()
     sessions = []
     for side in "AB":
         writer = Writer(folder / f"{side}.jsonl")
-        writer.append(make_run([ONE, TWO], settings=settings))
+        writer.append(make_run(cases, settings=settings, run_id=side))
         sessions.append(
             Session(
-                [ONE, TWO],
+                cases,
                 settings,
                 backend.devices()[0],
                 backend,
@@ -112,6 +119,18 @@ def test_the_sides_take_turns_and_the_first_changes(tmp_path: Path) -> None:
         assert file.end is not None and file.end.reason == "complete"
         assert [x.launch for x in file.launches] == [0, 0, 1, 1, 2, 2]
         assert [x.seed for x in file.launches] == [0, 0, 1, 1, 2, 2], "equal seeds on both sides"
+
+
+def test_no_point_of_a_sweep_beyond_memory_has_a_turn(tmp_path: Path) -> None:
+    """As of a run: it is left out, and the comparison has its answer."""
+    cases = [make_case(parameters={"batch_size": batch}) for batch in (1, 2, 4)]
+    full: list[Outcome | type[BaseException]] = [
+        Failed(kind="oom", phase="build", message="out of memory")
+    ]
+    script = dict.fromkeys(("A2", "B2", "A3", "B3"), full)
+    words, _, (base, other) = play(tmp_path, script, Settings(launches=2), cases=cases)
+    assert words == "A1 B1 A2 B2 B1 A1"
+    assert not unanswered(api.compare_runs(base, other))
 
 
 def test_each_side_says_its_plan_before_the_first_launch(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import bench
 from bench.records import private
+from bench.records.paths import without_paths
 from bench.records.private import PRIVATE, cleaned, cleaned_argument, cleaned_facts
 from bench.running import child
 from bench.running.header import command_line
@@ -155,6 +156,21 @@ def test_names_of_this_machine_and_its_user(monkeypatch: pytest.MonkeyPatch) -> 
     assert cleaned("rank 0 on ZQXnode7: zqxuser, zqxusers", own=own) == (
         f"rank 0 on {PRIVATE}: {PRIVATE}, zqxusers"
     )
+
+
+def test_a_user_without_a_home_has_a_name_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number alone, as of `docker run --user 12345`, and no HOME."""
+
+    def nobody(path: str) -> str:
+        return path  # as it is where no home can be told
+
+    monkeypatch.setattr("os.path.expanduser", nobody)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    monkeypatch.setattr("socket.gethostname", lambda: "zqxnode7")
+    monkeypatch.setattr("getpass.getuser", lambda: "zqxuser")
+    assert private.own_names.__wrapped__() == ("zqxnode7", "zqxuser")
+    assert without_paths("/opt/lib/libx.so:y") == "libx.so:y"
 
 
 def test_the_end_of_stderr_names_no_folder_but_the_project_s(

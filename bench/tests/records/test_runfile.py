@@ -220,6 +220,21 @@ def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -
     writer.close()
 
 
+def test_a_record_that_is_replaced_under_way_goes_on_beside_it(tmp_path: Path) -> None:
+    """By a copy of a moment ago, as `sed -i` and clients that synchronize do: nothing is lost."""
+    path = tmp_path / "run.jsonl"
+    writer = Writer(path)
+    lines: list[Line] = [make_run([make_case()]), make_launch(), make_launch(launch=1, order=1)]
+    for line in lines:
+        shutil.copy(path, tmp_path / "copy")
+        writer.append(line)
+        (tmp_path / "copy").replace(writer.path)
+    writer.append(COMPLETE)
+    writer.close()
+    found = read(writer.path)
+    assert (found.run, *found.launches) == tuple(lines) and found.end == COMPLETE
+
+
 def test_what_another_has_written_since_it_was_read_is_not_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     writer = Writer(path)

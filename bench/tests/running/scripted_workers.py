@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import selectors
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
+import pytest
 
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.outcome import Cold, Failed
 from bench.records.run import Settings
+from bench.running import ears
 from bench.running.launcher import Finished
 from bench.tests.launching import launch
 from bench.tests.values import make_case, make_measured
@@ -49,6 +53,22 @@ def run(
 ) -> Finished:
     """Launches a worker that is only this code."""
     return launch(request(limit_seconds), variables or {}, listen, scripted(code))
+
+
+def suspend(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Has all be suspended for so long, as it seems, amid the first wait that nobody ends."""
+    lost, waited = [0.0], selectors.DefaultSelector.select
+
+    def select(
+        self: selectors.DefaultSelector, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        found = waited(self, timeout)
+        lost[0] = lost[0] or (0.0 if found else seconds)
+        return found
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + lost[0])
+    monkeypatch.setattr(ears, "time", clock)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", select)
 
 
 def failure(finished: Finished) -> Failed:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from bench.running import child
@@ -92,7 +94,7 @@ def test_one_that_was_killed_is_waited_for_until_it_is_gone(
 
 def test_many_are_waited_for_together(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Eight ranks whose drivers hold on take no longer than one."""
-    alone = Stubborn(clock, 1)
+    alone = Stubborn(clock, 4242)
     kills(monkeypatch, clock, alone)
     child.end(alone)
     took, clock.now = clock.now, 0.0
@@ -102,3 +104,32 @@ def test_many_are_waited_for_together(monkeypatch: pytest.MonkeyPatch, clock: Cl
     assert clock.now == took
     assert all(rank.returncode == -signal.SIGKILL for rank in ranks)
     assert all(signs[:2] == [signal.SIGTERM, signal.SIGKILL] for signs in sent.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+@pytest.mark.usefixtures("reaper")
+def test_orphans_of_its_group_are_no_zombies_where_the_parent_is_pid_1() -> None:
+    code = """if True:
+        import os
+        if pid := os.fork():
+            print(pid, flush=True)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # who leaves it a zombie
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    orphan = int(process.stdout.readline())
+    child.end(process)
+    assert not psutil.pid_exists(orphan)
+
+
+def test_the_group_of_one_that_was_ended_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be somebody else's by then."""
+    process = subprocess.Popen(["true"], stdout=subprocess.PIPE, start_new_session=True)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, sign: killed.append(group))
+    child.end(process)
+    assert killed == [process.pid]
+    child.end(process)
+    assert killed == [process.pid]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.commands.run import _finish
@@ -118,6 +119,21 @@ def test_what_cannot_be_explained_is_not_asked_again(tmp_path: Path) -> None:
     stage, file = play(tmp_path, Explaining(3, only=True), REFUSED, cases=[A])
     assert stage.asked == "a"
     assert file.explanations[0].account == REFUSED
+
+
+def test_what_is_beyond_memory_is_refused_without_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = [msgspec.structs.replace(A, parameters={"batch_size": batch}) for batch in (8, 16, 32)]
+    for case in sweep:
+        monkeypatch.setitem(NAMES, case.fingerprint, "A")
+    full = Failed(kind="oom", phase="build", message="out of memory")
+    stage, file = play(tmp_path, Explaining(2, only=True), None, full, sweep)
+    assert stage.asked == "a"
+    beyond = "skipped: beyond a batch that does not fit: 8"
+    found = [(case.verdict, case.reason) for case in explain_run(file)]
+    assert found == [("REFUSED", "failed: oom in build: out of memory"), *[("REFUSED", beyond)] * 2]
+    assert len(file.explanations) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,9 @@ from bench.records.run import Settings
 from bench.running import rehearsals
 from bench.running.case_state import CaseState
 from bench.running.rehearsals import Rehearsals
-from bench.tests.running.scripted_workers import request
+from bench.running.stems import Stems
+from bench.running.worker_process import WorkerProcess
+from bench.tests.running.scripted_workers import request, scripted
 from bench.tests.running.test_session import A, B, play
 from bench.tests.values import make_case, make_launch, make_measured
 
@@ -81,3 +84,20 @@ def test_a_run_tells_each_launch_what_was_counted_before_any(tmp_path: Path) -> 
     assert count.rounds == [[A, B]] and stage.order == "ABAB"
     known = [(one.estimated_peak_bytes, one.rehearse) for one in stage.requests]
     assert known == [(7, True), (None, True), (7, False), (None, False)]
+
+
+def test_one_that_has_counted_is_gone_before_the_next_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end of all its number may be somebody else's."""
+    started: list[WorkerProcess] = []
+
+    def start(one: Request, given: Mapping[str, str], living: Stems) -> WorkerProcess:
+        assert all(worker.process.stdin.closed for worker in started if worker.process.stdin)
+        started.append(WorkerProcess(one, given, scripted("sys.stdout.buffer.write(REPORT)")))
+        return started[-1]
+
+    monkeypatch.setattr(rehearsals, "usable_cores", lambda: 1)
+    monkeypatch.setattr(rehearsals, "_started", start)
+    rehearsals.counted([request(), request()], {}, Stems(sys.executable, None))
+    assert len(started) == 2

@@ -75,7 +75,7 @@ def first(count: int) -> list[Launch]:
 
 def go_on(file: RunFile) -> tuple[str, EndReason, RunFile]:
     """Resumes with scripted workers; which cases were launched."""
-    log = Log()
+    log = Log([ONE, TWO])
     writer = resume(file, DEVICE, ["accelmark", "run", "--resume"])
     session = Session(
         [ONE, TWO],

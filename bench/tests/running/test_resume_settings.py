@@ -17,8 +17,15 @@ from bench.measuring.messages import Place
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
 from bench.running import alike
-from bench.running.resume import mixed_launches, resume
-from bench.tests.running.test_resume import CPU, same_variables, with_environment, write
+from bench.running.resume import mixed_launches, mixture, resume
+from bench.tests.running.test_resume import (
+    CPU,
+    DEVICE,
+    first,
+    same_variables,
+    with_environment,
+    write,
+)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +140,13 @@ def test_a_plug_in_of_another_version_does_not_mix(monkeypatch: pytest.MonkeyPat
     assert mixed_launches(launches, {}, "cpu") == [said]
     assert mixed_launches(launches, {}, "cpu", "mindspore") == []
     assert mixed_launches(with_environment(plug_ins=["theirs"]), {}, "cpu") == [], "no table"
+
+
+@pytest.mark.parametrize(("more", "mixes"), [(4096, True), (2**33, False), (-(2**33), False)])
+def test_some_pages_more_are_the_same_device(tmp_path: Path, more: int, mixes: bool) -> None:
+    """What a kernel keeps for itself changes from start to start."""
+    file = write(tmp_path / "run.jsonl", first(1))
+    then = {**msgspec.to_builtins(DEVICE), "memory_bytes": 2**36}
+    run = msgspec.structs.replace(file.run, device=then)
+    assert bool(mixture(run, run.host, {**then, "memory_bytes": 2**36 + more})) != mixes
+    assert mixture(run, run.host, {**then, "memory_bytes": None})

@@ -230,6 +230,32 @@ def test_what_is_forked_too_late_goes(living: Stems) -> None:
     assert found.report.environment["imports_shared"] is True
 
 
+STEM = """
+import os, socket, sys
+from bench.measuring import stem
+stem.imported, stem.file_pages, stem.become = lambda order: 0.0, list, lambda *_: os._exit(7)
+stem.serve(socket.socket(fileno=int(sys.argv[1])), (), {}, 0.0)
+"""
+
+
+@pytest.mark.usefixtures("reaper")
+def test_one_that_goes_leaves_no_zombie() -> None:
+    """PID 1 of a container, which would have it, may be a program that reaps nobody else's."""
+
+    def start(held: Lifeline, descriptor: int) -> child.Process:
+        code = (sys.executable, "-c", STEM, str(descriptor))
+        return held.start(code, os.environ, pass_fds=(descriptor,))
+
+    stem = stems.Stem(Order(backend="cpu", libraries=()), start)
+    assert stem.ready()
+    with tempfile.TemporaryFile() as stderr:
+        forked = stem.fork((), stderr)
+    assert forked.wait(20.0) == 7
+    child.end(forked)
+    stem.end()
+    assert not psutil.pid_exists(forked.pid)
+
+
 def test_only_a_backend_that_says_so_is_forked() -> None:
     assert Stems.of(CPU, sys.executable, None) is not None
     assert Stems.of(catalogue.backend("cuda"), sys.executable, None) is None

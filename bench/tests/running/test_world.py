@@ -21,7 +21,14 @@ from bench.records.outcome import Block, Failed, Measured, Skipped, Void
 from bench.running import blame, child, world
 from bench.running.launcher import Finished, launch_together
 from bench.tests.launching import launch
-from bench.tests.running.scripted_workers import REPORT, alive, request, scripted, wait_until
+from bench.tests.running.scripted_workers import (
+    REPORT,
+    alive,
+    request,
+    scripted,
+    suspend,
+    wait_until,
+)
 from bench.tests.running.watching import Watching
 from bench.tests.values import make_case
 
@@ -332,6 +339,18 @@ def test_what_they_said_while_the_parent_was_held_up_is_heard(blocks: int) -> No
         of(2, limit_seconds=4.0),
         *({}, lambda progress: time.sleep(held_up.get(progress.phase, 0.0)), command),
     )
+    assert isinstance(finished.report.outcome, Measured), finished
+
+
+@pytest.mark.usefixtures("all_come")
+def test_what_all_were_suspended_for_is_not_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def heard(progress: Progress) -> None:
+        if progress.phase == "measure":
+            suspend(monkeypatch, 60.0)
+
+    code = textwrap.dedent(HEAD) + 'say("measure"); time.sleep(0.5); report()'
+    command = scripted("import faulthandler\n" + code)
+    finished = launch(of(2), {}, heard, command)
     assert isinstance(finished.report.outcome, Measured), finished
 
 
