@@ -18,6 +18,7 @@ from bench import catalogue
 from bench.framework import Tensors
 from bench.measuring.edges import SINGLE, Edges
 from bench.records.proof import OUTPUT
+from bench.windowed_job import WindowedJob
 
 if TYPE_CHECKING:
     from bench.backend import Device
@@ -86,8 +87,9 @@ def kept(
     """What was not computed, but known from inputs seen before; of torch's jobs of one process, on
     any device. As `complaints`."""
     found = _Otherwise(job, device, step_seconds, clock, SINGLE, kit)
-    if found.repeats() and 4 * step_seconds < MOST_SECONDS:
-        yield from found.known()
+    if 4 * step_seconds < MOST_SECONDS:
+        yield from found.known() if found.repeats() else ()
+        yield from found.behind(job) if isinstance(job, WindowedJob) else ()
 
 
 class _Outcome(NamedTuple):
@@ -205,6 +207,27 @@ class _Otherwise:
             yield (
                 f"a step takes {changed:.2g} s on a changed input and {same:.2g} s on one seen "
                 "before, of which it was not computed, but kept"
+            )
+
+    def behind(self, job: WindowedJob) -> Iterator[str]:
+        """Where steps build on one another: those behind a token that never was, another each time,
+        take as long as the same ones taken again. The same, as experts take longer of others."""
+        wanted = max(1, math.ceil(KEPT_SECONDS / max(self._step_seconds, 1e-9)))
+        steps = min(wanted, MOST_KEPT, job.begin())
+        found = list[tuple[float, float]]()
+
+        def block() -> float:
+            job.begin(turned=len(found) + 1)
+            return self._between(lambda: self._steps(steps)) / steps
+
+        while len(found) < KEPT_TRIES and all(x >= KEPT * y for x, y in found):
+            found.append((block(), block()))
+        job.begin()
+        other, same = map(min, zip(*found, strict=True))
+        if all(x >= KEPT * y for x, y in found):
+            yield (
+                f"a step takes {other:.2g} s behind a token that never was and {same:.2g} s behind "
+                "one seen before: it was not computed, but kept"
             )
 
     def _pairs(self, waits: bool) -> list[_Outcome]:

@@ -6,6 +6,7 @@ a step may differ from the same one by twice what two stacks of the case may dif
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from bench.measuring.law import Law
 from bench.measuring.left_out import MOST_SECONDS
 from bench.measuring.written import WORDS, compared, widest
 from bench.records.proof import GRADIENTS, OUTPUT, Noise, StepReading, Vector
+from bench.windowed_job import WindowedJob
 from bench.workload import Job
 
 BLOCK, LEAST_BLOCK = 8, 2
@@ -25,6 +27,11 @@ APART = 0.9
 """Most error of gradients: those of another batch make 1 or more."""
 TURNED = 0.6
 """Noise from which on gradients tell nothing of their batch."""
+WALK_SECONDS, HELD = 2.0, 32
+"""The last steps of a window that are taken anew, and how many of them are held to what they are
+as written."""
+ROUTED = "experts"
+"""A fact of models of which a rounding may choose another expert."""
 SILENT = Noise(error=0.0, norm_error=0.0)
 
 
@@ -37,8 +44,8 @@ class Retaken(NamedTuple):
     precision: str
     noise: Mapping[str, Noise]
     """Of the job, where this launch took it."""
-    computed: Callable[[], Mapping[str, Vector]]
-    """What the last step gave, as far as it is finite."""
+    computed: Callable[..., Mapping[str, Vector]]
+    """What the last step gave, or what is given, as far as it is finite."""
 
     def trained(self, law: Law | None, step_seconds: float) -> Iterator[str]:
         """Complaints of training, as far as the steps that it takes may last; the last one is on a
@@ -111,3 +118,35 @@ class Retaken(NamedTuple):
                     f"what it was before the timing (at most {most:.2g})"
                 )
         self.job.force(False)
+
+    def apart(self, job: WindowedJob, step_seconds: float) -> Iterator[str]:
+        """Complaints of steps that build on one another, until they start over: each gives what it
+        gives as it is written. step_seconds: as `trained`. Where there is no room to compute that,
+        nothing is said."""
+        steps = job.begin()
+        seconds = self.edges.slowest(round(1e9 * step_seconds)) / 1e9
+        walked = min(steps, max(2, int(WALK_SECONDS / max(seconds, 1e-9))))
+        noise, found = self.noise.get(OUTPUT, SILENT), list[tuple[float, float]]()
+        job.begin(steps - walked)
+        try:
+            for left in reversed(range(walked)):
+                if left % math.ceil(walked / HELD):
+                    job.step()
+                    continue
+                written = self.computed(job.retraced()).get(OUTPUT)
+                timed = self.computed().get(OUTPUT)
+                if written and timed:
+                    found.append(compared(OUTPUT, self.precision, noise, (timed, written)))
+                elif written:
+                    found.append((math.inf, 0.0))
+        except (RuntimeError, MemoryError):
+            found = []
+        job.begin()
+        astray = [pair for pair in found if pair[0] > pair[1]]
+        if len(astray) > (max(1, len(found) // 2) if ROUTED in job.facts else 0):
+            error, most = max(astray)
+            yield (
+                f"the outputs of {len(astray)} of {len(found)} steps that build on one another "
+                f"differ by up to {error:.2g} from those of the same steps as they are written (at "
+                f"most {most:.2g})"
+            )

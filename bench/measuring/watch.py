@@ -19,7 +19,7 @@ from bench.measuring import left_out, noise, written
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.law import Law
 from bench.measuring.noise import figure
-from bench.measuring.retaken import Retaken
+from bench.measuring.retaken import ROUTED, Retaken
 from bench.measuring.witness import Known, Sample
 from bench.precision import Precision
 from bench.records.agreement import RECOMPUTED, RECOMPUTED_NARROW
@@ -36,6 +36,7 @@ from bench.records.proof import (
     Vector,
 )
 from bench.records.reason import of_error, reason
+from bench.windowed_job import WindowedJob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,6 @@ DRAWN = (
     "a step drew random numbers, so that none computes what another did: switch off dropout, or "
     "what else draws them"
 )
-ROUTED = "experts"
-"""A fact of models of which a rounding may choose another expert."""
 NO_OUTPUTS = "the workload gives no outputs"
 CANNOT_REPEAT = "the job cannot repeat a step"
 
@@ -210,10 +209,14 @@ class Watch:
                 self._complaints += self._retaken.trained(self._law, step_seconds)
         elif OUTPUT not in self.job.outputs():
             return
-        elif self._moves_on:
-            self._complaints += self._retaken.moved_on(self._readings)
         else:
-            self._recompute()
+            if not self._moves_on:
+                self._recompute()
+            else:
+                self._complaints += self._retaken.moved_on(self._readings)
+                told = self._noise or not is_compiled(self.execution)
+                if self.thorough and told and isinstance(self.job, WindowedJob):
+                    self._complaints += self._retaken.apart(self.job, step_seconds)
             if self.thorough and self.edges is SINGLE and not self.framework.hands_over:
                 asking = (self.job, self.device, step_seconds, self.clock, self._kit)
                 self._complaints += left_out.kept(*asking)

@@ -28,6 +28,7 @@ parameters         | errors records                                             
 workload           | parameters precision quantized_product ranks records       | msgspec torch
                    | rehearsal                                                  |
 serving_job        | workload                                                   | msgspec
+windowed_job       | workload                                                   | torch
 backend            | errors precision quantized_product records telemetry       | msgspec torch
                    | workload                                                   |
 
@@ -35,14 +36,15 @@ framework          | backend precision records workload                         
 backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
 workloads/         | formats precision quantized_product ranks records          | msgspec torch
-                   | rehearsal serving_job units workload                       | transformers
+                   | rehearsal serving_job units windowed_job workload          | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors framework report workload                   | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
 measuring/         | backend catalogue framework lifeline planning precision    | msgspec torch
-                   | ranks records serving_job stats telemetry units workload   | numpy
+                   | ranks records serving_job stats telemetry units            | numpy
+                   | windowed_job workload                                      |
 frameworks/        | backend backends catalogue errors framework lifeline       | msgspec numpy
                    | measuring planning precision ranks records rehearsal       | torch mindspore
                    | telemetry workload workloads                               | psutil

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.records.outcome import Work
+from bench.records.proof import OUTPUT
+from bench.windowed_job import WindowedJob
 from bench.workload import PACKED, Job, Look, Site
 from bench.workloads import _decoder, _expert_spots, _looks, _masks, _model_spots, _routing
 from bench.workloads._jobs import InferenceJob, model_facts
@@ -117,26 +119,29 @@ class Generator:
             logits: Tensor = self.step(tokens, self.at(index))
         return logits
 
-    def hit(self, token: Tensor, steps: int) -> float | None:
-        """How many experts of a layer the steps behind the prompt go to, from its first token
-        [B, 1] on, as they are timed. A step as it is written, whatever is compiled or recorded."""
+    def written(self, tokens: Tensor, index: int) -> Tensor:
+        """As `decode`, of a step as it is written, whatever is compiled or recorded."""
         import torch
 
-        def step(token: Tensor, index: int) -> Tensor:
-            return chosen(self.step.forward(token, self.at(index)))
-
         with torch.inference_mode():
-            self.rewind()
-            return _routing.hit(self.model, step, token, steps)
+            logits: Tensor = self.step.forward(tokens, self.at(index))
+        return logits
+
+    def hit(self, token: Tensor, steps: int) -> float | None:
+        """How many experts of a layer the steps behind the prompt go to, from its first token
+        [B, 1] on, as they are timed."""
+
+        def step(token: Tensor, index: int) -> Tensor:
+            return chosen(self.written(token, index))
+
+        self.rewind()
+        return _routing.hit(self.model, step, token, steps)
 
     def late(self, token: Tensor, steps: int) -> None:
         """Steps as they are written: of a token [B, 1] with the cache full, so many behind the
         prompt, and of one in the midst of them, which must not see what lies behind it."""
-        import torch
-
-        with torch.inference_mode():
-            for index in (steps - 1, steps // 2):
-                self.step.forward(token, self.at(index))
+        for index in (steps - 1, steps // 2):
+            self.written(token, index)
 
     def at(self, index: int) -> _decoder.Place:
         """Where the `index`-th token behind the prompt is."""
@@ -197,7 +202,7 @@ class PrefillJob(InferenceJob):
         )
 
 
-class DecodeJob(OneOutput):
+class DecodeJob(OneOutput, WindowedJob):
     """One token for each sequence, greedy, fed back on the device."""
 
     moved: Callable[[float], int] | None = None
@@ -258,6 +263,18 @@ class DecodeJob(OneOutput):
             self.step()
         return True
 
+    def begin(self, place: int = 0, turned: int = 0) -> int:
+        """At a place of the window, behind the first token or one that was not chosen."""
+        token = (self.first_token + turned) % self._output.shape[-1]
+        self._rewind(place, token)
+        return self._new_tokens - place
+
+    def retraced(self) -> Mapping[str, Sequence[Tensor]]:
+        """With the token and the cache that are there, which the step as written leaves alike."""
+        token, index = self.token.clone(), self._index
+        self.step()
+        return {OUTPUT: [self.generator.written(token, index)]}
+
     def counted(self, work: Work) -> Work:
         """Of a model with experts, bytes by those that the window's tokens went to."""
         if self.moved is None:
@@ -282,7 +299,7 @@ class DecodeJob(OneOutput):
         """Logits after a token [B, 1], the `index`-th behind the prompt."""
         return self.generator.decode(token, index)
 
-    def _rewind(self) -> None:
-        self._index = 0
-        self.token = self.first_token
+    def _rewind(self, place: int = 0, token: Tensor | None = None) -> None:
+        self._index = place
+        self.token = self.first_token if token is None else token
         self.generator.rewind()

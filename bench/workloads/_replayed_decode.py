@@ -70,10 +70,10 @@ class ReplayedDecodeJob(DecodeJob):
         with torch.inference_mode():  # outside of what is compiled, which could not enter it
             self._output = self._one(self.token, self._place)
 
-    def _rewind(self) -> None:
-        self._index = 0
-        self._place.zero_()
-        self.token.copy_(self.first_token)
+    def _rewind(self, place: int = 0, token: Tensor | None = None) -> None:
+        self._index = place
+        self._place.fill_(place)
+        self.token.copy_(self.first_token if token is None else token)
         self.generator.rewind()
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+import torch
 
 from bench import catalogue
 from bench.frameworks.torch import TorchTensors
 from bench.measuring import left_out, retaken
+from bench.measuring.watch import Watch
 from bench.precision import PRECISIONS
 from bench.tests.fakes import ScriptedClock
 from bench.tests.measuring.watching import opened
+from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import build, one_thread, site
 
 __all__ = ["one_thread"]
@@ -136,6 +140,131 @@ def test_tokens_that_no_model_gives_are_told(precision: str) -> None:
     found = said("llama", "decode", rolled, precision=precision)
     assert "after the same tokens the output of step 1 differs by 1." in found
     assert said("llama", "decode", lambda job: None, precision=precision) == ""
+
+
+def not_computed(job: Any) -> None:
+    """From the fifth token of a window on there is no model: as `rolled`, whatever is executed."""
+    decode, replay = job.generator.decode, getattr(job, "_replay", lambda: None)
+
+    def replayed() -> None:
+        if job._index < 4:
+            replay()
+            return
+        with torch.inference_mode():
+            job._output.copy_(job._output.roll(1, -1))
+            job.token.copy_(job._output.max(-1).indices)
+            job._place.add_(1)
+
+    job._replay = replayed
+    job.generator.decode = lambda token, index: (
+        decode(token, index) if index < 4 else job._output.roll(1, -1)
+    )
+
+
+WINDOW = 12
+
+
+def windowed(name: str, execution: str) -> tuple[Watch, Any]:
+    """In the midst of a second window."""
+    asked, recorder = PRECISIONS["fp32"], FakeRecorder()
+    at = msgspec.structs.replace(site(asked, seed=1), execution=execution, recorder=recorder)
+    job: Any = build(name, "decode", at, new_tokens=WINDOW)
+    for _ in range(WINDOW + 2):
+        job.step()
+    return Watch(job, catalogue.backend("cpu").open(0, asked), asked, 1), job
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt-oss", "deepseek"])
+def test_later_tokens_that_no_model_gives_are_told(name: str, execution: str) -> None:
+    watch, job = windowed(name, execution)
+    job.begin()
+    job.step()
+    first = job.outputs()["output"][0].clone()
+    assert [*watch._retaken.apart(job, 1e-3)] == []
+    job.step()
+    assert torch.equal(job.outputs()["output"][0], first), "the window begins as ever"
+    not_computed(job)
+    (found,) = watch._retaken.apart(job, 1e-3)
+    assert f"the outputs of 8 of {WINDOW} steps that build on one another differ by up to" in found
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 0.4, 30.0])
+def test_of_long_steps_the_last_ones_are_held(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of many short ones not each."""
+    watch, job = windowed("llama", "graph")
+    monkeypatch.setattr(retaken, "HELD", 5)
+    places, held, step, written = [], [], job.step, job.generator.written
+
+    def counted() -> None:
+        places.append(int(job._place))
+        step()
+
+    def noted(token: Any, index: int) -> Any:
+        held.append(index)
+        return written(token, index)
+
+    job.step = counted
+    job.generator.written = noted
+    assert [*watch._retaken.apart(job, seconds)] == []
+    first, each = {1e-3: (0, 3), 0.4: (WINDOW - 5, 1), 30.0: (WINDOW - 2, 1)}[seconds]
+    assert places == [*range(first, WINDOW)]
+    assert held == [*range(WINDOW - 1, first - 1, -each)][::-1]
+
+
+@pytest.mark.parametrize(("astray", "told"), [(6, False), (7, True)])
+def test_a_router_may_choose_another_expert_now_and_then(astray: int, told: bool) -> None:
+    watch, job = windowed("deepseek", "eager")
+    real = job.generator.decode
+    job.generator.decode = lambda token, index: real(token, index) * (1 + (index < astray))
+    assert bool([*watch._retaken.apart(job, 1e-3)]) is told
+    job.facts = {name: text for name, text in job.facts.items() if name != retaken.ROUTED}
+    assert [*watch._retaken.apart(job, 1e-3)] != []
+
+
+def test_what_has_no_room_to_be_computed_as_written_is_no_fault() -> None:
+    watch, job = windowed("llama", "eager")
+    not_computed(job)
+
+    def fail(token: Any, index: int) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    job.generator.written = fail
+    assert [*watch._retaken.apart(job, 1e-3)] == []
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_steps_behind_tokens_seen_before_that_were_kept_are_told(
+    execution: str, keeps: bool
+) -> None:
+    """By a clock that passes where a step is computed: of a text that was seen it is not."""
+    _, job = windowed("llama", execution)
+    clock, known, steps = ScriptedClock(), set[Any](), []
+    real, text = job.step, list[Any]()
+
+    def step() -> None:
+        anew = job._index == WINDOW
+        text[:] = [] if anew or job._index == 0 else text
+        text.append((job.first_token if anew else job.token).numpy().tobytes())
+        steps.append(1)
+        clock.advance(KEPT_NS if keeps and tuple(text) in known else STEP_NS)
+        known.add(tuple(text))
+        real()
+
+    job.step = step
+    job.begin()
+    for _ in range(WINDOW):
+        job.step()
+    steps.clear()
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    seconds = (KEPT_NS if keeps else STEP_NS) / 1e9
+    found = "".join(left_out.kept(job, device, seconds, clock, TorchTensors()))
+    assert ("behind one seen before: it was not computed, but kept" in found) is keeps
+    assert len(steps) == (2 * left_out.KEPT_TRIES * WINDOW if keeps else 2 * 4)
+    assert torch.equal(job.token, job.first_token) and job._index == 0
 
 
 STEP_NS, KEPT_NS = 5_000_000, 5_000
