@@ -1,8 +1,9 @@
 """Whether every step of a block is done, of a device that queues.
 
-By the time that a step takes otherwise: alone, or in a block of which each output is read, so that
-what computes only what somebody reads computes all. And by what comes of steps that are told from
-one another by their inputs. Of a host no times are asked: while it is at work for others a step
+By what is left to wait for once the device was waited for. By the time that a step takes otherwise:
+alone, in a shorter block, or in one of which each output is read, so that what computes only what
+somebody reads computes all. And by what comes of steps that are told from one another by their
+inputs. Of a host no times are asked: while it is at work for others a step
 alone may wait for a core that a block keeps; where a step is done when its call returns, nothing.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import catalogue
 from bench.framework import Tensors
+from bench.measuring.blocks import refilled
 from bench.measuring.edges import SINGLE, Edges
 from bench.records.proof import OUTPUT
 from bench.windowed_job import WindowedJob
@@ -40,6 +42,9 @@ be held up."""
 READ_SECONDS, MOST_READ = 1e-3, 256
 """A block that is read takes so long, by what a step takes in a block, or has so many steps."""
 
+REST, LEAST_REST = 0.2, 5e-3
+"""Share of a block, and seconds, that may be left after a synchronization: a busy host adds to
+both. A short block is as long at least where it is held to a long one."""
 KEPT, KEPT_TRIES = 1.5, 8
 """A step that takes this many times as long on a changed input, each time of so many, was left out
 where the input had not changed."""
@@ -59,14 +64,17 @@ def complaints(
     clock: Callable[[], int],
     edges: Edges = SINGLE,
     kit: Tensors | None = None,
+    steps: int = 0,
 ) -> Iterator[str]:
     """What was not done, with figures. Takes steps.
 
     step_seconds: in a steady block; clock: ns; edges: where several processes do the step;
-    kit: of its framework, by default torch's.
+    kit: of its framework, by default torch's; steps: of a block as it is timed, to take one more.
     """
     kit = kit or catalogue.framework("torch").tensors
     found = _Otherwise(job, device, step_seconds, clock, edges, kit)
+    if steps and edges.all(4 * steps * step_seconds < MOST_SECONDS):
+        yield from found.waits(steps)
     if device.queues_on_host:
         yield from found.untrue() if found.repeats() else ()
         return
@@ -118,6 +126,61 @@ class _Otherwise:
         outputs = job.outputs().get(OUTPUT, ())
         held = [*job.inputs(), *outputs] if job.training() is None and job.inputs() else []
         return bool(held) and all(self._kit.is_on(x, device) for x in held)
+
+    def waits(self, steps: int) -> Iterator[str]:
+        """After a block nothing is left to do, and a short one takes as long by its steps: in one
+        of some tries on every rank."""
+        tries = []
+        for _ in range(KEPT_TRIES):
+            tries.append(self._waits_once(steps))
+            wrong = [said[-1] for said in zip(*tries, strict=True) if all(said)]
+            if self._edges.all(not wrong):
+                break
+        yield from wrong
+
+    def _waits_once(self, steps: int) -> tuple[str, str]:
+        waited, rest = self._until_read(steps)
+        early = rest > max(LEAST_REST, REST * (waited + rest))
+        short = min(SHORT_BLOCK, steps)
+        idle = self._between(lambda: None)
+        soon = self._edges.quickest(round(1e9 * sum(self._until_read(short)))) / 1e9 - idle
+        in_short, in_block = soon / short, (waited + rest) / steps
+        fewer = soon > LEAST_REST and in_short >= MOST * in_block
+        fewer &= not self._device.queues_on_host
+        return (
+            f"synchronize returned before the work was done: after {waited:.2g} s of a block of "
+            f"{steps} steps, and to read what it gave took {rest:.2g} s more"
+            if early
+            else "",
+            f"a step takes {in_short:.2g} s in a block of {short} and {in_block:.2g} s in one of "
+            f"{steps}: not every step of a block was done"
+            if fewer
+            else "",
+        )
+
+    def _until_read(self, steps: int) -> tuple[float, float]:
+        """Seconds until a block was waited for, and those that to read it took more than again."""
+        refilled(self._job, self._device)
+        self._device.synchronize()
+        self._read()
+        at = [self._clock()]
+        self._steps(steps)
+        for wait in (self._device.synchronize, self._read, self._read):
+            wait()
+            at.append(self._clock())
+        whole, first, again = (b - a for a, b in itertools.pairwise(at))
+        return whole / 1e9, max(0, first - again) / 1e9
+
+    def _read(self) -> None:
+        """A value of all that a step gives, of what it moves, and of what it read: where outputs
+        lie on the host, that waits for the device."""
+        import numpy as np
+
+        job, kit = self._job, self._kit
+        given = [*job.outputs().values(), job.weights()[-1:], job.inputs()[:1]]
+        held = [x for some in given for x in some[:1] if math.prod(kit.shape(x))]
+        if held:
+            kit.picked(held, [np.zeros(1, dtype=np.int64)] * len(held))
 
     def turns(
         self,

@@ -95,6 +95,8 @@ class Watch:
         """Whether the steps are others than those that are timed: with given tokens."""
         self._other = False
         """Whether what there is came of such a step, or of nudged weights."""
+        self._steps = 0
+        """Of the last block."""
         self._armed = False
         """Whether weights and state before the last step are noted: the law is held to that."""
         self._errors: list[float] = []
@@ -150,7 +152,7 @@ class Watch:
         Where a block is a single step, what is noted before one costs no step after the last. Of a
         device that queues, whose allocator would show it, nothing is.
         """
-        self._armed = False
+        self._armed, self._steps = False, steps
         if steps == 1 and self.device.synchronous:
             self._try(lambda: self._before_step(last))
         self._other = self._forcing
@@ -222,7 +224,8 @@ class Watch:
                 self._complaints += left_out.kept(*asking)
         if not self.device.synchronous:
             self._complaints += left_out.complaints(
-                *(self.job, self.device, step_seconds, self.clock, self.edges, self._kit)
+                *(self.job, self.device, step_seconds, self.clock, self.edges, self._kit),
+                steps=self._steps if self.thorough else 0,
             )
 
     @property

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import catalogue
-from bench.measuring import operators
+from bench.measuring import left_out, operators
 from bench.measuring.watch import Watch
 from bench.precision import PRECISIONS
 from bench.tests.measuring.test_edges import Shared
@@ -140,3 +140,22 @@ def test_a_rank_whose_outputs_are_not_finite_leaves_no_other_waiting(spoiled: in
     assert [watch.proof.absent for watch in watches if watch is not watches[spoiled]] == [""]
     assert "not all values are finite" in watches[spoiled].complaint
     assert watches[1 - spoiled].complaint == ""
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_of_a_device_that_queues_one_block_more_is_taken_where_all_is_looked_at(
+    thorough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of as many steps as the last one that was timed."""
+    asked: list[int] = []
+
+    def complaints(*_: object, steps: int) -> tuple[str, ...]:
+        asked.append(steps)
+        return ()
+
+    monkeypatch.setattr(left_out, "complaints", complaints)
+    timed = Timed("gemm", "matmul", 3, thorough)
+    timed.watch.before(17, True)
+    timed.watch.device.synchronous = False
+    timed.finish()
+    assert asked == [17 if thorough else 0]
