@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.precision import PRECISIONS
+from bench.precision import PRECISIONS, Precision
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
 from bench.workloads import _spots
@@ -53,11 +53,19 @@ def plain(*tensors: Tensor | None) -> bool:
 
 
 def most_of(site: Site, quantity: str, length: int, twin: int) -> float:
-    """No less than the gate allows the whole model's output. Of a model with narrow layers, whose
-    other operators are bfloat16's, as of bfloat16."""
+    """As of an operator by itself; of a model with narrow layers, whose others are bfloat16's, as
+    of bfloat16."""
+    return _spots.allowed(_judged(site), quantity, length, twin)
+
+
+def roughly(site: Site) -> float:
+    """What the gate allows the whole model: of kernels that round in between, or in 16 bits add."""
+    return TOLERANCES[_judged(site).name]["logits"]
+
+
+def _judged(site: Site) -> Precision:
     known = TOLERANCES.get(site.precision.name, {})
-    judged = site.precision if {"attention", "output"} <= known.keys() else PRECISIONS["bf16"]
-    return max(_spots.allowed(judged, quantity, length, twin), TOLERANCES[judged.name]["logits"])
+    return site.precision if {"attention", "output"} <= known.keys() else PRECISIONS["bf16"]
 
 
 def floored(spot: Spot, dtype: torch.dtype) -> Spot:

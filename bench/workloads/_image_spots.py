@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.workload import Look, Site
-from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._calls import Call, Given, floored, most_of, plain, roughly
 from bench.workloads._spots import host, look, of_all
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def call(given: Given, output: Tensor) -> Call | None:
         had = torch.stack([host(found[place], dtype) for place in where])
         spot = of_all([f"element {list(place)}" for place in where], had, *made.t())
         length = max(map(len, terms))
-        most = most_of(site, "output", length, min(length, TWIN_LENGTH))
+        most = max(most_of(site, "output", length, min(length, TWIN_LENGTH)), roughly(site))
         sizes = " by ".join(" x ".join(map(str, each.shape)) for each in (x, weight))
         return [look(f"{what} ({sizes})", [floored(spot, dtype)], most)]
 

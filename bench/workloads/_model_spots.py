@@ -36,8 +36,8 @@ NAMES = {
     **_row_spots.NAMES,
 }
 """What the functions that are looked at call what they are given, in order."""
-OF_FUNCTIONAL = ("embedding", "batch_norm")
-"""What torch has in another order under the same name."""
+OF_FUNCTIONAL = ("embedding", "batch_norm", *_row_spots.LOSSES)
+"""What torch has with other arguments under the same name."""
 
 
 def looks(
@@ -126,17 +126,29 @@ def _take(
     step: Callable[[], object], site: Site, seen: Callable[[Call, Given, Tensor], None]
 ) -> None:
     """Takes a step as it is written, and hands over each call. Each layer of 8 bits is one, for
-    what multiplies there may be a vendor's."""
+    what multiplies there may be a vendor's; and what a plug-in has in place of a function."""
     import torch
     from torch.nn import functional
     from torch.nn.modules.module import register_module_forward_hook
-    from torch.overrides import TorchFunctionMode
+    from torch.overrides import TorchFunctionMode, handle_torch_function
 
-    names = {
+    def told(inner: Any) -> Any:
+        """A plain function would not tell of its call."""
+
+        def outer(*args: Any, **kwargs: Any) -> Any:
+            if torch._C._is_torch_function_mode_enabled():
+                return handle_torch_function(outer, args, *args, **kwargs)
+            return inner(*args, **kwargs)
+
+        return outer
+
+    there = {name: found for name, found in vars(functional).items() if name in NAMES}
+    outers = {name: told(found) for name, found in there.items()}
+    names = {id(outer): name for name, outer in outers.items()} | {
         id(getattr(owner, name)): name
-        for owner in (functional, torch, torch.Tensor)
+        for owner in (torch, torch.Tensor, torch._C._nn)
         for name in NAMES
-        if hasattr(owner, name) and (owner is functional or name not in OF_FUNCTIONAL)
+        if hasattr(owner, name) and name not in OF_FUNCTIONAL
     }
 
     class Calls(TorchFunctionMode):
@@ -170,8 +182,12 @@ def _take(
         if call is not None:
             seen(call, given, output)
 
-    with as_written(site), Calls(), register_module_forward_hook(of_layer):
-        step()
+    vars(functional).update(outers)
+    try:
+        with as_written(site), Calls(), register_module_forward_hook(of_layer):
+            step()
+    finally:
+        vars(functional).update(there)
 
 
 def _call(name: str, given: Given, output: Tensor) -> Call | None:

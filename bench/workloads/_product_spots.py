@@ -14,7 +14,7 @@ from bench.quantized_product import name_of
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
 from bench.workloads import _spots
-from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._calls import Call, Given, floored, most_of, plain, roughly
 from bench.workloads._quantized import narrowed
 from bench.workloads._spots import THEN, Elements, Spot, host, look, rows_of, taken
 
@@ -90,7 +90,8 @@ def product(
         b = rows_of(matrix, where.columns, within)
         if scale is None:
             a = rows_of(rows, where.rows, within)
-            most = most_of(site, "output", k, min(k, TWIN_K))
+            # Of gradients, over many tokens, devices may add parts that are as narrow.
+            most = most_of(site, "attention" if dtype else "output", k, min(k, TWIN_K))
         else:
             # On the device: where it divides otherwise, whole rows of ties round the other way.
             a = narrowed(torch.stack([rows[row] for row in where.rows]), matrix.dtype)
@@ -234,7 +235,7 @@ def _scatter(asked: Tensor, upstream: Tensor, found: Tensor, padding: int | None
         ]
         length = max(1, int(counts[asked_most]))
         size = f"{len(indices)} of {len(found)} x {found.shape[1]}"
-        within = most_of(site, "output", length, min(length, TWIN_K))
+        within = max(most_of(site, "output", length, min(length, TWIN_K)), roughly(site))
         return [look(f"{what} ({size})", spots, within)] if spots else []
 
     return Call("scatter", (found.numel(),), seen)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
-from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._calls import Call, Given, floored, most_of, plain, roughly
 from bench.workloads._spots import FEW, Spot, host, look
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _each(
             for number in places(len(every[0]), site.seed, most)
             for each in [[one(values, number) for values in every]]
         ]
-        within = max(most_of(site, "output", 1, 1), ROUGH)
+        within = max(roughly(site) if sums else most_of(site, "output", 1, 1), ROUGH)
         return [look(f"{what} ({size})", spots, within)]
 
     def gradient(made: Made) -> Gradient:

@@ -15,7 +15,7 @@ from bench.workloads._seeded import SeededData
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEFT_OUT = "Kernels were left out, or done twice: report it, and try another version of torch"
+LEFT_OUT = "Kernels were left out, repeated or joined: report it, and try another version of torch"
 
 
 class QueueParameters(Parameters, frozen=True, kw_only=True):
@@ -86,12 +86,18 @@ class LaunchJob(OneOutput):
         return [self._addend]
 
     def looks(self) -> Iterator[Look]:
-        """Whether a step adds as often as asked: in the same memory ones, whose sum is exact."""
-        self._output.zero_()
-        self._addend.fill_(1)
-        self.step()
-        seen = f"{float(self._output):,.0f}"
-        yield Look(what="additions of a step", asked=f"{self._kernels:,}", seen=seen, then=LEFT_OUT)
+        """Whether a step adds as often as asked: in the same memory ones, whose sum is exact; and
+        each by itself: to a number whose neighbours are 2 apart, what is lost but in a sum."""
+        import torch
+
+        far = 2.0 / torch.finfo(self._output.dtype).eps
+        each = " by themselves"
+        for how, start, addend, end in (("", 0.0, 1.0, self._kernels), (each, far, 0.75, far)):
+            self._output.fill_(start)
+            self._addend.fill_(addend)
+            self.step()
+            what, asked, seen = f"additions of a step{how}", f"{end:,.0f}", float(self._output)
+            yield Look(what=what, asked=asked, seen=f"{seen:,.0f}", then=LEFT_OUT)
 
 
 WORKLOAD = Launch()

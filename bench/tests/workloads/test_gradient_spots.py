@@ -13,7 +13,7 @@ from torch.nn import functional
 from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import one_thread, site, small
-from bench.tests.workloads.test_model_spots import kernel, void
+from bench.tests.workloads.test_model_spots import eighth, kernel, void
 from bench.workloads import _model_spots
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -137,6 +137,17 @@ def test_each_gradient_is_held_to_its_definition(of: str, dtype: torch.dtype) ->
         spoiled.view(-1, spoiled.shape[-1] if spoiled.dim() > 1 else 1)[-1] += (
             3 * found[word].abs().max()
         )
+        assert "an error of" in told(call, word, upstream, spoiled, dtype)
+
+
+def test_products_in_8_bits_of_the_16_are_told() -> None:
+    dtype = torch.bfloat16
+    x, weight = normal(512, 40).to(dtype), normal(300, 40).to(dtype)
+    call, upstream, right = gradients("linear", {"input": x, "weight": weight}, dtype)
+    sides = {"input": (upstream, weight.detach()), "weight": (upstream.t(), x.detach())}
+    for word, (a, b) in sides.items():
+        spoiled = eighth(a) @ eighth(b.t()).t()
+        assert told(call, word, upstream, right[word], dtype) == ""
         assert "an error of" in told(call, word, upstream, spoiled, dtype)
 
 

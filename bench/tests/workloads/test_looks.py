@@ -242,6 +242,17 @@ def test_additions_that_are_left_out_later(
         assert f"additions of a step: asked for {kernels}, got {of}. Kernels were" in told(job)
 
 
+def test_additions_that_are_made_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(job: Any) -> None:
+        job._output.add_(job._addend, alpha=job._kernels)
+
+    monkeypatch.setattr(LaunchJob, "step", step)
+    said = told(build("launch", "queue", site()))
+    assert said.startswith(
+        "additions of a step by themselves: asked for 16,777,216, got 16,777,292"
+    )
+
+
 def test_many_additions_are_counted() -> None:
     job: Any = build("launch", "queue", site(), kernels=100_000)
     job._output.fill_(1e30)

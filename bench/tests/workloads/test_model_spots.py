@@ -175,6 +175,58 @@ def test_a_product_without_its_last_columns_behind_the_twins_rows_is_void(precis
     assert "got an error of" in found["product"] and "at row " in found["product"]
 
 
+def eighth(x: Tensor) -> Tensor:
+    """As e4m3 has it, scaled by rows."""
+    scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-30) / 448
+    return ((x / scale).to(torch.float8_e4m3fn).float() * scale).to(x.dtype)
+
+
+def quick_product(a: Tensor, b: Tensor) -> Tensor:
+    if len(a) >= 512:
+        a, b = eighth(a), eighth(b.t()).t()
+    return torch.addmm(a.new_zeros(b.shape[1]), a, b)
+
+
+def quick_attention(query: Tensor, key: Tensor, value: Tensor, *how: Any, **more: Any) -> Tensor:
+    if key.shape[2] > 64:
+        key, value = eighth(key), eighth(value)
+    output: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, *how, **more
+    )[0]
+    return output
+
+
+@pytest.mark.parametrize(
+    ("operator", "found", "kind"),
+    [
+        ("mm", quick_product, "product"),
+        ("scaled_dot_product_attention", quick_attention, "attention"),
+    ],
+)
+def test_8_bits_in_place_of_16_are_void(operator: str, found: Any, kind: str) -> None:
+    given = small("llama", "prefill", batch_size=4, prompt_length=256)
+    with kernel(operator, found):
+        assert void("llama", "prefill", given, site(PRECISIONS["bf16"])).keys() == {kind}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("linear", "product"), ("scaled_dot_product_attention", "attention")]
+)
+def test_what_a_plug_in_has_in_place_of_a_function_is_looked_at(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(functional, name)
+
+    def plain(*given: Any, **more: Any) -> Tensor:
+        output: Tensor = right(*given, **more)
+        return output * (1.1 if output.shape[-2] > 64 else 1)
+
+    monkeypatch.setattr(functional, name, plain)
+    given = small("llama", "prefill", prompt_length=96)
+    assert void("llama", "prefill", given, site()).keys() == {kind}
+    assert getattr(functional, name) is plain
+
+
 def zeroed(found: Tensor) -> Tensor:
     found[2048:] = 0
     return found
