@@ -153,11 +153,14 @@ def _untried(
 def _by_luck(
     curves: tuple[ServingCurve, ServingCurve], best: tuple[Row, Row], tpot_seconds: float
 ) -> Iterator[Reason]:
-    """Why two unlike loads may be those of luck: the launches leave open whether a side's, or one
-    that gives more, keeps the limit."""
-    for (who, _), curve, mine in zip(SIDES, curves, best, strict=True):
-        for row in curve.points if density(best[0]) != density(best[1]) else ():
-            tpot = "" if unsteady(row) else in_doubt(row, tpot_seconds)
+    """Why two loads may be those of luck: the launches leave open whether a side's, if they are
+    unlike, or one that gives more, keeps the limit; of equal loads on the side that is behind."""
+    unlike = density(best[0]) != density(best[1])
+    for (who, _), curve, mine, theirs in zip(SIDES, curves, best, best[::-1], strict=True):
+        behind = (mine.throughput or 0) < (theirs.throughput or 0)
+        for row in curve.points if unlike or behind else ():
+            sure = unsteady(row) or (row is mine and not unlike)
+            tpot = "" if sure else in_doubt(row, tpot_seconds)
             if tpot and (row.throughput or 0) >= (mine.throughput or 0):
                 yield Reason(
                     Code.LIMIT_IN_DOUBT,

@@ -57,10 +57,11 @@ def in_words(values: Sequence[str]) -> str:
 
 
 def _left_out(name: str, file: RunFile) -> bool:
-    """Whether it may be a server's setting that older versions left out: by a word in its name, or
-    behind so many."""
+    """Whether it may be a server's setting that older versions left out: by a word in its name,
+    where no other has such a one, or behind so many."""
     told = [x.endpoint.server.settings for x in file.launches if x.endpoint is not None]
-    cut = SECRET.search(name) or any(len(one) == MOST_SETTINGS for one in told)
+    withheld = SECRET.search(name) and not any(SECRET.search(key) for one in told for key in one)
+    cut = withheld or any(len(one) == MOST_SETTINGS for one in told)
     return name.startswith("server ") and bool(cut)
 
 

@@ -73,6 +73,8 @@ def by_choice(slower: Row, faster: Row) -> float:
         choice = {**choice, COMPILER: PLAIN}
         there = [trial for trial in slower.trials if trial.choice == choice]
         read = [math.log(x.rate) for x in faster.trials if x.choice == choice and x.rate]
+    if there and there[0].accident:
+        return 1.0
     if not there or not there[0].rate or not read:
         return 0.0
     gap = statistics.fmean(read) - math.log(there[0].rate)

@@ -97,8 +97,6 @@ class BlockTimer:
     def __post_init__(self) -> None:
         self.busy_ns: list[int] = []
         """Of every block so far, this process's own time."""
-        self.event_ns: list[int] = []
-        """Of every block so far that events timed, from its first to its last."""
         self._have_events = True
         """Until the device gives none, or they say that a millisecond was nothing."""
         self.started_ns: int | None = None
@@ -186,7 +184,6 @@ class BlockTimer:
             wall_ns = self.clock() - start
         # Of very short intervals a timestamp may be read a little too early.
         step_ns = tuple(max(0, device.elapsed_ns(a, b)) for a, b in itertools.pairwise(events))
-        self.event_ns.append(device.elapsed_ns(events[0], events[-1]))
         if wall_ns >= TOLD_NS and not any(step_ns):
             self._have_events = False
             step_ns, waited = shared(wall_ns, steps), None

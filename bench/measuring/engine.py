@@ -16,7 +16,7 @@ import msgspec
 from bench import stats
 from bench.measuring import single_steps
 from bench.measuring.block_size import BlockSize
-from bench.measuring.blocks import TOLD_NS, BlockTimer, Steps, collected
+from bench.measuring.blocks import BlockTimer, Steps, collected
 from bench.measuring.edges import SINGLE, Edges
 from bench.measuring.usage import Usage
 from bench.measuring.warm_up import WarmedUp, warmed_up
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 HOST_GAP_LIMIT = 0.02
 """Relative difference of device-event time and wall time above which a launch is flagged."""
-EVENTS_BEYOND = 1.5
-"""Time of a device's events over the wall's, from which on the clock did not wait for the work."""
 
 Listener = Callable[[Phase, list[Block]], None]
 """Told between blocks where the launch is and what it has."""
@@ -61,8 +59,6 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     """What the host did beside the steady blocks, on devices whose work the host does."""
     stopped: str = ""
     """How long the process or the machine stood still in them; empty if neither did."""
-    beyond: str = ""
-    """How much longer than their wall time they took by events; empty if they did not."""
 
 
 @dataclass(eq=False)
@@ -151,7 +147,6 @@ class Engine:
             request_ns=requests,
             queue_ns=queueing,
             busy_ns=busy,
-            beyond=self._beyond(self._timer.event_ns[warm.steady_from :], busy),
             contention=beside,
             stopped=self._stopped(
                 warm.steady_from, standstill.own(steady, busy), beside, requests or ()
@@ -252,18 +247,6 @@ class Engine:
     def _queueing(self) -> tuple[int, ...]:
         seen = self.calls_operators
         return single_steps.queueing(self.job, self.device, self.clock, calls_operators=seen)
-
-    def _beyond(self, events: Sequence[int], busy: Sequence[int]) -> str:
-        """A machine that was suspended, or a grain of the events' clock, makes few so long."""
-        gaps = [*zip(events, busy, strict=False)]
-        late = [a for a, b in gaps if a - b > TOLD_NS and a > EVENTS_BEYOND * b]
-        if self._timer.step_clock != "device event" or 2 * len(late) <= len(gaps):
-            return ""
-        total, wall = (sum(ns) / 1e9 for ns in zip(*gaps, strict=True))
-        return (
-            "synchronize returned before the work was done: by the device's events the blocks took "
-            f"{total:.2g} s, of which the clock saw {wall:.2g} s"
-        )
 
     def _flags(self, warm: WarmedUp, steady: list[Block], busy: Sequence[int]) -> tuple[Flag, ...]:
         flags: list[Flag] = []

@@ -311,7 +311,7 @@ class Launch:
             *asked.places(watch.executed, on_host=self.backend.is_host),
         ]
         self.environment["job"] = dict(job.facts)
-        wrong = asked.complaint(looks) or series.beyond  # the former may know who did it
+        wrong = asked.complaint(looks)  # which may know who did it
         if not wrong and not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
             wrong = f"output is not finite: {first} after the first step, {last} after the last"

@@ -125,6 +125,8 @@ class Retaken(NamedTuple):
         nothing is said."""
         steps = job.begin()
         seconds = self.edges.slowest(round(1e9 * step_seconds)) / 1e9
+        if 4 * seconds >= MOST_SECONDS:
+            return
         walked = min(steps, max(2, int(WALK_SECONDS / max(seconds, 1e-9))))
         noise, found = self.noise.get(OUTPUT, SILENT), list[tuple[float, float]]()
         job.begin(steps - walked)

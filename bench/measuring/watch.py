@@ -216,7 +216,7 @@ class Watch:
                 self._recompute()
             else:
                 self._complaints += self._retaken.moved_on(self._readings)
-                told = self._noise or not is_compiled(self.execution)
+                told = self.edges.all(bool(self._noise) or not is_compiled(self.execution))
                 if self.thorough and told and isinstance(self.job, WindowedJob):
                     self._complaints += self._retaken.apart(self.job, step_seconds)
             if self.thorough and self.edges is SINGLE and not self.framework.hands_over:

@@ -12,6 +12,8 @@ from bench.records.case import Case
 from bench.records.outcome import DOES_NOT_FIT, Failed, Measured, Outcome, Skipped
 
 BATCH = "batch_size"
+UNSIZED = ("numerics", "explain")
+"""Phases that run out of memory of their own: a gate's is the same at any batch."""
 
 
 def batch_of(case: Case) -> int | None:
@@ -30,10 +32,10 @@ def without_batch(case: Case) -> Case:
 
 
 def too_large(outcome: Outcome) -> bool:
-    """Whether memory ran out, or would have; not the gate's, which is the same at any batch."""
+    """Whether memory ran out, or would have, of what is timed."""
     if isinstance(outcome, Skipped):
         return outcome.reason.startswith(DOES_NOT_FIT)
-    return isinstance(outcome, Failed) and outcome.kind == "oom" and outcome.phase != "numerics"
+    return isinstance(outcome, Failed) and outcome.kind == "oom" and outcome.phase not in UNSIZED
 
 
 class Limits:

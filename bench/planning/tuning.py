@@ -98,6 +98,8 @@ class Trial(NamedTuple):
     """Whether something outside the job slowed it, so that it may have been the best."""
     ends_curve: bool = False
     """Whether larger batches, all else equal, would do no better: no memory, or no time."""
+    accident: bool = False
+    """Whether its process was lost, which says nothing of the choice."""
 
     @classmethod
     def of(cls, choice: Choice, outcome: Outcome) -> Trial:
@@ -106,8 +108,14 @@ class Trial(NamedTuple):
             return cls(choice, "measured", outcome.throughput, hindered=hindered(outcome))
         if too_large(outcome):
             return cls(choice, "does not fit", why=outcome.reason, ends_curve=True)
-        late = isinstance(outcome, Failed) and outcome.kind == "timeout"
-        return cls(choice, STATUS[type(outcome)], why=outcome.reason, ends_curve=late)
+        kind = outcome.kind if isinstance(outcome, Failed) else ""
+        return cls(
+            choice,
+            STATUS[type(outcome)],
+            why=outcome.reason,
+            ends_curve=kind == "timeout",
+            accident=kind in ("crash", "device_lost"),
+        )
 
 
 def hopeless(outcome: Outcome) -> bool:

@@ -135,12 +135,12 @@ class Writer:
 
     def _restore(self) -> None:
         """The file was deleted under way: lays it down again, beside what has taken its name."""
-        self._file.seek(0)
-        content = self._file.read()
         try:
+            self._file.seek(0)
+            content = self._file.read()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                self.path = self.path.with_suffix(".restored.jsonl")
+            others = (self.path.with_suffix(f".{n}restored.jsonl") for n in ("", *range(2, 99)))
+            self.path = next(name for name in (self.path, *others) if not name.exists())
             deleted, self._file = self._file, self.path.open("x+b", buffering=0)
             deleted.close()
             _lock(self._file)

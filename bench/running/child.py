@@ -200,10 +200,21 @@ def end(*processes: Process) -> None:
         # What the worker itself started, and left, goes with it.
         with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
             os.killpg(process.pid, signal.SIGKILL)
-            while process.returncode is not None and os.waitpid(-process.pid, os.WNOHANG)[0]:
-                pass  # an orphan, which is ours where we are PID 1
+            if process.returncode is not None:
+                reap(process.pid)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def reap(group: int) -> None:
+    """Orphans of a group that was killed, as they end: they are ours where we are PID 1.
+
+    Raises `ChildProcessError` as soon as none is left, which is at once elsewhere.
+    """
+    until = time.monotonic() + LEAVING_SECONDS
+    while time.monotonic() < until:
+        if not os.waitpid(-group, os.WNOHANG)[0]:
+            time.sleep(0.001)
 
 
 def _wait_for(processes: Iterable[Process], seconds: float) -> None:

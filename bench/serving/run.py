@@ -84,13 +84,14 @@ def run(
                 ended = "complete"
             finally:
                 writer.append(End(reason=ended, finished_at=utc_now()))
+                path = writer.path
     except AccelmarkError:
         if not made:  # nothing was measured: there is nothing to keep
             path.unlink(missing_ok=True)
         raise
     finally:
         ask.watch.close()
-    return writer.path
+    return path
 
 
 def not_made(ask: Ask, error: AccelmarkError) -> list[Came]:

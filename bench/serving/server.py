@@ -21,6 +21,7 @@ from bench.records.endpoint import Server
 from bench.records.private import cleaned, cleaned_facts, own_names
 from bench.records.runfile import UNREADABLE
 from bench.running import scratch
+from bench.running.child import reap
 from bench.running.wire import interface_of, is_loopback
 from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
@@ -53,10 +54,11 @@ _QUOTED = r"""\\*(?:"(?:\\.|[^"\\\n])*+"?+|'(?:\\.|[^'\\\n])*+'?+)"""
 _PLAIN = r"""(?:[^\s,)}\]]|[,)}\]](?=[^\s"',)}\]]))"""
 _VALUE = (
     rf"(?:(?:[bru]?{_QUOTED})+{_PLAIN}*"
-    rf"""|[\w.]*[\[({{](?:(?:{_QUOTED}|[^"'\[({{\])}}])*+[\])}}]|.*)|{_PLAIN}+)"""
+    rf"""|[\w.]*[\[({{](?:(?:{_QUOTED}|[^"'\[({{\])}}])*+[\])}}]|.*)|<[^>\n]*>|{_PLAIN}+)"""
 )
 """Quoted, in brackets, or as far as white space or what ends a part."""
 _SECRETS = re.compile(
+    r"((?<![\w-])(?:passphrase|passw[a-z]*)\s*[=:]\s*)[^\s\"'][^\"'\n]*|"  # of several words
     # Behind an option, as far as the next: it may take several.
     rf"((?<![\w-])--?[\w.-]*?{_NAME}[\\\"'`]*(?:\s*[=:]\s*|(?:[\"'],|[ \t])[ \t]*(?![\"']?-)))"
     rf"{_VALUE}(?:(?:[ \t]+|,\s*(?=[\"']))(?![\"']?-){_VALUE})*"
@@ -181,7 +183,7 @@ def settings(found: Mapping[str, Any], token: str | None = None) -> dict[str, st
 
 def _without_secrets(said: str) -> str:
     """A text of a server's, perhaps its command."""
-    return _SECRETS.sub(rf"\1\2\3{environment.NOT_RECORDED}", _USER.sub("", said))
+    return _SECRETS.sub(rf"\1\2\3\4{environment.NOT_RECORDED}", _USER.sub("", said))
 
 
 class Counters(NamedTuple):
@@ -343,6 +345,9 @@ class Process:
                 os.killpg(self._child.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(STOP_SECONDS)
+        if self._child.returncode is not None:
+            with contextlib.suppress(ChildProcessError):
+                reap(self._child.pid)
         scratch.gone(self._folder)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.workload import Look, Site
 from bench.workloads._attention_spots import WHOLE_HEAD, head_of, place_of, places
-from bench.workloads._calls import Call, Given, floored, most_of, plain
+from bench.workloads._calls import Call, Given, floored, most_of, of_gradients, plain
 from bench.workloads._spots import Spot, host, look, rows_of
 
 if TYPE_CHECKING:
@@ -42,19 +42,20 @@ def call(given: Given, output: Tensor) -> Call | None:
         return None
     asked, dtype = _Asked(given, output), output.dtype
 
-    def looked(spots: list[Spot], what: str, site: Site) -> list[Look]:
+    def looked(quantity: str, spots: list[Spot], what: str, site: Site) -> list[Look]:
         finite = [floored(spot, dtype) for spot in spots if spot.expected.isfinite().all()]
-        most = most_of(site, "attention", length, min(length, TWIN_KEYS))
+        most = most_of(site, quantity, length, min(length, TWIN_KEYS))
         size = f"{batch} x {heads} heads, {queries} queries, {length} keys"
         return [look(f"{what} ({size})", finite, most)] if finite else []  # else none sees a key
 
     def seen(what: str, site: Site) -> list[Look]:
-        return looked([*asked.output(output, site.seed)], what, site)
+        return looked("attention", [*asked.output(output, site.seed)], what, site)
 
     def gradient(name: str) -> Gradient:
         def of(upstream: Tensor, found: Tensor) -> Call:
             def seen(what: str, site: Site) -> list[Look]:
-                return looked([*asked.gradient(name, upstream, found, site.seed)], what, site)
+                spots = [*asked.gradient(name, upstream, found, site.seed)]
+                return looked(of_gradients(site, "attention"), spots, what, site)
 
             return Call("attention", (), seen)
 

@@ -178,6 +178,8 @@ def near(*tpot_ms: float) -> RunFile:
         ((20, 25, 27), (20, 30, 33), ("the other has", "concurrency 2")),
         ((20, 25, 27), (20, 25, 33), ()),  # neither is near
         ((20, 25, 30.2), (20, 25, 33), ()),  # both at two at once
+        ((20, 24, 33), (20, 25, 30.2), ("the other has", "concurrency 4")),  # and behind there
+        ((20, 24, 33), (20, 25, 33), ()),
         ((20, 30, 27), (20, 25, 33), ()),  # the base has a load that gives more
     ],
 )

@@ -90,6 +90,11 @@ def test_settings_of_a_server_that_an_older_version_left_out_are_no_difference()
     assert differences(served_by(a000="1", attention_backend="fa3"), few) == {
         "server attention_backend": ("fa3", "absent")
     }
+    today = [
+        served_by(tokenizer_mode="auto"),
+        served_by(tokenizer_mode="auto", max_total_tokens="5"),
+    ]
+    assert differences(*today) == {"server max_total_tokens": ("absent", "5")}, "null was no value"
     modes = [served_by(tokenizer_mode=mode) for mode in ("auto", "slow")]
     assert differences(*modes) == {"server tokenizer_mode": ("auto", "slow")}
 

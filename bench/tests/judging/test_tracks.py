@@ -12,7 +12,7 @@ from bench.judging.compare import compare
 from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.case import SEARCHED, Case
-from bench.records.outcome import Outcome
+from bench.records.outcome import Outcome, Skipped
 from bench.records.run import End, RunFile, Settings
 from bench.report import Canvas
 from bench.reports import markdown, table
@@ -80,7 +80,8 @@ NEAR = {key: rated(rate, key[0]) for key, rate in zip(KEYS, (5, 6, 7, 8, 19.9, 2
     [
         (rated(20.1, 2), "UNDECIDED"),  # its one trial was unlucky: an equal device
         (rated(12, 2), "SLOWER"),  # it is slower at the other's choice, too
-        (CRASH, "SLOWER"),  # it cannot do that
+        (Skipped(reason="no such kernel"), "SLOWER"),  # it cannot do that
+        (CRASH, "UNDECIDED"),  # a process was lost, and nobody knows
         (make_measured(2 / 12, items=2, flags=("CONTENDED",)), "UNDECIDED"),  # nobody knows
     ],
 )

@@ -10,7 +10,7 @@ from bench.measuring.engine import Engine, Series
 from bench.measuring.single_steps import QUEUED_STEPS
 from bench.records.outcome import Block, Phase
 from bench.records.run import Settings
-from bench.tests.fakes import MS, FakeDevice, FakeEvent, ScriptedClock
+from bench.tests.fakes import MS, FakeDevice, ScriptedClock
 from bench.tests.measuring.scripted_engine import SINGLE, both_kinds, engine, milliseconds, steps
 
 
@@ -112,34 +112,6 @@ def test_work_that_the_events_do_not_see_is_flagged(side_ms: int, flags: tuple[s
     """A second stream works 60 ms on a step for which the events show 10."""
     measuring, _ = engine([10 * MS], synchronous=False, side_ns=side_ms * MS)
     assert measuring.measure().flags == flags
-
-
-@pytest.mark.parametrize("wait_ms", [None, 0, 20])
-def test_events_that_go_beyond_the_clock_say_that_nobody_waited(
-    wait_ms: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of most blocks: in one of them the machine may have been suspended."""
-    settings = Settings(block_seconds=0.05, warmup_seconds=0.0, warmup_limit_seconds=1.0)
-    measuring, device = engine([10 * MS], synchronous=False, settings=settings, host_ns=MS)
-    wait, once = device.synchronize, [3_000 * MS]
-
-    def early() -> None:
-        now = device.clock.now
-        wait()
-        if wait_ms is not None:
-            device.clock.now = min(device.clock.now, now + wait_ms * MS)
-
-    def elapsed(a: FakeEvent, b: FakeEvent) -> int:
-        assert a.time is not None and b.time is not None
-        asleep = once.pop() if once and len(measuring._timer.event_ns) == 8 else 0
-        return b.time - a.time + asleep
-
-    monkeypatch.setattr(device, "synchronize", early)
-    monkeypatch.setattr(device, "elapsed_ns", elapsed)
-    found = measuring.measure()
-    assert not once, "a block of which the events say three seconds"
-    assert found.beyond.startswith("synchronize returned before the work") == (wait_ms is not None)
-    assert wait_ms is not None or found.beyond == ""
 
 
 def test_a_series_says_all_that_was_run() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -140,6 +141,37 @@ def test_a_rank_whose_outputs_are_not_finite_leaves_no_other_waiting(spoiled: in
     assert [watch.proof.absent for watch in watches if watch is not watches[spoiled]] == [""]
     assert "not all values are finite" in watches[spoiled].complaint
     assert watches[1 - spoiled].complaint == ""
+
+
+def test_a_rank_without_room_for_its_noise_leaves_no_other_waiting() -> None:
+    """A compiled job is not held to steps as written without its noise: on no rank, then."""
+    shared, alone = Shared(2), threading.Lock()
+    device = catalogue.backend("cpu").open(0, FP32)
+    jobs: list[Any] = [build("llama", "decode", site(FP32, seed=1)) for _ in range(2)]
+
+    def one(rank: int) -> Any:
+        job = jobs[rank]
+        given = (job, device, FP32, 1)
+        watch: Any = Watch(*given, thorough=True, execution="compile", edges=shared.of(rank))
+        watch._note_executed = lambda step: step()
+        watch.start()
+        again = job.again
+        if rank == 0:
+            job.again = mock.Mock(side_effect=torch.OutOfMemoryError("no room"))
+        for number in range(1, 5):
+            with alone:
+                job.step()
+            if number <= 3:
+                watch.after(number)
+        job.again = again
+        watch.finish(step_seconds=1e-3)
+        assert watch.edges.all(True), "what is asked next is asked of both"
+        return watch
+
+    with ThreadPoolExecutor(2) as pool:
+        watches = list(pool.map(one, range(2)))
+    assert [bool(watch._noise) for watch in watches] == [False, True]
+    assert {watch.complaint for watch in watches} == {""}
 
 
 @pytest.mark.parametrize("thorough", [True, False])

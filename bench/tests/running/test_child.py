@@ -108,12 +108,17 @@ def test_many_are_waited_for_together(monkeypatch: pytest.MonkeyPatch, clock: Cl
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 @pytest.mark.usefixtures("reaper")
-def test_orphans_of_its_group_are_no_zombies_where_the_parent_is_pid_1() -> None:
-    code = """if True:
+@pytest.mark.parametrize("running", [False, True])
+def test_orphans_of_its_group_are_no_zombies_where_the_parent_is_pid_1(running: bool) -> None:
+    code = f"""if True:
         import os
+        running = {running}
         if pid := os.fork():
             print(pid, flush=True)
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # who leaves it a zombie
+            running or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # who leaves it a zombie
+        elif running:
+            import time
+            time.sleep(100)
     """
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
