@@ -27,6 +27,7 @@ from bench.reports._comparison_notes import (
     STYLE,
     after,
     before,
+    chose_unlike,
     details,
     excludes_one,
     figure,
@@ -240,7 +241,10 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return f"Next: for a verdict on the chips, run both under the same settings: {names}"
     if disturbed := _disturbed(comparison, "UNRANKED"):
         return f"Next: {_undisturbed(disturbed)}"
-    if in_doubt or "UNDECIDED" in verdicts:
+    undecided = [case for case in comparison.cases if case.verdict == "UNDECIDED"]
+    if undecided and not in_doubt and all(map(chose_unlike, undecided)):
+        return "Next: measure both at one choice of the two, as a fixed case of a suite of your own"
+    if in_doubt or undecided:
         rows = [row for case in comparison.cases for row in (case.base, case.other) if row]
         most = max(len(row.rates) for row in rows)
         more = min(max(20, 2 * most), 1000)

@@ -153,14 +153,20 @@ def _of_one_side(cases: Sequence[CaseComparison], names: Mapping[str, Label]) ->
                 yield Note(flag, f"of the {who} alone: {FLAGS[flag]}: {listed(found)}")
 
 
+def chose_unlike(case: CaseComparison) -> bool:
+    """Whether a tuned case has no verdict for its sides' unlike choices, which launches of them do
+    not decide."""
+    base, other = (row and row.choice for row in (case.base, case.other))
+    return case.verdict == "UNDECIDED" and base != other and excludes_one(case)
+
+
 def _chosen(cases: Sequence[CaseComparison], names: Mapping[str, Label]) -> Iterator[Note]:
     """Tuned cases: what each side's trials found best, and where that may be why they differ."""
     for case in cases:
         chosen = [row.choice for row in (case.base, case.other) if row is not None and row.choice]
         if case.ratio is not None and len(chosen) == 2:
             base, other = map(in_words, chosen)
-            unsure = case.verdict == "UNDECIDED" and base != other and excludes_one(case)
-            luck = ", which may be why they differ" if unsure else ""
+            luck = ", which may be why they differ" if chose_unlike(case) else ""
             text = f"each side at what its trials found best{luck}: base {base}; other {other}"
             yield Note("TUNED", f"{text}: {_name(case, names)}", "bold")
 

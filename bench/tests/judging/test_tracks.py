@@ -103,6 +103,7 @@ def test_equal_devices_whose_trials_favoured_other_choices_are_not_told_apart(
     card = " ".join(render([comparison], Canvas(width=100)).split())
     said = "its trials found best, which may be why they differ: base batch 2, eager; other batch 4"
     assert (said in card) == (verdict == "UNDECIDED")
+    assert ("Next: measure both at one choice of the two" in card) == (verdict == "UNDECIDED")
 
 
 def test_of_a_search_of_kernels_elsewhere_the_trials_without_it_tell(tmp_path: Path) -> None:
