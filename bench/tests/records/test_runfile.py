@@ -220,14 +220,10 @@ def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -
     writer.close()
 
 
-@pytest.mark.parametrize("beside", ["", "run.restored.jsonl"])
-def test_a_record_that_is_replaced_under_way_goes_on_beside_it(beside: str, tmp_path: Path) -> None:
-    """By a copy of a moment ago, as `sed -i` and clients that synchronize do: nothing is lost, in a
-    session after another, of which there is one beside, neither."""
-    path = tmp_path / "run.jsonl"
-    if beside:
-        (tmp_path / beside).write_text("of an earlier session", "utf-8")
-    writer = Writer(path)
+def test_a_record_that_is_replaced_under_way_goes_on_beside_it(tmp_path: Path) -> None:
+    """By a copy of a moment ago, as `sed -i` and clients that synchronize do: nothing is lost."""
+    (earlier := tmp_path / "run.restored.jsonl").touch()  # by another session
+    writer = Writer(path := tmp_path / "run.jsonl")
     lines: list[Line] = [make_run([make_case()]), make_launch(), make_launch(launch=1, order=1)]
     for line in lines:
         shutil.copy(path, tmp_path / "copy")
@@ -236,8 +232,8 @@ def test_a_record_that_is_replaced_under_way_goes_on_beside_it(beside: str, tmp_
     writer.append(COMPLETE)
     writer.close()
     found = read(writer.path)
-    assert (found.run, *found.launches) == tuple(lines) and found.end == COMPLETE
-    assert not beside or (tmp_path / beside).read_text("utf-8") == "of an earlier session"
+    assert (found.run, *found.launches, found.end) == (*lines, COMPLETE)
+    assert not earlier.read_bytes()
 
 
 def test_what_another_has_written_since_it_was_read_is_not_cut_off(tmp_path: Path) -> None:
