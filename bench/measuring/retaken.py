@@ -50,7 +50,7 @@ class Retaken(NamedTuple):
     def trained(self, law: Law | None, step_seconds: float) -> Iterator[str]:
         """Complaints of training, as far as the steps that it takes may last; the last one is on a
         changed input. law: of the job; step_seconds: on which all ranks agree here."""
-        seconds = self.edges.slowest(round(1e9 * step_seconds)) / 1e9
+        seconds = self.edges.slowest(round(1e9 * min(step_seconds, MOST_SECONDS))) / 1e9
         steps = min(BLOCK, max(LEAST_BLOCK, int(1 / max(seconds, 1e-9))))
         if law is not None and (steps + RETAKEN) * seconds < MOST_SECONDS:
             for finding in law.over(self.job.step, steps, self.edges):
@@ -124,7 +124,7 @@ class Retaken(NamedTuple):
         gives as it is written. step_seconds: as `trained`. Where there is no room to compute that,
         nothing is said."""
         steps = job.begin()
-        seconds = self.edges.slowest(round(1e9 * step_seconds)) / 1e9
+        seconds = self.edges.slowest(round(1e9 * min(step_seconds, MOST_SECONDS))) / 1e9
         if 4 * seconds >= MOST_SECONDS:
             return
         walked = min(steps, max(2, int(WALK_SECONDS / max(seconds, 1e-9))))
