@@ -7,6 +7,7 @@ import ctypes
 import gc
 import importlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -136,6 +137,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
     for path in {item.path for item in items if item.get_closest_marker("alone")}:
         assert _may_be_alone(path), f"{path} does not say mark.alone: `-m alone` passes it over"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fixtures draw, and then the test, what they drew in every run before: one that fails by its
+    draw fails always."""
+    pytest_runtest_call(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    random.seed(item.originalname if isinstance(item, pytest.Function) else item.name)
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(random.getrandbits(32))
 
 
 @pytest.fixture(scope="session")
