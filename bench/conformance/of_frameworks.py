@@ -16,7 +16,7 @@ from bench.conformance.checks._jobs import Given, held, output, product
 from bench.conformance.checks.arithmetic import FORMATS, KNOWN, SIZE, Format, passing_bits
 from bench.errors import AccelmarkError
 from bench.measuring import asked
-from bench.measuring.numerics import relative_error
+from bench.measuring.gates.numerics import relative_error
 from bench.precision import PRECISIONS
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Unsupported

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from bench import catalogue, lifeline, rehearsal
-from bench.measuring.handed import REFERENCE, Draw, Handed, Which, integers_name, pool_file
+from bench.measuring.gates.handed import REFERENCE, Draw, Handed, Which, integers_name, pool_file
+from bench.measuring.gates.numerics import reference_of, referred
 from bench.measuring.messages import Answer, Order
-from bench.measuring.numerics import reference_of, referred
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of
 from bench.precision import PRECISIONS

@@ -18,17 +18,18 @@ import msgspec
 from bench import catalogue
 from bench.backend import Device
 from bench.framework import Executing
-from bench.measuring import agreed, asked, joining, kept, pairs, serving, silent_blocks
-from bench.measuring.edges import SINGLE, Edges, Together
-from bench.measuring.engine import Engine
+from bench.measuring import asked, kept, serving
 from bench.measuring.explaining import launch, remedies
-from bench.measuring.gating import gated
-from bench.measuring.handed import HandedOver, built
-from bench.measuring.hush import Hush
+from bench.measuring.gates.gating import gated
+from bench.measuring.gates.handed import HandedOver, built
 from bench.measuring.messages import Channel, Report, Request
+from bench.measuring.proving.watch import Watch
+from bench.measuring.ranks import agreed, joining, pairs, silent_blocks
+from bench.measuring.ranks.edges import SINGLE, Edges, Together
+from bench.measuring.ranks.hush import Hush
 from bench.measuring.surroundings import harmful, hide_plug_ins
-from bench.measuring.usage import process_usage, suspended_ns
-from bench.measuring.watch import Watch
+from bench.measuring.timing.engine import Engine
+from bench.measuring.timing.usage import process_usage, suspended_ns
 from bench.measuring.work import work_of
 from bench.planning import memory_fit
 from bench.planning.plan import parameters_of

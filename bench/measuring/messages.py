@@ -67,14 +67,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     searches: bool = False
     """Whether its compiler searches for the fastest kernels, as a tuned case may try."""
     thorough: bool = False
-    """Whether it is looked at as one launch of a case must be; see `bench.measuring.watch`."""
+    """Whether it is looked at as one launch of a case must be (`bench.measuring.proving.watch`)."""
     scratch: str | None = None
     """A folder of the run's own, where its launches leave to the next ones what they need too;
     None where there is none."""
     here: int = 1
     """How many devices of this kind the host has."""
     handed: str | None = None
-    """The file of what torch hands over (`bench.measuring.handed`), to another framework."""
+    """The file of what torch hands over (`bench.measuring.gates.handed`), to another framework."""
     place: Place | None = None
     """None where one device does the work."""
     explain: bool = False
@@ -125,9 +125,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     busy_ns: tuple[int, ...] = ()
     """Of a rank: its own time in each steady block, which the slowest rank's ends."""
     peer_ns: tuple[int, ...] = ()
-    """Of a rank: ns of an exchange with each other one (`bench.measuring.pairs`)."""
+    """Of a rank: ns of an exchange with each other one (`bench.measuring.ranks.pairs`)."""
     silent_ns: tuple[int, ...] = ()
-    """Of a rank: its own time in each silent block; see `bench.measuring.silent_blocks`."""
+    """Of a rank: its own time in each silent block; see `bench.measuring.ranks.silent_blocks`."""
     account: Account | None = None
     """Of a worker that was asked to explain the step, and came so far."""
     blames_peer: bool = False
@@ -172,7 +172,7 @@ class Channel:
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What torch is to hand over to launches in another framework (`bench.measuring.handed`)."""
+    """What torch hands over to another framework's launches: `bench.measuring.gates.handed`."""
 
     request: Request
     """Of one of them; its seed does not matter."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.measuring import asked, serving_gate
-from bench.measuring.blocks import collected
+from bench.measuring import asked
+from bench.measuring.gates import serving_gate
 from bench.measuring.serving_loop import Loaded, Loop, prompts
-from bench.measuring.usage import suspended_ns
+from bench.measuring.timing.blocks import collected
+from bench.measuring.timing.usage import suspended_ns
 from bench.planning.arrivals import load_of
 from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores

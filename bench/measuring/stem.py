@@ -48,7 +48,7 @@ COMMON = {
 """What is imported here for a library, each in a stem that grows from the one before: what the last
 one imports is what it would import alone, and stems of others share the way to it. The launch
 imports the rest. Of several libraries the last of these counts."""
-OWN = ("bench.measuring.numerics", "bench.measuring.rank_numerics")
+OWN = ("bench.measuring.gates.numerics", "bench.measuring.gates.rank_numerics")
 """What a launch imports of this program after the libraries."""
 FORK, GROW = b"fork", b"grow"
 STREAMS = 3

@@ -15,9 +15,9 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import EXIT_INCOMPLETE
-from bench.measuring import joining
 from bench.measuring.kept import byte_code
 from bench.measuring.messages import Progress, Request
+from bench.measuring.ranks import joining
 from bench.records.cpu_limits import usable_cores
 from bench.running import alike, blame, child, greeting, launcher, probe, scratch, wire
 from bench.running.ears import Ears

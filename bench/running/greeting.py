@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.errors import HostsError
-from bench.measuring.joining import machine
+from bench.measuring.ranks.joining import machine
 from bench.running import wire
 from bench.running.placement import Placement
 from bench.running.wire import Challenge, Connection, Gone, Hello, Over, Welcome

@@ -1,4 +1,4 @@
-"""Has torch hand over what a launch in another framework needs (`bench.measuring.handed`)."""
+"""Has torch hand over what a launch in another framework needs (`bench.measuring.gates.handed`)."""
 
 from __future__ import annotations
 

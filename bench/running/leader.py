@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, HostsError
-from bench.measuring.joining import machine
+from bench.measuring.ranks.joining import machine
 from bench.records.cpu_limits import usable_cores
 from bench.running import alike
 from bench.running.alike import Host

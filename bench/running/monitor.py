@@ -17,7 +17,7 @@ import msgspec
 
 from bench.backend import Backend, DeviceInfo
 from bench.lifeline import Lifeline, command
-from bench.measuring.joining import machine
+from bench.measuring.ranks.joining import machine
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
 from bench.running import child

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from bench import catalogue
-from bench.measuring import joining
 from bench.measuring.messages import Place, Report, Request
+from bench.measuring.ranks import joining
 from bench.records.cpu_limits import usable_cores
 from bench.records.limits import phase_limit
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bench.measuring.usage import suspended_ns
+from bench.measuring.timing.usage import suspended_ns
 from bench.planning.arrivals import Load
 from bench.records.endpoint import Client
 from bench.records.served import SATURATED, Served, Window

@@ -137,7 +137,7 @@ class TrainingJob(Job):
         last of them.
 
         On several ranks the logits are of its own rows, all else of the global batch, and of each
-        gradient nothing: see `bench.measuring.rank_numerics`.
+        gradient nothing: see `bench.measuring.gates.rank_numerics`.
         """
         import torch
 

@@ -19,7 +19,7 @@ from bench.conformance.check import (
     unseen,
 )
 from bench.formats import Operand, encode
-from bench.measuring.numerics import relative_error
+from bench.measuring.gates.numerics import relative_error
 from bench.precision import PRECISIONS, Precision
 from bench.records.tolerances import TOLERANCES
 

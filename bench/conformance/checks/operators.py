@@ -12,7 +12,7 @@ from bench import units
 from bench.conformance.check import Check, Finding, Stand, after, failed, judged, passed, unseen
 from bench.conformance.checks._chain import Chain
 from bench.conformance.checks._operators import OPERATORS, Operator, values
-from bench.measuring.numerics import relative_error
+from bench.measuring.gates.numerics import relative_error
 from bench.precision import PRECISIONS
 
 TOLERANCES = {

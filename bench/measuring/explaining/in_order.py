@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.measuring.blocks import collected
 from bench.measuring.explaining import fresh
 from bench.measuring.explaining.calls import Call, Key
 from bench.measuring.explaining.ceilings import Meter
@@ -22,6 +21,7 @@ from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape, recorded
 from bench.measuring.explaining.timing import Stopwatch
 from bench.measuring.explaining.undone import in_place
+from bench.measuring.timing.blocks import collected
 from bench.records.explained import Explained, Seen, Unexplained
 
 if TYPE_CHECKING:

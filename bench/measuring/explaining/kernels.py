@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from bench.measuring.blocks import collected
 from bench.measuring.explaining import profiled
 from bench.measuring.explaining.ceilings import Meter
 from bench.measuring.explaining.in_order import Disturbed
@@ -23,6 +22,7 @@ from bench.measuring.explaining.kinds import base, kind_of_name, kind_of_words
 from bench.measuring.explaining.replay import Player
 from bench.measuring.explaining.tape import Tape
 from bench.measuring.explaining.timing import Stopwatch, launch_ns
+from bench.measuring.timing.blocks import collected
 from bench.records.explained import Explained, Kind, Operator, Profile, Unexplained
 
 if TYPE_CHECKING:

@@ -60,7 +60,8 @@ def bench_of(
     workload: Workload, mode: str, parameters: Any, site: Site, backend: Backend, device: Device
 ) -> remedies.Bench:
     """What remedies are tried with, each checked by the numerics gate."""
-    from bench.measuring import kept, numerics
+    from bench.measuring import kept
+    from bench.measuring.gates import numerics
 
     def gate(given: Any, changed: Site) -> Numerics:
         return numerics.gate(

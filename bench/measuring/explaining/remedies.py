@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench.measuring.blocks import collected
 from bench.measuring.compilers import each_size_by_itself, make_room
 from bench.measuring.explaining import spellings
 from bench.measuring.explaining.spellings import Spelled
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
+from bench.measuring.timing.blocks import collected
 from bench.records.execution import is_compiled
 from bench.records.explained import Tried
 from bench.records.reason import of_error

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.measuring.blocks import collected
 from bench.measuring.explaining import in_order
 from bench.measuring.explaining.calls import Call, Ref
 from bench.measuring.explaining.ceilings import Meter
@@ -24,6 +23,7 @@ from bench.measuring.explaining.replay import operands
 from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
 from bench.measuring.explaining.timing import Stopwatch, in_graph, launch_ns
+from bench.measuring.timing.blocks import collected
 from bench.records.explained import Explained, Unexplained
 from bench.records.reason import of_error
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.measuring.blocks import TOLD_NS
+from bench.measuring.timing.blocks import TOLD_NS
 
 if TYPE_CHECKING:
     from bench.backend import Device

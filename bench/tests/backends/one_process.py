@@ -19,8 +19,10 @@ from unittest import mock
 import msgspec
 
 from bench import cli
-from bench.measuring import left_out, messages, single_steps
+from bench.measuring import messages
 from bench.measuring.launch import Launch
+from bench.measuring.proving import left_out
+from bench.measuring.timing import single_steps
 from bench.records import environment
 from bench.running import launcher
 from bench.tests.values import SMALL_RESNET, SMALL_VIT, small_unets
@@ -54,7 +56,7 @@ def main() -> None:
         mock.patch.multiple(single_steps, QUEUED_STEPS=1, WAITING_STEPS=1, REQUESTS=1),
         # Not by times, which of a queue that is a thread say what else this host is at work for;
         # by what steps give they are looked at all the same.
-        mock.patch.object(left_out._Otherwise, "turns", lambda *_: (0.0, None)),
+        mock.patch.object(left_out, "_turns", lambda *_: (0.0, None)),
         mock.patch.object(left_out, "SHORT_BLOCK", PAIRS),
         mock.patch.multiple(resnet50, **SMALL_RESNET),
         mock.patch.multiple(vit_b16, **SMALL_VIT),

@@ -17,7 +17,7 @@ pytestmark = [
 
 GATE = """
 from bench import catalogue
-from bench.measuring.numerics import gate
+from bench.measuring.gates.numerics import gate
 from bench.precision import PRECISIONS
 from bench.workload import Site
 torch.npu.set_device(0)

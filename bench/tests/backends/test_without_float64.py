@@ -35,7 +35,7 @@ from bench.backends import _trial
 from bench.conformance.checks import narrow
 from bench.formats import encode
 from bench.frameworks.torch import TorchTensors
-from bench.measuring import readings
+from bench.measuring.gates import readings
 from bench.precision import PRECISIONS
 from bench.workloads import _gradients, _optimizers
 

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from fabric import Fabric
 from torch._C._distributed_c10d import _create_work_from_future
 
-from bench.measuring import hush
+from bench.measuring.ranks import hush
 
 NAME = "simulated"
 LINKS = {

@@ -21,7 +21,7 @@ from bench.judging.compare import compare
 from bench.judging.equal_work import of_launches
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Answer, Channel, Order, Report, Request
-from bench.measuring.watch import READ_AFTER
+from bench.measuring.proving.watch import READ_AFTER
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
@@ -31,7 +31,7 @@ from bench.reports._comparison import render
 from bench.running import reached
 from bench.running.elsewhere import Elsewhere, elsewhere, named_after
 from bench.tests.frameworks.mindspore_launches import Trial, launched
-from bench.tests.measuring.watching import proof_of
+from bench.tests.measuring.proving.watching import proof_of
 from bench.tests.values import make_file, make_launch
 
 NAME = "mindspore"

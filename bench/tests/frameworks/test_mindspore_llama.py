@@ -22,7 +22,7 @@ from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.frameworks.mindspore_llama_faults import MODEL, OTHERS
 from bench.tests.frameworks.test_mindspore import handed, there
-from bench.tests.measuring.watching import proof_of
+from bench.tests.measuring.proving.watching import proof_of
 from bench.tests.small_workloads import WORKLOADS, site, small
 from bench.workload import PACKED, Unsupported
 from bench.workloads._llamas import SCALED, SIZES

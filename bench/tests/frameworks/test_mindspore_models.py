@@ -14,7 +14,7 @@ import pytest
 
 from bench.judging.equal_work import of_launches
 from bench.measuring.messages import Report
-from bench.measuring.watch import READ_AFTER
+from bench.measuring.proving.watch import READ_AFTER
 from bench.records.case import Case
 from bench.records.outcome import Measured, Void
 from bench.records.proof import Proof
@@ -22,7 +22,7 @@ from bench.running.elsewhere import Elsewhere
 from bench.tests.frameworks.mindspore_faults import shallow
 from bench.tests.frameworks.mindspore_launches import Trial, launched
 from bench.tests.frameworks.test_mindspore import handed, there
-from bench.tests.measuring.watching import proof_of
+from bench.tests.measuring.proving.watching import proof_of
 
 __all__ = ["there"]
 

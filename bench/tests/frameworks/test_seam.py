@@ -16,7 +16,7 @@ import torch
 from bench import catalogue
 from bench.frameworks._hand_over import handed_over
 from bench.judging.equal_work import of_launches
-from bench.measuring.handed import Draw, HandedDraws
+from bench.measuring.gates.handed import Draw, HandedDraws
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Answer, Channel, Order, Report, Request
 from bench.records.case import Case
@@ -25,7 +25,7 @@ from bench.records.run import Settings
 from bench.running.handing import AHEAD, Handing
 from bench.tests.frameworks import plain
 from bench.tests.frameworks.plain import planted
-from bench.tests.measuring.watching import proof_of
+from bench.tests.measuring.proving.watching import proof_of
 from bench.workload import Wrong
 
 CASE = Case(

@@ -11,7 +11,7 @@ import pytest
 from bench import catalogue
 from bench.framework import Moved
 from bench.frameworks.torch import TorchTensors
-from bench.measuring.watch import READ_AFTER, Watch
+from bench.measuring.proving.watch import READ_AFTER, Watch
 from bench.precision import PRECISIONS
 from bench.records.executed import Executed
 from bench.records.proof import GRADIENTS, LOSS

@@ -10,7 +10,7 @@ import pytest
 
 from bench.judging.compare import compare
 from bench.judging.equal_work import EqualWork, judged, percent
-from bench.measuring.witness import resting
+from bench.measuring.proving.witness import resting
 from bench.precision import PRECISIONS
 from bench.records.agreement import BOUNDS, chance
 from bench.records.proof import PROJECTIONS, Noise, Proof, StepReading, Vector

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bench.measuring import kept
+from bench.measuring.gates.numerics import gate, reference_of
 from bench.measuring.kept import Kept
-from bench.measuring.numerics import gate, reference_of
 from bench.precision import PRECISIONS
 from bench.records.run import Settings
 from bench.running import scratch, session

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from bench.measuring import asked
 from bench.measuring.operators import NOT_OBSERVABLE, executed, kind_of
-from bench.measuring.watch import Watch
+from bench.measuring.proving.watch import Watch
 from bench.precision import PRECISIONS
 from bench.records.executed import Executed
-from bench.tests.measuring.watching import opened
+from bench.tests.measuring.proving.watching import opened
 from bench.tests.small_workloads import build, one_thread, site
 
 __all__ = ["one_thread"]

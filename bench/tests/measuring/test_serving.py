@@ -10,14 +10,15 @@ import msgspec
 import pytest
 
 from bench.backends.cpu import CpuDevice
-from bench.measuring import messages, serving, serving_gate
-from bench.measuring.blocks import collected
+from bench.measuring import messages, serving
+from bench.measuring.gates import serving_gate
 from bench.measuring.launch import Launch
+from bench.measuring.timing.blocks import collected
 from bench.planning.arrivals import load_of
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.run import Settings
-from bench.tests.measuring.wrong_slots import one_slot_forgets, stale
+from bench.tests.measuring.gates.wrong_slots import one_slot_forgets, stale
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread
 from bench.workloads.serve import WORKLOAD, ServeParameters, SlotJob

@@ -11,9 +11,9 @@ import pytest
 
 from bench import catalogue
 from bench.errors import RecordError
-from bench.measuring import joining
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Place
+from bench.measuring.ranks import joining
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
 from bench.running import alike

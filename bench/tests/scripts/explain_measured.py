@@ -193,9 +193,9 @@ def here(words: str) -> str:
     """Does what is asked for, and gives it as JSON."""
     import torch
 
-    from bench.measuring.blocks import collected
     from bench.measuring.explaining import in_order, launch, remedies
     from bench.measuring.surroundings import import_libraries
+    from bench.measuring.timing.blocks import collected
 
     asked = msgspec.json.decode(words, type=Asked)
     if asked.cpu_time:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench import catalogue, units
-from bench.measuring import numerics
+from bench.measuring.gates import numerics
 from bench.planning import memory_fit, plan, selected, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case

@@ -20,7 +20,7 @@ import time
 import msgspec
 
 from bench import catalogue, units
-from bench.measuring import numerics
+from bench.measuring.gates import numerics
 from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case

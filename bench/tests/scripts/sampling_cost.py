@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 from bench import catalogue, stats
-from bench.measuring.engine import Engine
+from bench.measuring.timing.engine import Engine
 from bench.precision import PRECISIONS
 from bench.records.run import Settings
 from bench.running.monitor import Monitor

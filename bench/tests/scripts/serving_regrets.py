@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 import torch
 
-from bench.measuring import serving_gate
-from bench.measuring.numerics import reference_of
+from bench.measuring.gates import serving_gate
+from bench.measuring.gates.numerics import reference_of
 from bench.precision import PRECISIONS
 from bench.serving_job import ServingJob
-from bench.tests.measuring.wrong_slots import forgetful
+from bench.tests.measuring.gates.wrong_slots import forgetful
 from bench.workload import Site
 from bench.workloads._served import ROUTED_PRECISIONS, SERVED
 from bench.workloads.serve import WORKLOAD, ServeParameters

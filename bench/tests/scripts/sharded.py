@@ -19,11 +19,11 @@ from typing import Any
 import msgspec
 
 from bench import units
-from bench.measuring import rank_numerics
+from bench.measuring.gates import rank_numerics
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records import parallelism
-from bench.tests.measuring.wrong_workloads import parameters
+from bench.tests.measuring.proving.wrong_workloads import parameters
 from bench.tests.rank_processes import together
 from bench.tests.small_workloads import WORKLOADS, site
 from bench.tests.validation.matching import matching

@@ -27,17 +27,17 @@ from typing import Any
 import msgspec
 
 from bench import api, catalogue, stats
-from bench.measuring.blocks import BlockTimer
-from bench.measuring.edges import Together
-from bench.measuring.hush import Hush
-from bench.measuring.silent_blocks import taken
+from bench.measuring.ranks.edges import Together
+from bench.measuring.ranks.hush import Hush
+from bench.measuring.ranks.silent_blocks import taken
+from bench.measuring.timing.blocks import BlockTimer
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records.outcome import Measured
 from bench.records.parallelism import parse
 from bench.records.run import Settings
 from bench.tests.fabric.fabric import Fabric
-from bench.tests.measuring.wrong_workloads import parameters
+from bench.tests.measuring.proving.wrong_workloads import parameters
 from bench.tests.rank_processes import together
 from bench.tests.scripts.collectives import FOLDER, joined_by
 from bench.tests.small_workloads import WORKLOADS, site

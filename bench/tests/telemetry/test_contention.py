@@ -13,7 +13,7 @@ import msgspec
 import psutil
 import pytest
 
-from bench.measuring.engine import Engine
+from bench.measuring.timing.engine import Engine
 from bench.records.observed import Contention
 from bench.records.outcome import Block
 from bench.records.run import Settings

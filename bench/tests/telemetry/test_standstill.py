@@ -13,7 +13,7 @@ import pytest
 
 from bench.judging.measured import measured_row
 from bench.measuring.messages import Request
-from bench.measuring.usage import suspended_ns
+from bench.measuring.timing.usage import suspended_ns
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Measured, Share
 from bench.records.run import Settings
@@ -332,7 +332,8 @@ def test_the_machines_two_clocks_agree_while_it_runs() -> None:
 
 STOPPING = """
 import os, signal, subprocess
-from bench.measuring import engine, worker
+from bench.measuring import worker
+from bench.measuring.timing import engine
 from bench.workloads import gemm
 take, step, armed = engine.Engine._take, gemm.MatmulJob.step, []
 def taking(*arguments):

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import catalogue
 from bench.measuring import asked
-from bench.measuring.engine import Engine
 from bench.measuring.execution import Execution
-from bench.measuring.usage import process_usage
+from bench.measuring.timing.engine import Engine
+from bench.measuring.timing.usage import process_usage
 from bench.planning import plan, tuning
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS

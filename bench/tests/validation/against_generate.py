@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench import catalogue
-from bench.measuring.engine import Engine
-from bench.measuring.usage import process_usage
+from bench.measuring.timing.engine import Engine
+from bench.measuring.timing.usage import process_usage
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS

@@ -40,10 +40,10 @@ import msgspec
 
 from bench import catalogue, stats
 from bench.backend import Device
-from bench.measuring import numerics
-from bench.measuring.engine import Engine
 from bench.measuring.execution import Execution
-from bench.measuring.usage import process_usage
+from bench.measuring.gates import numerics
+from bench.measuring.timing.engine import Engine
+from bench.measuring.timing.usage import process_usage
 from bench.planning import plan, suite_file
 from bench.precision import PRECISIONS
 from bench.records.case import Case

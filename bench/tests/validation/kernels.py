@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench import catalogue
-from bench.measuring.engine import Engine
-from bench.measuring.usage import process_usage
+from bench.measuring.timing.engine import Engine
+from bench.measuring.timing.usage import process_usage
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS

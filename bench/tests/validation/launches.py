@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from bench import catalogue
-from bench.measuring import asked, numerics
-from bench.measuring.engine import Engine
-from bench.measuring.watch import Watch
+from bench.measuring import asked
+from bench.measuring.gates import numerics
+from bench.measuring.proving.watch import Watch
+from bench.measuring.timing.engine import Engine
 from bench.planning import plan
 from bench.precision import PRECISIONS
 from bench.records import environment

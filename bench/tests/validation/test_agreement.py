@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import catalogue
-from bench.measuring import numerics
+from bench.measuring.gates import numerics
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.records.outcome import Numerics

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from bench.measuring.block_size import BlockSize
-from bench.measuring.edges import Edges
-from bench.measuring.numerics import gate
-from bench.measuring.watch import Watch
+from bench.measuring.gates.numerics import gate
+from bench.measuring.proving.watch import Watch
+from bench.measuring.ranks.edges import Edges
+from bench.measuring.timing.block_size import BlockSize
 from bench.precision import PRECISIONS, REFERENCE
 from bench.records.outcome import Block
 from bench.records.run import Settings

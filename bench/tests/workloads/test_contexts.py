@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.judging.equal_work import judged
-from bench.measuring.numerics import gate, relative_error
-from bench.measuring.watch import Watch
+from bench.measuring.gates.numerics import gate, relative_error
+from bench.measuring.proving.watch import Watch
 from bench.precision import PRECISIONS
 from bench.records.outcome import Numerics
 from bench.records.proof import Proof

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from bench.measuring import messages
 from bench.measuring.asked import complaint
+from bench.measuring.gates.numerics import gate
 from bench.measuring.launch import Launch
-from bench.measuring.numerics import gate
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Void

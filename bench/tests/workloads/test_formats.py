@@ -14,11 +14,11 @@ from torch import Tensor
 from bench.backends import ascend, rocm, xpu
 from bench.formats import Operand, encode
 from bench.judging.equal_work import judged
-from bench.measuring.numerics import gate, relative_error
+from bench.measuring.gates.numerics import gate, relative_error
 from bench.precision import PRECISIONS, Precision, Scales
 from bench.quantized_product import Products, Ready
 from bench.records.outcome import Numerics
-from bench.tests.measuring.watching import opened
+from bench.tests.measuring.proving.watching import opened
 from bench.tests.small_workloads import one_thread, site
 from bench.tests.stand_in_products import stand_in
 from bench.workload import Site, Unsupported

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 import torch
 
-from bench.measuring import numerics, operators
+from bench.measuring import operators
 from bench.measuring.asked import complaint
+from bench.measuring.gates import numerics
 from bench.precision import PRECISIONS
-from bench.tests.measuring.wrong_workloads import one_reference
+from bench.tests.measuring.proving.wrong_workloads import one_reference
 from bench.tests.small_workloads import WORKLOADS, build, model_of, one_thread, site
 from bench.workloads import _gpts, _transformers, gpt_oss
 from bench.workloads._seeded import SeededData, build_model

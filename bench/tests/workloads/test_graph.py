@@ -13,7 +13,8 @@ import torch
 from bench import catalogue
 from bench.backends import _graphs
 from bench.backends.cpu import CpuDevice
-from bench.measuring import messages, numerics
+from bench.measuring import messages
+from bench.measuring.gates import numerics
 from bench.measuring.launch import Launch
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Skipped

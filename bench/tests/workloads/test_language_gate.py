@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers.modeling_utils import AttentionInterface
 
-from bench.measuring import numerics
+from bench.measuring.gates import numerics
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site, small
 from bench.workload import Unsupported

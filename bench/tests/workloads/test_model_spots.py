@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.measuring.asked import complaint
-from bench.measuring.numerics import gate
+from bench.measuring.gates.numerics import gate
 from bench.precision import PRECISIONS
 from bench.quantized_product import multiply
 from bench.tests.replay import FakeRecorder

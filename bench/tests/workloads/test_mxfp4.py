@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from bench.errors import SuiteError
-from bench.measuring import numerics
 from bench.measuring.asked import complaint
+from bench.measuring.gates import numerics
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.quantized_product import Products
 from bench.records.run import Settings
-from bench.tests.measuring.wrong_workloads import one_reference
+from bench.tests.measuring.proving.wrong_workloads import one_reference
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.stand_in_products import Experts
 from bench.workload import Unsupported

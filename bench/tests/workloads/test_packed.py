@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.errors import SuiteError
-from bench.measuring import numerics
 from bench.measuring.asked import complaint
+from bench.measuring.gates import numerics
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS

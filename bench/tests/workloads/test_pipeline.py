@@ -18,7 +18,7 @@ import torch
 
 from bench.judging.row import Row
 from bench.judging.summary import summarize
-from bench.measuring.engine import Engine
+from bench.measuring.timing.engine import Engine
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Block

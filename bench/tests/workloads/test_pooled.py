@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bench.measuring import numerics
+from bench.measuring.gates import numerics
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import FP32, WORKLOADS, build, model_of, one_thread, site, small
 from bench.workloads import _pooled, _qwens, qwen3

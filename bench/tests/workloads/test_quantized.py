@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench.errors import SuiteError
-from bench.measuring.numerics import gate, relative_error
+from bench.measuring.gates.numerics import gate, relative_error
 from bench.planning.plan import plan
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from bench.measuring import numerics
+from bench.measuring.gates import numerics
 from bench.records.execution import ALL_EXECUTIONS
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import TRAINING, WORKLOADS, build, one_thread, site, small

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import torch
 
-from bench.measuring import serving_gate
-from bench.measuring.numerics import reference_of, relative_error
+from bench.measuring.gates import serving_gate
+from bench.measuring.gates.numerics import reference_of, relative_error
 from bench.measuring.serving_loop import Loop, prompts
 from bench.planning import arrivals
 from bench.planning.arrivals import Lengths, closed

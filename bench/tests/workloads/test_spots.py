@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalogue
 from bench.measuring.asked import complaint
-from bench.measuring.numerics import gate
-from bench.measuring.watch import Watch
+from bench.measuring.gates.numerics import gate
+from bench.measuring.proving.watch import Watch
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.stand_in_products import stand_in

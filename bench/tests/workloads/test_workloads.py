@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import catalogue
-from bench.measuring.numerics import relative_error
+from bench.measuring.gates.numerics import relative_error
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import (
     CASES,

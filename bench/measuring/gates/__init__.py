@@ -1,0 +1,1 @@
+"""What a launch passes before it is timed: its numbers are right."""

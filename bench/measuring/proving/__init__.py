@@ -1,0 +1,1 @@
+"""Whether the work was done that was timed."""

@@ -1,0 +1,133 @@
+"""Whether what was compiled computes what the step says, at the sizes that are timed.
+
+A compiler makes other code for other sizes: it splits sums or loops over them, pads strides, widens
+indices. So that the gate's twin is right proves nothing of the code that is timed, nor does it that
+this code gives the same twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.measuring.proving.noise import figure
+from bench.records.agreement import (
+    BOUNDS,
+    FACTOR,
+    JUMPS,
+    NARROW,
+    NORM,
+    NORM_ONLY,
+    Bounds,
+    chance,
+)
+from bench.records.proof import GRADIENTS, LOSS, OUTPUT, Noise, Vector
+from bench.records.reason import of_error, reason
+
+if TYPE_CHECKING:
+    from bench.backend import Device
+    from bench.workload import Job
+
+WIDER = 2.0
+"""Times what two stacks of one case may differ by. What is looked for is far off: rows that were
+not computed make 0.2 and more of a batch of 32, and no sound device may be called wrong."""
+WORDS = {OUTPUT: "outputs", GRADIENTS: "gradients", LOSS: "losses"}
+THEN = 'try another version of the compiler, or ask for execution = "eager"'
+CANNOT = "the job has no other way to compute the same quantities"
+OTHERS = "the {} of the step as it is written are other ones, or more of them"
+NO_NOISE = "the job's own noise is not known"
+SEVERAL = "several devices do the step, and all would wait for one that cannot"
+
+
+class Written(NamedTuple):
+    """What was found."""
+
+    errors: Mapping[str, float] = {}
+    """By quantity, of the compiled step against the same as it is written."""
+    absent: str = ""
+    """Why nobody looked, or at what not; empty where somebody did, and of what is not compiled."""
+    complaints: Sequence[str] = ()
+
+
+def held(
+    job: Job,
+    device: Device,
+    precision: str,
+    noise: Mapping[str, Noise],
+    computed: Callable[..., Mapping[str, Vector]],
+    *,
+    alone: bool,
+) -> Written:
+    """Of a job of torch with the noise that was just taken of it; leaves its steps as they are.
+
+    Not after the timing: of these weights and given tokens the noise is known, and a loss that has
+    come down to nothing is all rounding. computed: reads the given outputs, or else those of the
+    last step; alone: whether one device does the step. Whatever it cannot do here is no fault: the
+    timed step has less in memory.
+    """
+    import torch
+
+    if not alone or not noise:
+        return Written(absent=NO_NOISE if alone else SEVERAL)
+    try:
+        if job.training() is not None:  # whose last gradients are of nudged weights
+            job.again()
+        timed = computed()
+        with torch.compiler.set_stance("force_eager"):
+            written = computed(job.as_written())
+        found = _judged(precision, noise, timed, written)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the timed step did not do it
+        found = Written(absent=f"the device refused it: {reason(of_error(error))}")
+    with suppress(Exception):
+        device.release_memory()
+    return found
+
+
+def _judged(
+    precision: str,
+    noise: Mapping[str, Noise],
+    timed: Mapping[str, Vector],
+    written: Mapping[str, Vector],
+) -> Written:
+    errors, complaints, others = {}, [], []
+    for name in (name for name in timed if name in written and name in noise):
+        error, most = compared(name, precision, noise[name], (timed[name], written[name]))
+        if math.isinf(error):  # other weights have a gradient: zeros that one way leaves out
+            others.append(WORDS.get(name, name))
+            continue
+        errors[name] = figure(error)
+        if error > most:
+            complaints.append(
+                f"the {WORDS.get(name, name)} of the compiled step differ by {error:.2g} from "
+                f"those of the same step as it is written (at most {most:.2g}), at the sizes that "
+                f"are timed: {THEN}"
+            )
+    absent = OTHERS.format(" and ".join(others)) if others else "" if errors else CANNOT
+    return Written(errors, absent, complaints)
+
+
+def compared(
+    name: str, precision: str, noise: Noise, pair: tuple[Vector, Vector]
+) -> tuple[float, float]:
+    """How far apart they are, and how far they may be: as far as any honest pair, or as rounding
+    alone moves this very step. Gradients that rounding turns are told by their length."""
+    factors = _factors(precision)
+    by_norm = name == GRADIENTS and factors[GRADIENTS] * noise.error > NORM_ONLY
+    one, other = pair
+    if by_norm:
+        most = widest(NORM, precision, noise)
+        return one.norm_error(other), max(most, WIDER * chance(one, other, noise.error))
+    return one.error(other), widest(name, precision, noise)
+
+
+def widest(name: str, precision: str, noise: Noise) -> float:
+    """How far apart the same work of one launch may be, by what of it."""
+    bounds: Mapping[Any, Bounds] = BOUNDS.get(precision, NARROW)
+    most = bounds.get(name, bounds[OUTPUT]).most
+    return WIDER * max(most, _factors(precision).get(name, 1.0) * noise.error)
+
+
+def _factors(precision: str) -> dict[str, float]:
+    return FACTOR | JUMPS if precision == "fp32" else FACTOR

@@ -1,0 +1,1 @@
+"""Warm-up, blocks and single steps, timed."""

@@ -1,0 +1,231 @@
+"""What a compiler makes for the timed sizes is held to the step as it is written, there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench.backends.cpu import CpuBackend
+from bench.measuring import messages
+from bench.measuring.launch import Launch
+from bench.measuring.messages import Request
+from bench.measuring.proving.written import _judged, compared
+from bench.records.case import Case
+from bench.records.outcome import Measured, Outcome, Void
+from bench.records.proof import Noise
+from bench.tests.judging.test_equal_work import vector
+from bench.tests.measuring.test_asked import SETTINGS
+from bench.tests.replay import FakeRecorder
+from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
+from bench.tests.workloads.test_recorded_training import recorded
+from bench.workloads._jobs import TrainingJob
+
+__all__ = ["one_thread"]  # a fixture, used by being here
+
+TEXTS = {"model": "tiny", "batch_size": 3, "sequence_length": 16}
+SIZES: dict[tuple[str, str], dict[str, Any]] = {
+    ("bert", "infer"): TEXTS,
+    ("bert", "train"): TEXTS,
+    ("llama", "decode"): {"model": "tiny", "batch_size": 3, "prompt_length": 8, "new_tokens": 4},
+    ("memory", "triad"): {"size_bytes": 2**21},
+}
+Compiled = Callable[..., Any]
+Compiler = Callable[[Any, list[Any]], Compiled]
+
+
+@pytest.fixture
+def compiled_by(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Compiler], None]]:
+    """Has a CPU's steps compiled by what it is given."""
+
+    def register(compiler: Compiler) -> None:
+        torch._dynamo.register_backend(compiler, name=request.node.name)
+        monkeypatch.setattr(CpuBackend, "compilers", (request.node.name,))
+
+    torch._dynamo.reset()
+    yield register
+    torch._dynamo.reset()
+
+
+def launched(name: str, mode: str, precision: str = "fp32", thorough: bool = True) -> Outcome:
+    workload = WORKLOADS[name]
+    parameters = msgspec.convert(SIZES[name, mode], workload.modes[mode].parameters)
+    case = Case(
+        workload=name,
+        version=workload.version_of(mode),
+        mode=mode,
+        precision=precision,
+        execution="compile",
+        parameters=msgspec.to_builtins(parameters),
+    )
+    asking = Request(
+        case=case,
+        backend="cpu",
+        index=0,
+        settings=SETTINGS,
+        samples=10,
+        seed=0,
+        thorough=thorough,
+    )
+    return Launch(asking, messages.Channel(io.BytesIO())).run().outcome
+
+
+def first_row_alone(graph: Any, inputs: list[Any]) -> Compiled:
+    """Of all that is computed for a batch of three the first row; of a long array its first half.
+    No twin has such sizes."""
+
+    def spoiled(found: Any) -> Any:
+        if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+            return found
+        if found.dim() == 1 and len(found) > 2**17:
+            found[len(found) // 2 :] = 0
+        elif found.dim() > 1 and len(found) == 3:
+            found = torch.cat((found[:1], 0 * found[1:]))
+        return found
+
+    def run(*given: Any) -> Any:
+        return tuple(map(spoiled, graph.forward(*given)))
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "mode"), SIZES)
+def test_code_that_is_wrong_at_the_timed_sizes_alone_is_void(
+    name: str, mode: str, compiled_by: Callable[[Compiler], None]
+) -> None:
+    compiled_by(first_row_alone)
+    outcome = launched(name, mode)
+    assert isinstance(outcome, Void), outcome
+    said = "of the same step as it is written"
+    if name == "memory":  # whose job looks at what it wrote itself
+        said = "triad at the timed size"
+    assert said in outcome.reason, outcome.reason
+
+
+def as_it_is(graph: Any, inputs: list[Any]) -> Compiled:
+    compiled: Compiled = graph.forward
+    return compiled
+
+
+def test_it_is_looked_at_in_one_launch_of_a_case(compiled_by: Callable[[Compiler], None]) -> None:
+    compiled_by(as_it_is)
+    outcome = launched("bert", "infer")
+    assert isinstance(outcome, Measured) and outcome.proof, outcome
+    assert outcome.proof.written == {"output": 0.0} and not outcome.proof.not_written
+    other = launched("bert", "infer", thorough=False)
+    assert isinstance(other, Measured) and other.proof, other
+    assert not other.proof.written and not other.proof.not_written
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), TypeError("no such thing")])
+def test_what_a_device_cannot_do_uncompiled_costs_nothing(
+    error: Exception,
+    compiled_by: Callable[[Compiler], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half way: some of the gradients are there."""
+
+    def refuse(job: Any) -> Any:
+        job._optimizer.zero_grad(set_to_none=True)
+        raise error
+
+    monkeypatch.setattr(TrainingJob, "as_written", refuse)
+    compiled_by(as_it_is)
+    outcome = launched("bert", "train")
+    assert isinstance(outcome, Measured) and outcome.proof, outcome
+    assert type(error).__name__ in outcome.proof.not_written and not outcome.proof.written
+    assert outcome.proof.noise and outcome.proof.law
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, as it imports itself
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("name", "mode"), [key for key in SIZES if key != ("memory", "triad")])
+def test_sound_code_is_let_pass(
+    name: str, mode: str, precision: str, compiled_by: Callable[[Compiler], None]
+) -> None:
+    """Of other operators: torch's own, taken apart."""
+    from torch._dynamo.backends.debugging import aot_eager_decomp_partition
+
+    compiled_by(aot_eager_decomp_partition)
+    outcome = launched(name, mode, precision)
+    assert isinstance(outcome, Measured) and outcome.proof, outcome
+    assert outcome.proof.written and not outcome.proof.not_written
+    assert max(outcome.proof.written.values()) < {"fp32": 1e-4, "bf16": 3e-2}[precision]
+
+
+def test_a_single_row_of_many_is_told_and_what_rounding_does_is_not() -> None:
+    """At the tolerances themselves: of 32 rows one that was not computed; honest work in 30 layers;
+    and a job that rounding alone moves by more than that."""
+    quiet, loud = Noise(error=1e-2, norm_error=1e-2), Noise(error=0.4, norm_error=0.1)
+    for error, noise, right in ((0.18, quiet, False), (8e-2, quiet, True), (0.4, loud, True)):
+        found, most = compared("output", "bf16", noise, (vector(), vector(error)))
+        assert (found <= most) is right, (found, most)
+    turned = (vector(), vector(1.4))
+    assert compared("gradients", "bf16", loud, turned)[0] == 0.0, "by their length alone"
+    assert compared("gradients", "bf16", quiet, turned)[0] > 0.8
+
+
+def test_gradients_of_other_weights_are_none_that_can_be_compared() -> None:
+    """Where one way leaves out what the other computes as zeros; it is said."""
+    noise = Noise(error=1e-2, norm_error=1e-2)
+    both = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
+    found = _judged("fp32", {"gradients": noise, "loss": noise}, *both)
+    assert (found.errors, found.complaints) == ({"loss": 0.0}, [])
+    assert found.absent.startswith("the gradients of the step as it is written are other ones")
+
+
+def rows(job: Any) -> torch.Tensor:
+    found: torch.Tensor = job.outputs()["output"][0].clone()
+    return found
+
+
+@pytest.mark.parametrize("recorder", [None, FakeRecorder()], ids=["step", "replay"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("bert", "infer"), ("llama", "prefill"), ("llama", "decode"), ("whisper", "infer")],
+)
+def test_steps_go_on_as_if_nobody_had_looked(
+    name: str, mode: str, recorder: FakeRecorder | None
+) -> None:
+    execution = "eager" if recorder is None else "graph"
+    at = msgspec.structs.replace(site(), execution=execution, recorder=recorder)
+    looked, other = build(name, mode, at), build(name, mode, at)
+    for job in (looked, other):
+        job.force(True)
+        job.step()
+    random, last = torch.get_rng_state(), rows(other)
+    (found,) = looked.as_written()["output"]
+    torch.testing.assert_close(found, last)
+    if recorder is not None:
+        assert found.data_ptr() != looked.outputs()["output"][0].data_ptr(), "not by its replay"
+    assert torch.equal(torch.get_rng_state(), random) and torch.equal(rows(looked), last)
+    for forcing in (True, False):
+        for job in (looked, other):
+            job.force(forcing)
+        for _ in range(3):
+            for job in (looked, other):
+                job.step()
+            assert torch.equal(rows(looked), rows(other))
+
+
+def test_gradients_of_a_recording_lie_where_they_lay_whatever_happens() -> None:
+    job, _ = recorded("llama", "lora")
+    job.step()
+    trained = [weight for weight in job._model.parameters() if weight.requires_grad]
+    places = [p.grad.data_ptr() for p in trained]
+
+    def fail(batches: Any) -> Any:
+        job._optimizer.zero_grad(set_to_none=True)
+        raise torch.OutOfMemoryError("no room")
+
+    job._update = fail
+    with pytest.raises(torch.OutOfMemoryError):
+        job.as_written()
+    after = [p.grad.data_ptr() for p in trained]
+    assert after == places

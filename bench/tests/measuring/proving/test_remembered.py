@@ -1,0 +1,102 @@
+"""Steps that were not computed, but known, by a clock that passes where a step is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench import catalogue
+from bench.frameworks.torch import TorchTensors
+from bench.measuring.proving import remembered
+from bench.measuring.proving.otherwise import AGAIN, Otherwise
+from bench.precision import PRECISIONS
+from bench.tests.fakes import ScriptedClock
+from bench.tests.measuring.proving.test_retaken import WINDOW, windowed
+from bench.tests.small_workloads import build, one_thread, site
+
+__all__ = ["one_thread"]
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_steps_behind_tokens_seen_before_that_were_kept_are_told(
+    execution: str, keeps: bool
+) -> None:
+    """By a clock that passes where a step is computed: of a text that was seen it is not."""
+    _, job = windowed("llama", execution)
+    clock, known, steps = ScriptedClock(), set[Any](), []
+    real, text = job.step, list[Any]()
+
+    def step() -> None:
+        anew = job._index == WINDOW
+        text[:] = [] if anew or job._index == 0 else text
+        text.append((job.first_token if anew else job.token).numpy().tobytes())
+        steps.append(1)
+        clock.advance(KEPT_NS if keeps and tuple(text) in known else STEP_NS)
+        known.add(tuple(text))
+        real()
+
+    job.step = step
+    job.begin()
+    for _ in range(WINDOW):
+        job.step()
+    steps.clear()
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    seconds = (KEPT_NS if keeps else STEP_NS) / 1e9
+    found = "".join(remembered.complaints(Otherwise(job, device, seconds, clock, TorchTensors())))
+    assert ("behind one seen before: it was not computed, but kept" in found) is keeps
+    assert len(steps) == (2 * AGAIN * WINDOW if keeps else 2 * 4)
+    assert torch.equal(job.token, job.first_token) and job._index == 0
+
+
+STEP_NS, KEPT_NS = 5_000_000, 5_000
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "by"),
+    [
+        *(("gemm", "matmul", by) for by in ("version", "values", "nothing")),
+        *(("bert", "infer", by) for by in ("version", "nothing")),
+    ],
+)
+def test_results_that_were_kept_are_told(
+    name: str, mode: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that passes where a step is computed: of operands that were seen it is not."""
+    clock, how = ScriptedClock(), PRECISIONS["fp32"]
+    job: Any = build(name, mode, site(how, seed=3))
+    device: Any = catalogue.backend("cpu").open(0, how)
+    real, known, taken = job.step, set[Any](), 0
+
+    def step() -> None:
+        nonlocal taken
+        taken += 1
+        real()
+        (x, *_) = job.inputs()
+        key: Any = (x.data_ptr(), x._version) if by == "version" else x.numpy().tobytes()
+        clock.advance(KEPT_NS if key in known and by != "nothing" else STEP_NS)
+        known.add(key)
+
+    monkeypatch.setattr(remembered, "MOST_KEPT", 6)
+    for _ in range(8):
+        step()
+    job.step = step
+    before, taken = [x.clone() for x in job.inputs()], 0
+    seconds = (STEP_NS if by == "nothing" else KEPT_NS) / 1e9
+    found = "".join(remembered.complaints(Otherwise(job, device, seconds, clock, TorchTensors())))
+    assert ("s on one seen before, of which it was not computed, but kept" in found) is (
+        by != "nothing"
+    )
+    assert all(bool((x == was).all()) for x, was in zip(job.inputs(), before, strict=True))
+    if by == "nothing":
+        assert taken == 2 * (4 + 1) + 1
+
+
+def test_what_takes_long_is_not_asked() -> None:
+    job: Any = build("gemm", "matmul", site(PRECISIONS["fp32"], seed=3))
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    job.step()
+    clock = ScriptedClock()
+    assert not [*remembered.complaints(Otherwise(job, device, 20.0, clock, TorchTensors()))]
