@@ -149,6 +149,7 @@ def run_suite(
         hosts = seating.ONE if leader is None else leader.hosts
         devices = seating.size(devices, chosen, here, hosts)
     what = plan.whole(read_suite, devices, wanted(chosen, precision), only)
+    seating.require_first(what.cases, chosen, what.left_out)
     if command is None:
         given: dict[str, object] = {"device": device, "only": only, "devices": spread}
         given |= {"launches": launches, "budget-minutes": budget_minutes, "explain": explain}
@@ -252,7 +253,7 @@ def resume_run(
         writer = resume(file, chosen, typed, hosts, here)
         with contextlib.closing(writer):
             file = read(file.path)  # a large one's launches lie in it as it is now
-            session = open_session(
+            open_session(
                 *(writer, file.run.plan, settings, chosen, face, 60 * budget if budget else None),
                 done=file.launches,
                 here=here,
@@ -261,8 +262,7 @@ def resume_run(
                 explaining=Explaining(file.run.explanations, done=file.explanations),
                 python=where.python,
                 framework=where.framework,
-            )
-            session.run()
+            ).run()
     return read(writer.path)
 
 

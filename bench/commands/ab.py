@@ -102,6 +102,8 @@ def ab(
         spread = min(seating.size(spread, one.device, one.here) for one in chosen)
     taken = both(*(wanted(one.device, precision) for one in chosen))
     what = plan.whole(read_suite, spread, taken, only)
+    for one in chosen:
+        seating.require_first(what.cases, one.device, what.left_out)
     paths = [
         out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"
         for letter, one in zip("ab", chosen, strict=True)

@@ -261,11 +261,12 @@ def watched(
     here: int,
     left_out: Collection[str] = (),
 ) -> tuple[int, ...]:
-    """Which devices of this host a run looks at: its own, or the first ones, as many as any of the
-    cases takes that it tries.
+    """Which devices of this host a run looks at: its own, and the first ones, as many as any of
+    the cases takes that it tries.
 
     here: how many this host has. Ranks that share its cores have one device.
     """
     counts = (case.devices for case in cases if case.fingerprint not in left_out)
     most = min(max(counts, default=1), here)
-    return (device.index,) if backend.is_host or most == 1 else tuple(range(most))
+    first = range(0 if backend.is_host or most == 1 else most)
+    return tuple(sorted({device.index, *first}))

@@ -44,9 +44,10 @@ def resume(
 
     here: how many devices of its kind there are, on all hosts; None where that is no question.
     Raises `RecordError` if it was not made by `accelmark run`, or if the rest of it would be
-    measured under other conditions.
+    measured under other conditions, and as `seating.require_first` does.
     """
     require_run(file)
+    seating.require_first(file.run.plan, device, file.run.left_out)
     whys = [(case.label, versions.unknown(case)) for case in file.run.plan]
     if any(why for _, why in whys):
         listed = "".join(f"\n  - {label}: {why}" for label, why in whys if why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from bench import catalogue
@@ -10,6 +11,7 @@ from bench.backend import DeviceInfo
 from bench.errors import DeviceUnavailable
 from bench.measuring.messages import Request
 from bench.planning.spread import FEWEST
+from bench.records.case import Case
 
 MOST_ON_A_HOST = 64
 """Ranks that share a host's cores: enough to try any parallelism."""
@@ -93,6 +95,21 @@ def _of_devices(asked: int | None, device: DeviceInfo, here: int, hosts: Hosts) 
             f"{device.backend}:{last}{where}. Give a number up to {here}, or leave it out for all."
         )
     return asked or here
+
+
+def require_first(
+    cases: Sequence[Case], device: DeviceInfo, left_out: Collection[str] = ()
+) -> None:
+    """Raises `DeviceUnavailable` where a case goes over several devices, and so over the first
+    ones, and the device that is named is another. left_out: fingerprints of those not tried."""
+    if not device.index or catalogue.backend(device.backend).is_host:
+        return
+    for case in cases:
+        if case.devices > 1 and case.fingerprint not in left_out:
+            raise DeviceUnavailable(
+                f"--device {device.address}: {case.name} over {case.devices} devices takes the "
+                f"first ones. Run it with --device {device.backend}, or the others with --only."
+            )
 
 
 def uneven(count: int, hosts: Hosts, *, own_devices: bool) -> str:

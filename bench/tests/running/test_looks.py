@@ -150,6 +150,7 @@ def test_what_cannot_be_is_left_out_whoever_says_it(monkeypatch: pytest.MonkeyPa
     ("backend", "index", "devices", "here", "indices"),
     [
         ("cuda", 2, (1,), 8, (2,)),
+        ("cuda", 3, (1, 2), 8, (0, 1, 3)),
         ("cuda", 0, (1, 4, 2), 8, (0, 1, 2, 3)),
         ("cuda", 0, (1, 2, 16), 8, tuple(range(8))),
         ("cpu", 0, (4,), 1, (0,)),
