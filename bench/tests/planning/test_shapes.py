@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import catalogue
+from bench import catalogue, stats
 from bench.planning.arrivals import load_of
 from bench.planning.plan import parameters_of
 from bench.planning.shapes import LEAST_BLOCKS, Shapes, is_matmul_ceiling
@@ -16,6 +16,8 @@ from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.outcome import Outcome
 from bench.records.run import Settings
+from bench.tests.fakes import MS
+from bench.tests.measuring.timing.scripted_engine import engine
 from bench.tests.running import test_session
 from bench.tests.running.test_session import play
 from bench.tests.served_runs import serve_case
@@ -51,6 +53,13 @@ def test_a_step_takes_its_flop_at_the_best_rate_of_its_arithmetic() -> None:
     slow, quick = (make_measured(s, items=PRODUCT, flop=PRODUCT) for s in (0.2, 0.1))
     shapes = seen((MATMUL, quick), (MATMUL, slow))
     assert shapes.least_seconds(LARGER) == pytest.approx(LEAST_BLOCKS * 0.4)
+
+
+def test_a_launch_takes_no_more_blocks_than_that_where_nothing_moves() -> None:
+    """Of twice as many, budgets left out what would have fitted."""
+    measuring, _ = engine([MS])
+    series = measuring.measure(samples=stats.MINIMUM_SAMPLES)
+    assert len(series.warmup) + len(series.steady) == LEAST_BLOCKS
 
 
 def test_or_its_bytes_at_the_best_bandwidth_and_a_block_at_least() -> None:
@@ -146,14 +155,14 @@ def test_a_load_takes_as_long_as_its_requests_come() -> None:
 
 
 def test_a_session_leaves_out_what_its_shapes_say_will_not_fit(tmp_path: Path) -> None:
-    """A is 1x1x1, C 27 times as much: its blocks alone take 23 times 27 s of 300."""
+    """A is 1x1x1, C 27 times as much: its blocks alone take 13 times 27 s of 300."""
     tiny = make_measured(1.0, items=2, flop=2)
     script = {"A": [tiny], "B": [tiny], "C": [tiny]}
     stage, reason, _ = play(tmp_path, script, Settings(launches=1), budget_seconds=300)
     assert (stage.order, reason) == ("AB", "budget")
     long = tmp_path / "long"
     long.mkdir()
-    stage, reason, _ = play(long, script, Settings(launches=1), budget_seconds=900)
+    stage, reason, _ = play(long, script, Settings(launches=1), budget_seconds=500)
     assert (stage.order, reason) == ("ABC", "complete")
 
 
@@ -188,7 +197,7 @@ def test_a_load_that_a_budget_leaves_too_little_for_is_not_started(
 def test_a_session_launches_what_a_decode_that_ran_first_would_leave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `--only` has it: of B the decode's rate would say 8 times 23 s."""
+    """As `--only` has it: of B the decode's rate would say 8 times 13 s."""
     version = catalogue.workload("llama").version_of("decode")
     given = {"model": "tiny", "batch_size": 1, "prompt_length": 8, "new_tokens": 8}
     decode = make_case(workload="llama", mode="decode", version=version, parameters=given)
