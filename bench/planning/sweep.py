@@ -9,11 +9,13 @@ from __future__ import annotations
 import msgspec
 
 from bench.records.case import Case
-from bench.records.outcome import DOES_NOT_FIT, Failed, Measured, Outcome, Skipped
+from bench.records.outcome import DOES_NOT_FIT, Failed, Measured, Outcome, Phase, Skipped
 
 BATCH = "batch_size"
-UNSIZED = ("numerics", "explain")
-"""Phases that run out of memory of their own: a gate's is the same at any batch."""
+BEFORE: tuple[Phase, ...] = ("start", "import", "open")
+"""Phases in which nothing of a case is made: who runs out of memory there has met others' work."""
+UNSIZED: tuple[Phase, ...] = (*BEFORE, "numerics", "explain")
+"""Phases that no batch runs out of memory: a gate's own is the same at any."""
 
 
 def batch_of(case: Case) -> int | None:
@@ -36,6 +38,11 @@ def too_large(outcome: Outcome) -> bool:
     if isinstance(outcome, Skipped):
         return outcome.reason.startswith(DOES_NOT_FIT)
     return isinstance(outcome, Failed) and outcome.kind == "oom" and outcome.phase not in UNSIZED
+
+
+def met_others(outcome: Outcome) -> bool:
+    """Whether memory ran out before anything of the case was there: at another time it may not."""
+    return isinstance(outcome, Failed) and outcome.kind == "oom" and outcome.phase in BEFORE
 
 
 class Limits:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from bench.planning.sweep import BATCH, too_large
+from bench.planning.sweep import BATCH, met_others, too_large
 from bench.records.case import COMPILER, PLAIN, SEARCHED, TUNABLE, Case, Choice
 from bench.records.execution import is_compiled
 from bench.records.outcome import Failed, Measured, Outcome, Skipped, Void
@@ -114,14 +114,14 @@ class Trial(NamedTuple):
             STATUS[type(outcome)],
             why=outcome.reason,
             ends_curve=kind == "timeout",
-            accident=kind in ("crash", "device_lost"),
+            accident=kind in ("crash", "device_lost") or met_others(outcome),
         )
 
 
 def hopeless(outcome: Outcome) -> bool:
     """Whether what went wrong would go wrong again: no accident of one process."""
     if isinstance(outcome, Failed):
-        return outcome.kind == "oom"
+        return outcome.kind == "oom" and not met_others(outcome)
     return not isinstance(outcome, Measured)
 
 

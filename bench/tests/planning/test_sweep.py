@@ -15,8 +15,9 @@ from bench.measuring.messages import Report, Request
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.planning.sweep import Limits
+from bench.planning.tuning import Trial, hopeless
 from bench.records.case import Case
-from bench.records.outcome import Cold, Failed, Outcome, Skipped
+from bench.records.outcome import Cold, Failed, Outcome, Phase, Skipped
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.report import Canvas
@@ -188,6 +189,18 @@ def test_memory_that_the_gate_lacked_says_nothing_of_a_batch(tmp_path: Path) -> 
     rows = summarize(file)
     assert [row.status for row in rows] == ["measured", "failed", "measured"]
     assert not rows[1].sweep_end
+
+
+@pytest.mark.parametrize("phase", ["start", "import", "open"])
+def test_who_finds_no_memory_before_the_case_has_any_has_met_others(phase: Phase) -> None:
+    """It is tried again, and neither sweep nor curve ends there."""
+    full = Failed(kind="oom", phase=phase, message="out of memory")
+    limits = Limits()
+    limits.note(point(4), full)
+    assert limits.beyond(point(8)) is None
+    trial = Trial.of({"batch_size": 4}, full)
+    assert trial.accident and not trial.ends_curve
+    assert not hopeless(full) and hopeless(OOM)
 
 
 def test_a_batch_at_the_brim_that_fitted_once_does_not_undo_the_end_of_its_sweep() -> None:

@@ -142,6 +142,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_did_not_fit(
     monkeypatch.setattr(child, "groups", lambda controller: [(0, tmp_path)])
     (tmp_path / name).write_text(after.replace("oom_kill 1", "oom_kill 0"))
     count = f"open({str(tmp_path / name)!r}, 'w').write({after!r})"
+    count += """; os.write(1, b'{"line":"progress","phase":"build"}\\n')"""
     outcome = failure(run(f"{count}; os.kill(os.getpid(), signal.SIGKILL)"))
     assert outcome.kind == kind and too_large(outcome) == hopeless(outcome) == (kind == "oom")
     perhaps = "" if kind == "oom" else "perhaps "
