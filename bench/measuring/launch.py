@@ -38,6 +38,7 @@ from bench.ranks import Ranks
 from bench.records import environment
 from bench.records.execution import EAGER
 from bench.records.explained import Account
+from bench.records.limits import phase_limit
 from bench.records.outcome import (
     Block,
     Cold,
@@ -227,13 +228,15 @@ class Launch:
     ) -> None:
         """Counts the case's memory, and raises for what cannot fit; see `memory_fit.require`."""
         of = (workload, self.request.case.mode, parameters, site)
+        most = phase_limit("open", self.request.settings.launch_limit_seconds)
+        until = time.monotonic() + most / 4  # what would do instead must not cost the answer
         own = not self.backend.is_host  # memory, of each rank
         capacity = device.capacity_bytes()  # as long as no other rank of this host has built
         needed = self.request.estimated_peak_bytes
         if needed is None:
             needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
         self.estimated_peak_bytes = needed
-        remedy = functools.partial(memory_fit.more_devices, *of, capacity) if own else str
+        remedy = functools.partial(memory_fit.more_devices, *of, capacity, until) if own else str
         whole = capacity if own else memory_fit.of_host(device.info.memory_bytes)
         ranks = 1 if own else self.request.local_size
         memory_fit.require(needed, whole, remedy, ranks, available=capacity)

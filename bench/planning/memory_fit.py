@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -67,10 +68,15 @@ def of_host(total: int | None) -> int | None:
 
 
 def more_devices(
-    workload: Workload, mode: str, parameters: Any, site: Site, capacity: int | None
+    workload: Workload,
+    mode: str,
+    parameters: Any,
+    site: Site,
+    capacity: int | None,
+    until: float = math.inf,
 ) -> str:
     """Over how many devices it would fit, the fewest of which the batch is a multiple; empty where
-    there is no such number, or none is known."""
+    there is no such number, or none is known by then (`time.monotonic`)."""
     ranks = site.ranks
     if ranks is None or capacity is None or not hasattr(parameters, BATCH):
         return ""
@@ -78,6 +84,8 @@ def more_devices(
         kind = _wider(ranks.parallelism, size)
         if kind is None or parameters.batch_size % size:
             continue
+        if time.monotonic() > until:
+            return ""
         wider = msgspec.structs.replace(ranks, rank=0, size=size, parallelism=kind)
         there = msgspec.structs.replace(site, ranks=wider)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +97,30 @@ def test_more_ranks_of_a_host_are_no_remedy() -> None:
         require(Shared(), given, room, 2, backend="cuda")
     with pytest.raises(Unsupported, match=r"the device has 16 MiB$"):
         require(Shared(), given, room, 2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "counted", "said"),
+    [(5.0, [2, 3, 4, 6], 'parallelism = "fsdp6"'), (20.0, [2, 3], "has 16 MiB$")],
+)
+def test_the_search_for_a_remedy_ends_before_the_phase_does(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, counted: list[int], said: str
+) -> None:
+    """A large model's memory takes long to count: the case that does not fit was a time-out."""
+    now, sizes = [0.0], []
+
+    class Slow(Shared):
+        def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
+            assert site.ranks is not None
+            now[0] += seconds
+            sizes.append(site.ranks.size)
+            return super().peak_bytes(mode, parameters, site)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    given = catalogue.workload("bert").modes["train"].parameters(batch_size=12)
+    with pytest.raises(Unsupported, match=said):
+        require(Slow(), given, 16 * 2**20, 2, backend="cuda")
+    assert sizes == counted
 
 
 def test_a_collective_is_counted_where_its_ranks_are() -> None:
