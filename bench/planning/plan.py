@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -169,14 +168,19 @@ def _wanted(
     make: of the values a point.
     """
     written = make(values)
-    precision = written.case.precision
+    precision, refused = written.case.precision, ""
     for name, why in wanted.others(precision, suite.instead):
-        with contextlib.suppress(SuiteError):
+        try:
             point = make({**values, "precision": name})
-            return point._replace(instead=why, written=written.case)
+        except SuiteError as error:
+            refused = str(error).partition(f": {written.case.name}: ")[2]
+            continue
+        return point._replace(instead=why, written=written.case)
     if wanted.always in ("", precision):
         return written
     why = f"it has no {wanted.always}, which {OPTION} asks for"
+    if wanted.always in _mode("", values)[1].precisions:
+        why = f"{OPTION} {wanted.always}: {refused}"
     return written._replace(left_out=written.left_out or why)
 
 

@@ -105,6 +105,23 @@ def test_every_case_in_one_precision() -> None:
         wanted(None, "fp23")
 
 
+@pytest.mark.parametrize(
+    ("changes", "asked", "said"),
+    [
+        ({"execution": "compile", "parallelism": "dp2"}, "bf16-amp", "over dp2 `compile` is"),
+        ({"parallelism": "fsdp2", "mixed_precision": "policy"}, "fp32", "mixed_precision"),
+    ],
+)
+def test_a_case_that_has_it_says_what_else_is_in_the_way(
+    changes: dict[str, Any], asked: str, said: str
+) -> None:
+    precision = "bf16-amp" if asked == "fp32" else "fp32"
+    case = {"workload": "llama", "mode": "train", "batch_size": 4, "precision": precision}
+    (why,) = plan.whole(suite({**case, **changes}), wanted=Wanted(always=asked)).left_out.values()
+    assert why.startswith(f"--precision {asked}: ") and said in why
+    assert "has no" not in why and "mine.toml" not in why
+
+
 def test_two_devices_measure_the_same() -> None:
     taken = both(wanted(LAPTOP), wanted(VOLTA))
     assert measured(taken, GEMM) == ["gemm-matmul-fp32"]
