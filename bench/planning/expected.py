@@ -12,12 +12,14 @@ import msgspec
 
 from bench import catalogue, stats
 from bench.catalogue import configs_folder
+from bench.planning.least_flop import required
 from bench.planning.plan import parameters_of, plan
 from bench.planning.shapes import LEAST_BLOCKS, Shapes
 from bench.planning.suite_file import Suite
 from bench.precision import PRECISIONS
 from bench.records.case import Case
 from bench.records.execution import is_compiled
+from bench.records.limits import phase_limit
 from bench.records.run import Settings
 
 FILE = "times.json"
@@ -49,6 +51,8 @@ class Expected(msgspec.Struct, frozen=True):
     """Cases of which nothing does, and which are not in the seconds."""
     open: bool
     """Whether its cases go on after these launches, until their intervals are narrow."""
+    outlast: int = 0
+    """Cases that take longer than a launch may: two are ended, and the case has failed."""
 
 
 ACCELERATOR = Known(
@@ -78,38 +82,40 @@ def expected(suite: Suite, known: Known) -> Expected:
     """Of a run of a suite, on one device of that class."""
     settings = suite.settings
     count = stats.LOOKS[0] if settings.launches == "auto" else settings.launches
-    seconds, estimated, unknown = 0.0, 0, 0
+    most = phase_limit("measure", settings.launch_limit_seconds)
+    seconds, estimated, unknown, outlast = 0.0, 0, 0, 0
     for case in plan(suite):
+        launches = count
         if case.fingerprint in known.launches:
             first, further = known.launches[case.fingerprint]
         elif (blocks := _by_shapes(case, settings, known)) > 0:
+            if blocks > most:
+                outlast += 1
+                blocks, launches = most, min(count, 2)
             first, further = (besides + blocks for besides in known.besides)
             first += known.compiling * is_compiled(case.execution)
             estimated += 1
         else:
             unknown += 1
             continue
-        seconds += first + (count - 1) * further
+        seconds += first + (launches - 1) * further
     if suite.budget_minutes is not None:
         seconds = min(seconds, 60 * suite.budget_minutes)
-    return Expected(seconds, estimated, unknown, settings.launches == "auto")
+    return Expected(seconds, estimated, unknown, settings.launches == "auto", outlast)
 
 
 def _by_shapes(case: Case, settings: Settings, known: Known) -> float:
     """Seconds of a launch's warm-up and blocks; 0 where nothing is known of its like."""
-    shapes = Shapes(settings, known.flop_per_second, known.bytes_per_second)
-    blocks = shapes.least_seconds(case)
-    if not blocks and case.devices == 1 and not case.space and not _counted(case):
+    if case.devices > 1 or case.space:
+        return 0.0
+    workload, precision = catalogue.workload(case.workload), PRECISIONS[case.precision]
+    work = workload.work(case.mode, parameters_of(case, workload), precision)
+    if required(work) and precision.arithmetic not in known.flop_per_second:
+        return 0.0
+    blocks = Shapes(settings, known.flop_per_second, known.bytes_per_second).least_seconds(case)
+    if not blocks and not work.flop and not work.moved_bytes:  # short, as a launch or a copy is
         blocks = LEAST_BLOCKS * settings.block_seconds
     return blocks + known.under_load * settings.warmup_seconds if blocks else 0.0
-
-
-def _counted(case: Case) -> bool:
-    """Whether its step has FLOP or bytes; else it is short, as a launch or a copy is."""
-    workload = catalogue.workload(case.workload)
-    parameters = parameters_of(case, workload)
-    work = workload.work(case.mode, parameters, PRECISIONS[case.precision])
-    return bool(work.flop or work.moved_bytes)
 
 
 def said(found: Expected) -> str:
@@ -123,6 +129,8 @@ def said(found: Expected) -> str:
     words = [f"{least} {time}" if minutes >= 1 else time]
     if found.estimated:
         words.append("estimated from shapes")
+    if found.outlast:
+        words.append(f"{found.outlast} of its cases longer than a launch may be")
     if found.unknown:
         words.append(f"{found.unknown} of its cases not known")
     return ", ".join(words)

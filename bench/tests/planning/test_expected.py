@@ -53,6 +53,27 @@ def test_what_nothing_says_anything_of_is_counted_and_not_guessed() -> None:
     assert expected.expected(suite(SINGLE), known()) == Expected(0, 0, 1, open=False)
 
 
+def test_bytes_alone_say_nothing_of_a_case_that_has_flop() -> None:
+    """A product of 16384 rows was put at ten seconds, by its bytes, where it takes minutes."""
+    bytes_alone = known(bytes_per_second=1e9)
+    assert expected.expected(suite(SINGLE), bytes_alone) == Expected(0, 0, 1, open=False)
+    copy = {"workload": "memory", "mode": "copy", "precision": "fp32", "size_bytes": 2**20}
+    assert expected.expected(suite(copy), bytes_alone).estimated == 1
+
+
+@pytest.mark.parametrize(("launches", "times"), [(1, 1), (2, 2), (5, 2)])
+def test_no_launch_takes_longer_than_it_may(launches: int, times: int) -> None:
+    """A suite of loads was to take 1211 hours: each is ended, and after two its case has failed."""
+    settings = Settings(launches=launches, launch_limit_seconds=600)
+    slow = known(flop_per_second={"fp32": PRODUCT / 100})
+    found = expected.expected(suite(SINGLE, settings=settings), slow)
+    assert found.seconds == pytest.approx(5 + 1 * (times - 1) + 400 * times)
+    assert (found.estimated, found.unknown, found.outlast) == (1, 0, 1)
+    assert "1 of its cases longer than a launch may be" in expected.said(found)
+    longer = Settings(launches=launches, launch_limit_seconds=6000)
+    assert expected.expected(suite(SINGLE, settings=longer), slow).outlast == 0
+
+
 def test_auto_takes_its_first_look_at_least_and_a_budget_ends_it() -> None:
     auto = suite(SQUARE, settings=Settings())
     assert expected.expected(auto, known()) == Expected(9 + 4 * 2, 0, 0, open=True)
