@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--launches",
     metavar="N",
-    help="Launches of each case, or `auto`: until the interval is narrow.",
+    help="Launches of each case, or `auto`: until within the suite's target.",
 )
 @click.option(
     "--budget-minutes",

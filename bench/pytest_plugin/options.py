@@ -37,7 +37,7 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     },
     "launches": {
         "metavar": "N",
-        "help": "Of each case; or `auto`: until the interval is narrow.",
+        "help": "Of each case; or `auto`: until within the suite's target.",
     },
     "out": {"metavar": "DIR", "help": "Keep the record (.jsonl) in this folder."},
 }
