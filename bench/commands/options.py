@@ -59,7 +59,7 @@ SPREAD = click.option(
     "spread",
     type=DEVICES,
     metavar="N",
-    help="Spread over N devices, of all hosts, the cases that leave it open. Default: all; cpu: 2.",
+    help="Spread over N devices the cases that leave it open. Default: all; cpu: 2.",
 )
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
 SEED = Number(int, "a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)

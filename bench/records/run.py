@@ -45,7 +45,8 @@ class Settings(Value, frozen=True, kw_only=True):
     """Least time under load before the steady state, on devices that need it (accelerators)."""
     warmup_limit_seconds: float = 120.0
     """Time after its first step after which a job that is not steady is measured all the same, and
-    flagged; of long steps once ten were judged, if that takes no third of a launch's limit."""
+    flagged, if 60 blocks are not sooner; of long steps once ten were judged, if that takes no
+    third of a launch's limit."""
     steady_limit_seconds: float = 60.0
     """Time after which no further steady sample is taken, once there are ten."""
     launch_limit_seconds: float = 1800.0

@@ -336,6 +336,13 @@ def test_a_case_is_named_by_what_is_measured_in_its_place_too(
     assert "budget of 12 minutes ends a `run`, and no `ab`" in err
 
 
+def test_its_help_speaks_of_no_hosts(accelmark: Accelmark) -> None:
+    """It refuses to run on several."""
+    code, out, _ = accelmark("ab", "--help")
+    assert code == 0 and "Spread over N devices the cases" in " ".join(out.split())
+    assert "hosts" not in out
+
+
 def test_an_interpreter_without_accelmark_says_so(
     accelmark: Accelmark,
     tmp_path: Path,

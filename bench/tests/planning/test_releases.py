@@ -15,7 +15,7 @@ from bench import api, catalogue, guide
 from bench.errors import SuiteError, UnknownName
 from bench.judging.compare import compare
 from bench.judging.suites import suite_of
-from bench.planning import plan, selected
+from bench.planning import expected, plan, selected
 from bench.planning.suite_file import find_suite, read_suite
 from bench.planning.versions import today
 from bench.records.case import Case
@@ -69,6 +69,15 @@ def test_how_long_quick_takes_is_said_alike() -> None:
     assert "3 to 6 minutes on 2 CPU cores" in read_suite(find_suite("quick")).description
     for name in ("suites", "first-steps"):
         assert "three to six minutes" in " ".join(guide.page(name).text.split())
+
+
+@pytest.mark.parametrize("title", [title for title in RELEASED if title.startswith("quick")])
+def test_what_it_takes_on_a_gpu_is_what_its_shapes_say_beside(title: str) -> None:
+    """`accelmark list suites` had "seconds a case" and "about 16 min" on one line."""
+    suite = read_suite(find_suite(title))
+    assert suite.description.endswith(", a minute a case on a GPU")
+    found = expected.expected(suite, expected.ACCELERATOR)
+    assert found.seconds / len(cases(title)) == pytest.approx(60, rel=0.3)
 
 
 def test_the_newest_quick_has_less_of_the_same() -> None:
