@@ -43,7 +43,7 @@ def _measure(session: pytest.Session) -> None:
     from bench.judging import chips
     from bench.planning.instead import slow
     from bench.records import runfile
-    from bench.running import probe
+    from bench.running import probe, seating
     from bench.running.header import begin, command_line, run_id
     from bench.running.session import open_session
 
@@ -67,6 +67,7 @@ def _measure(session: pytest.Session) -> None:
     cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
     left_out, instead = plan.whole.left_out, plan.whole.instead
+    seating.require_first(cases, chosen, left_out)
     header = (identity, plan.suite.title, cases, plan.settings, chosen, typed)
     writer = begin(path, *header, left_out, instead)
     try:

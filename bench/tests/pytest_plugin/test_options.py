@@ -57,6 +57,18 @@ def test_what_cannot_be_done_is_said_once(
     assert "FLOP/s" not in run.out, "nothing was measured for it"
 
 
+def test_several_devices_are_the_first_ones(tmp_path: Path) -> None:
+    """It went over them, and the record named the third."""
+    case = 'workload = "collective"\nmode = "all-reduce"\nprecision = "fp32"\nsize_bytes = 4096\n'
+    (tmp_path / "pair.toml").write_text(f"[[case]]\n{case}")
+    third = SCRIPTED.replace('backend="cpu", index=0', 'backend="cuda", index=2')
+    (tmp_path / "scripted.py").write_text(third)
+    chosen = ["-p", "scripted", "--accelmark-suite", "pair.toml"]
+    run = Run(tmp_path, "--pyargs", "bench.suite", *chosen, SCRIPT="{}")
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.out
+    assert "--accelmark-device cuda:2: collective-all-reduce over 2 devices takes the" in run.err
+
+
 def test_disabled_benchmarks_run_once_without_a_table(tmp_path: Path) -> None:
     run = scripted(tmp_path, {"8x8x8": [0.01]}, "--benchmark-disable", "-W", "error")
     assert run.code == 0 and run.outcomes == {"passed": 1}, run.out
