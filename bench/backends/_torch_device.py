@@ -35,11 +35,12 @@ SHARED_NAMES = {"mem_get_info": "get_memory_info"}
 """What `torch.accelerator` calls otherwise."""
 FALLBACK = re.compile(
     r"operator '?(\w+::[\w.]+)'?[^\n]{0,400}?"
-    r"(?:(?:will|would) fall ?back|falling back|would execute its main computation on cpu)",
+    r"(?:(?:will|would) fall ?back|falling back|would execute its main computation on cpu)"
+    r"|\b(\w+::[\w.]+) not supported in \w+, and fallback to torch cpu"
+    r"|op fallback from \w+ to cpu",
     re.IGNORECASE,
 )
-"""How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
-UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
+"""How runtimes say that an operator runs on the host (read: torch and four vendors' plug-ins)."""
 UNANSWERED = "doesn't support querying"
 """In the error of a driver that lacks a question, as client GPUs' do of their free memory."""
 LOST = re.compile(r"device[ _](?:is |was )?lost|device hung", re.IGNORECASE)
@@ -369,9 +370,8 @@ def host_fallbacks(lines: Iterable[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for line in lines:
         for match in FALLBACK.finditer(line):
-            found[match[1]] = None
-        if UNNAMED_FALLBACK.search(line):
-            found["an operator that the runtime does not name"] = None
+            name = match[1] or match[2] or "an operator that the runtime does not name"
+            found[name] = None
     return tuple(found)
 
 

@@ -43,6 +43,12 @@ NO_FALLBACK = {
 }
 """Without which operators of a package may run on the host, some without a word. Source:
 torch_mlu's MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts."""
+ANNOUNCED = {
+    "ENFLAME_LOG_DEBUG_LEVEL": ("torch_gcu", "DEBUG"),
+    "ENFLAME_LOG_DEBUG_MOD": ("torch_gcu", "TORCH_GCU/FALLBACK"),
+}
+"""Without which a package that cannot do without the host does not say that an operator runs there.
+Source: torch_gcu's user guide and aten_cpu_fallback.cpp."""
 GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
 """`graph_type` of a device type."""
 
@@ -74,8 +80,9 @@ class GenericBackend(TorchBackend):
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
     def worker_environment(self) -> Mapping[str, str]:
-        """No fallback to the host in what is installed: an operator raises instead."""
-        here = {n: v for n, (of, v) in NO_FALLBACK.items() if importlib.util.find_spec(of)}
+        """No fallback to the host in what is installed, or none that is not announced."""
+        own = (NO_FALLBACK | ANNOUNCED).items()
+        here = {name: value for name, (of, value) in own if importlib.util.find_spec(of)}
         return {**super().worker_environment(), **here}
 
     def recorded_variables(self) -> tuple[str, ...]:
@@ -89,6 +96,7 @@ class GenericBackend(TorchBackend):
         return {
             **dict.fromkeys(waits, "the host waits for every kernel"),
             **dict.fromkeys(falls, "operators may run on the host"),
+            "ENFLAME_PT_OP_DEBUG_CONFIG": "operators may run on the host, or be waited for",
             "BRTB_ENABLE_MMA_BF16_ACC": "products are summed in bfloat16",
         }
 

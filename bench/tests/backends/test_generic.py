@@ -68,10 +68,17 @@ def test_without_a_plug_in_no_other_switch_is_made_up() -> None:
         ("torch_mlu", {"ENABLE_FALLBACK_TO_CPU": "0"}),
         ("habana_frameworks", {"PT_HPU_PLACE_ON_CPU": "none"}),
         ("torch_xmlir", {"XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False"}),
+        (
+            "torch_gcu",
+            {
+                "ENFLAME_LOG_DEBUG_LEVEL": "DEBUG",
+                "ENFLAME_LOG_DEBUG_MOD": "TORCH_GCU/FALLBACK",
+            },
+        ),
         ("torch_musa", {}),
     ],
 )
-def test_operators_of_a_worker_do_not_run_on_the_host(
+def test_operators_of_a_worker_do_not_run_on_the_host_unsaid(
     package: str, own: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By the package's own variable alone: those of others made its older runs another setting."""
@@ -93,6 +100,11 @@ def test_operators_of_a_worker_do_not_run_on_the_host(
         ("PT_HPU_PLACE_ON_CPU", "add,mul", "operators may run on the host"),
         ("XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL", "true", "operators may run on the host"),
         ("BRTB_ENABLE_SUPA_FALLBACK", "1", "operators may run on the host"),
+        (
+            "ENFLAME_PT_OP_DEBUG_CONFIG",
+            "op_sync_mode=true fallback_cpu=all_ops",
+            "operators may run on the host, or be waited for",
+        ),
         ("BRTB_ENABLE_MMA_BF16_ACC", "1", "products are summed in bfloat16"),
     ],
 )
