@@ -305,8 +305,10 @@ class TorchBackend(Backend):
             with suppress(NotAvailable):
                 memory = int(ask(module, "mem_get_info", index)[1])
         facts = {"torch": str(torch.__version__)}
-        with suppress(NotAvailable, TypeError):
-            facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported") else "no"
+        # Without emulation, if it takes the word. Of who borrows `cuda` torch knows no emulation.
+        for how in ((),) if module.__name__ == "torch.cuda" else ((), (False,)):
+            with suppress(NotAvailable, TypeError):
+                facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported", *how) else "no"
         return DeviceInfo(
             backend=self.name, index=index, name=name, memory_bytes=memory, facts=facts
         )
