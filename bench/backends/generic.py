@@ -49,7 +49,13 @@ ANNOUNCED = {
 }
 """Without which a package that cannot do without the host does not say that an operator runs there.
 Source: torch_gcu's user guide and aten_cpu_fallback.cpp."""
-GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
+GRAPHS = {
+    "cuda": "CUDAGraph",
+    "gcu": "GCUGraph",
+    "mlu": "MLUGraph",
+    "musa": "MUSAGraph",
+    "supa": "SUPAGraph",
+}
 """`graph_type` of a device type."""
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from bench.backends import _torch_device, generic
 from bench.measuring import surroundings
+from bench.precision import PRECISIONS
 
 OWN = {"musa": ("mudnn",), "mlu": ("cnnl", "mlu.matmul", "mlu.custom")}
 """By type, what of torch.backends its plug-in adds."""
@@ -60,6 +61,23 @@ def test_one_switch_that_was_left_on_is_seen(switches: dict[str, SimpleNamespace
 def test_without_a_plug_in_no_other_switch_is_made_up() -> None:
     device = object.__new__(generic.GenericDevice)
     assert set(device.facts()) == {"float32_matmul_precision", "tf32_cudnn"}
+
+
+@pytest.mark.parametrize("kind", ["gcu", "mlu", "musa", "supa"])
+def test_a_plug_ins_own_graphs_are_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.13, which has some for every type, there were no others."""
+    import torch
+
+    of_all = ("Stream", "stream", "current_stream", "graph", f"{kind.upper()}Graph")
+    module = ModuleType(f"torch.{kind}")
+    module.__dict__.update(dict.fromkeys(("is_available", "device_count"), lambda: 1))
+    module.__dict__.update(dict.fromkeys(("set_device", *of_all), lambda _: None))
+    monkeypatch.setattr(torch, kind, module, raising=False)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+    monkeypatch.delattr(torch.accelerator, "Graph", raising=False)
+    monkeypatch.setattr(generic.GenericBackend, "_load_all", lambda _: [])
+    monkeypatch.setattr(generic.GenericDevice, "torch_device", torch.device("cpu"))
+    assert generic.BACKEND.open(0, PRECISIONS["fp32"]).recorder() is not None
 
 
 @pytest.mark.parametrize(
