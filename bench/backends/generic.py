@@ -33,7 +33,7 @@ FAMILIES = (
     *("MACA_*", "MCBLAS_*", "MCDNN_*", "MHA_*", "PPU_*", "HSA_*", "HIP_*"),
     *("IXCCL_*", "IX_*", "UMD_*", "ENABLE_FLASH_ATTENTION_*"),
     *("XPU*", "XMLIR_*", "BKCL_*", "XBLAS_*", "XDNN_*", "XFT_*", "XFA_*", "USE_FAST_BF16_FC"),
-    *("ECCL_*", "GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
+    *("ECCL_*", "GCU_*", "USE_GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
     *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
 NO_FALLBACK = {
