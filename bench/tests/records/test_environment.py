@@ -168,8 +168,9 @@ def test_every_backend_declares_its_vendors_families() -> None:
         " SHUT_DOWN_FX_PASS_LIST FAST_RUN_WITH_MAX_TILING_NUM FLEX_ATTENTION_X",
         "xpu": "ZE_X UR_X SYCL_X ONEAPI_X IGC_X",
         "mps": "METAL_X",
-        "generic": "MUSA_X MLU_X PT_HPU_X GCU_X USE_GCU_DEFAULT_STREAM MACA_X BRTB_X SUDNN_X SUBLAS_X"
-        " XMLIR_X BKCL_X XBLAS_X XDNN_X XFT_X XFA_X XPUAPI_X XPURT_X UMD_X ENABLE_FLASH_ATTENTION_X MHA_X",
+        "generic": "MUSA_X MLU_X PT_HPU_X GCU_X USE_GCU_DEFAULT_STREAM MACA_X BRTB_X SUDNN_X"
+        " SUBLAS_X XMLIR_X BKCL_X XBLAS_X XDNN_X XFT_X XFA_X XPUAPI_X XPURT_X UMD_X MHA_X"
+        " ENABLE_FLASH_ATTENTION_X",
     }
     for name, variables in wanted.items():
         given = dict.fromkeys(variables.split(), "1")
