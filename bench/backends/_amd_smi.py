@@ -128,8 +128,10 @@ class AmdSmiSource(Source):
         self._energy(sheet)
         self._clock(sheet, "clock", "GFX")
         self._clock(sheet, "memory clock", "MEM")
-        kinds = smi.AmdSmiTemperatureType.HOTSPOT, smi.AmdSmiTemperatureMetric.CURRENT
-        sheet.take("temperature", [self._get("temperature", "amdsmi_get_temp_metric", *kinds)])
+        now, kinds = smi.AmdSmiTemperatureMetric.CURRENT, smi.AmdSmiTemperatureType
+        sensors = (getattr(kinds, name) for name in ("HOTSPOT", "EDGE"))  # an APU has one
+        heat = (self._get("temperature", "amdsmi_get_temp_metric", kind, now) for kind in sensors)
+        sheet.take("temperature", heat)
         activity = self._get("utilisation", "amdsmi_get_gpu_activity")
         sheet.take("utilisation", _fields(activity, "gfx_activity"))
         memory = self._get("memory", "amdsmi_get_gpu_vram_usage")

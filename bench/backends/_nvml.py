@@ -46,7 +46,8 @@ PCIE_LEVELS = {
 """nvmlGpuTopologyLevel_t (NVML API reference), in words."""
 MODULE_COUNTER = "NVML: the counter is of a module, with a CPU (NVLink-C2C)"
 """So on a GH200, where Zeus saw it (ml-energy/zeus, pull request 172); of a GB200 nobody says."""
-MPS_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+MPS_SHARES = ("CUDA_MPS_SM_PARTITION", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
+"""Some of its SMs for this process alone (static, CUDA 13.1), or as many at most."""
 
 
 class NvmlSource(Source):
@@ -119,7 +120,6 @@ class NvmlSource(Source):
 
     def _partition(self) -> str:
         """What makes of this GPU a part, by its driver and by MPS; empty if nothing does."""
-        share = os.environ.get(MPS_SHARE, "")
         mig = self._state("nvmlDeviceGetMigMode")
         if isinstance(mig, str):
             return f"NVML does not say whether MIG is on ({mig})"
@@ -129,9 +129,8 @@ class NvmlSource(Source):
             return "MIG is on, and CUDA has one of its instances"
         if self._state("nvmlDeviceGetVirtualizationMode") in VIRTUAL:
             return "it is a virtual GPU, or serves some"
-        if share and share not in ("100", "100.0"):
-            return f"{MPS_SHARE}={share}"
-        return ""
+        shares = ((name, os.environ.get(name, "")) for name in MPS_SHARES)
+        return next((f"{n}={v}" for n, v in shares if v not in ("", "100", "100.0")), "")
 
     def _state(self, name: str) -> Any:
         """What a call says of this GPU; None where the GPU or its driver has no such thing; a text

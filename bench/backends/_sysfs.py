@@ -14,12 +14,13 @@ from typing import Any
 
 SYS = Path("/sys")
 FILES = {
-    "power_limit_watts": ("hwmon/*/power1_cap", "hwmon/*/power1_max", "hwmon/*/power2_max"),
+    "power_limit_watts": ("hwmon/*/power1_max", "hwmon/*/power2_max", "hwmon/*/power1_cap"),
     "sclk_max_mhz": ("pp_dpm_sclk", "tile0/gt0/freq0/max_freq", "drm/card*/gt_max_freq_mhz"),
     "mclk_max_mhz": ("pp_dpm_mclk",),
     "perf_level_mode": ("power_dpm_force_performance_level",),
 }
-"""Of a fact its files, of which a driver has one: a word, microwatts, or levels `1: 2100Mhz *`."""
+"""Of a fact its files, of which the first counts that is there and not 0 (no limit): a word,
+microwatts, or levels `1: 2100Mhz *`. Intel's `cap` is for bursts, AMD's is the only one."""
 
 
 def version(driver: str) -> str:
@@ -56,5 +57,6 @@ def _said(card: Path, name: str) -> str:
             if name.endswith("_mode"):
                 return text
             most = int(re.findall(r"\d+", text)[-1])  # of levels: one may be the present clock
-            return f"{most / 1e6:g}" if name.endswith("_watts") else str(most)
+            if most:
+                return f"{most / 1e6:g}" if name.endswith("_watts") else str(most)
     return ""

@@ -39,6 +39,8 @@ FALLBACK = re.compile(
     re.IGNORECASE,
 )
 """How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
+LOGGED_FALLBACK = re.compile(r"\b(\w+::[\w.]+) not supported in \w+, and fallback to torch cpu")
+"""In the log of torch_gcu."""
 UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
 UNANSWERED = "doesn't support querying"
 """In the error of a driver that lacks a question, as client GPUs' do of their free memory."""
@@ -294,21 +296,21 @@ class TorchBackend(Backend):
         """One device, by what its module says."""
         import torch
 
-        name, memory = f"{module.__name__.rpartition('.')[2]} device", None
+        name, size = f"{module.__name__.rpartition('.')[2]} device", None
         with suppress(NotAvailable, AttributeError):
             properties = ask(module, "get_device_properties", index)
-            name, memory = properties.name, int(properties.total_memory)
+            name, size = properties.name, int(properties.total_memory)
         with suppress(NotAvailable):
             name = ask(module, "get_device_name", index)
-        if memory is None:
+        if size is None:
             with suppress(NotAvailable):
-                memory = int(ask(module, "mem_get_info", index)[1])
+                size = int(ask(module, "mem_get_info", index)[1])
         facts = {"torch": str(torch.__version__)}
-        with suppress(NotAvailable, TypeError):
-            facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported") else "no"
-        return DeviceInfo(
-            backend=self.name, index=index, name=name, memory_bytes=memory, facts=facts
-        )
+        # Without emulation, if it takes the word. Of who borrows `cuda` torch knows no emulation.
+        for how in ((),) if module.__name__ == "torch.cuda" else ((), (False,)):
+            with suppress(NotAvailable, TypeError):
+                facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported", *how) else "no"
+        return DeviceInfo(backend=self.name, index=index, name=name, memory_bytes=size, facts=facts)
 
     def open(self, index: int, precision: Precision) -> Device:
         """Makes the device current, with float32 as float32, but for `tf32`."""
@@ -368,7 +370,7 @@ def host_fallbacks(lines: Iterable[str]) -> tuple[str, ...]:
     """Operators that ran on the host, each once, in the order in which a runtime announced them."""
     found: dict[str, None] = {}
     for line in lines:
-        for match in FALLBACK.finditer(line):
+        for match in (*FALLBACK.finditer(line), *LOGGED_FALLBACK.finditer(line)):
             found[match[1]] = None
         if UNNAMED_FALLBACK.search(line):
             found["an operator that the runtime does not name"] = None

@@ -16,6 +16,7 @@ BY_NAME = {
     "bi-v": "Iluvatar CoreX",
     "mr-v": "Iluvatar CoreX",
     "ppu": "Alibaba T-Head",
+    "zw": "Alibaba T-Head",
     "kunlun": "Baidu Kunlunxin",
     "p800": "Baidu Kunlunxin",
     "hygon": "Hygon",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from bench.records.observed import Reading
@@ -125,7 +126,7 @@ def _tiles(stats: dict[str, Any]) -> int:
 
 
 def parse_ps(text: str, card: int) -> tuple[Process, ...]:
-    """`xpu-smi ps -j`: memory in kB. Raises `NotObservable`."""
+    """`xpu-smi ps -j`: memory in KiB. Raises `NotObservable`."""
     rows = _object(text).get("device_util_by_proc_list")
     if not isinstance(rows, list):
         raise NotObservable("xpu-smi lists no processes")
@@ -134,8 +135,8 @@ def parse_ps(text: str, card: int) -> tuple[Process, ...]:
         if not isinstance(row, dict) or row.get("device_id") != card:
             continue
         pid, used = row.get("process_id"), held(row.get("mem_size"))
-        if isinstance(pid, int) and row.get("process_name") != "xpu-smi":
-            found.append(Process(pid, None if used is None else used * 1000))
+        if isinstance(pid, int) and Path(str(row.get("process_name"))).name != "xpu-smi":
+            found.append(Process(pid, None if used is None else used * 1024))
     return tuple(found)
 
 

@@ -125,7 +125,7 @@ class AscendBackend(TorchBackend):
     # the words are those that torch_npu 2.13 and MindSpore 2.10 have for their own.
     lost = re.compile(
         LOST.pattern + r"|(?:error code(?: is)?|\bret)[: ]{1,2}\[?507\d{3}|\b507\d{3}\["
-        r"|FORCE STOP|HCCS LINK ERROR"
+        r"|FORCE STOP|(?:HCCS|UB) LINK ERROR|HCCL OP RETRY FAILED"
         r"|HBM MULTI BIT ECC ERROR|UCE ERROR|SUSPECT (?:MEM|REMOTE) ERROR",
         re.IGNORECASE,
     )
@@ -153,12 +153,15 @@ class AscendBackend(TorchBackend):
         }
 
     def recorded_variables(self) -> tuple[str, ...]:
-        """What changes queues, memory, numbers or collectives."""
+        """What changes queues, memory, numbers, collectives or what a compiler makes."""
         return (
             *("ASCEND_*", "ACL*", "HCCL_*", "NPU_*", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"),
             *("INF_NAN_MODE_*", "MULTI_STREAM_*", "COMBINED_ENABLE", "OPS_*", "TE_*", "ATB_*"),
             *("MS_*", "LCCL_*", "P2P_HCCL_*", "CLOSE_MATMUL_*", "PER_STREAM_QUEUE"),
-            *("STREAMS_PER_DEVICE", "OOM_SNAPSHOT_*"),
+            *("STREAMS_PER_DEVICE", "OOM_SNAPSHOT_*", "INDUCTOR_*", "ANIR_*", "CATLASS_*"),
+            *("FASTAUTOTUNE", "FAST_RUN_*", "AUTOTUNE*", "ENABLE_PARALLEL_SCHEDULER"),
+            *("PARALLEL_SCHEDULER_*", "ENABLE_INPLACE_BUFFERS", "SHUT_DOWN_FX_PASS_LIST"),
+            *("USE_STORE_IN_CAT", "FLEX_ATTENTION_*"),
         )
 
     def harmful_variables(self) -> Mapping[str, str]:

@@ -33,7 +33,7 @@ FAMILIES = (
     *("MACA_*", "MCBLAS_*", "MCDNN_*", "MHA_*", "PPU_*", "HSA_*", "HIP_*"),
     *("IXCCL_*", "IX_*", "UMD_*", "ENABLE_FLASH_ATTENTION_*"),
     *("XPU*", "XMLIR_*", "BKCL_*", "XBLAS_*", "XDNN_*", "XFT_*", "XFA_*", "USE_FAST_BF16_FC"),
-    *("ECCL_*", "GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
+    *("ECCL_*", "GCU_*", "USE_GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
     *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
 )
 NO_FALLBACK = {
@@ -43,7 +43,19 @@ NO_FALLBACK = {
 }
 """Without which operators of a package may run on the host, some without a word. Source:
 torch_mlu's MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts."""
-GRAPHS = {"cuda": "CUDAGraph", "musa": "MUSAGraph", "mlu": "MLUGraph"}
+ANNOUNCED = {
+    "ENFLAME_LOG_DEBUG_LEVEL": ("torch_gcu", "DEBUG"),
+    "ENFLAME_LOG_DEBUG_MOD": ("torch_gcu", "TORCH_GCU/FALLBACK"),
+}
+"""Without which a package that cannot do without the host does not say that an operator runs there.
+Source: torch_gcu's user guide and aten_cpu_fallback.cpp."""
+GRAPHS = {
+    "cuda": "CUDAGraph",
+    "gcu": "GCUGraph",
+    "mlu": "MLUGraph",
+    "musa": "MUSAGraph",
+    "supa": "SUPAGraph",
+}
 """`graph_type` of a device type."""
 
 
@@ -74,8 +86,9 @@ class GenericBackend(TorchBackend):
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
     def worker_environment(self) -> Mapping[str, str]:
-        """No fallback to the host in what is installed: an operator raises instead."""
-        here = {n: v for n, (of, v) in NO_FALLBACK.items() if importlib.util.find_spec(of)}
+        """No fallback to the host in what is installed, or none that is not announced."""
+        own = (NO_FALLBACK | ANNOUNCED).items()
+        here = {name: value for name, (of, value) in own if importlib.util.find_spec(of)}
         return {**super().worker_environment(), **here}
 
     def recorded_variables(self) -> tuple[str, ...]:
@@ -89,6 +102,7 @@ class GenericBackend(TorchBackend):
         return {
             **dict.fromkeys(waits, "the host waits for every kernel"),
             **dict.fromkeys(falls, "operators may run on the host"),
+            "ENFLAME_PT_OP_DEBUG_CONFIG": "operators may run on the host, or be waited for",
             "BRTB_ENABLE_MMA_BF16_ACC": "products are summed in bfloat16",
         }
 

@@ -71,14 +71,11 @@ class XpuBackend(TorchBackend):
     opened = XpuDevice
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With the driver's version. torch.xpu has bfloat16 on every GPU, unless it is asked for it
-        without emulation."""
+        """With the driver's version."""
         info = super().describe(module, index)
         facts = dict(info.facts)
         with suppress(NotAvailable, AttributeError):
             facts["driver"] = ask(module, "get_device_properties", index).driver_version
-        with suppress(NotAvailable, TypeError):  # older ones have no such argument
-            facts["bfloat16"] = "yes" if ask(module, "is_bf16_supported", False) else "no"
         return msgspec.structs.replace(info, facts=facts)
 
     def worker_environment(self) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ recorded step needed stays reserved for its graph."""
 NOT_ITS_POOL = "without what a graph keeps"
 """Likewise, where nothing says what that is."""
 
-NO_GRAPHS = "this device has no graph replay"
+NO_GRAPHS = "no graph replay is known of this device"
 """Why what is to be recorded is skipped."""
 
 

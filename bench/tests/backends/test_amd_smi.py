@@ -81,7 +81,7 @@ def test_an_answer_without_the_device_is_a_reason(parse: Callable[[], object]) -
 class FakeAmdSmi(SimpleNamespace):
     """As much of amdsmi 7.0 as is used: an MI300X, with HIP counting backwards."""
 
-    AmdSmiTemperatureType = SimpleNamespace(HOTSPOT=1)
+    AmdSmiTemperatureType = SimpleNamespace(EDGE=0, HOTSPOT=1)
     AmdSmiTemperatureMetric = SimpleNamespace(CURRENT=0)
     AmdSmiClkType = SimpleNamespace(GFX=1, MEM=5)
 
@@ -104,6 +104,8 @@ class FakeAmdSmi(SimpleNamespace):
         return {"clk": {1: 2100, 5: 1300}[kind], "max_clk": "N/A"}
 
     def amdsmi_get_temp_metric(self, handle: str, sensor: int, metric: int) -> int:
+        if sensor != 1:
+            raise RuntimeError("not supported")
         return 77
 
     def amdsmi_get_gpu_activity(self, handle: str) -> dict[str, Any]:
@@ -174,6 +176,23 @@ def test_an_older_amdsmi_says_less_and_why(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Older, "handles", ["bus 0", "bus 1"])
     with pytest.raises(NotObservable, match="amdsmi lists 2 devices, and not which of them HIP"):
         _amd_smi.AmdSmiSource(0)
+
+
+@pytest.mark.parametrize("hottest", ["N/A", None])
+@pytest.mark.parametrize(("edge", "celsius"), [(61, 61), (None, None)])
+def test_an_apu_has_one_temperature(
+    hottest: str | None, edge: int | None, celsius: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(handle: str, sensor: int, metric: int) -> Any:
+        if (found := {0: edge, 1: hottest}[sensor]) is None:
+            raise RuntimeError("not supported")
+        return found
+
+    fake: Any = FakeAmdSmi()
+    fake.amdsmi_get_temp_metric = said
+    source = amd(monkeypatch, fake)
+    assert source.read().temperature_celsius == celsius
+    assert source.absent == ({} if edge else {"temperature": "amdsmi: not supported"})
 
 
 @pytest.mark.parametrize("numbers", [{"node2": 0, "node4": 2, "node5": 3}, {"a": 0, "b": None}])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from bench.backends import _torch_device, generic
 from bench.measuring import surroundings
+from bench.precision import PRECISIONS
 
 OWN = {"musa": ("mudnn",), "mlu": ("cnnl", "mlu.matmul", "mlu.custom")}
 """By type, what of torch.backends its plug-in adds."""
@@ -62,16 +63,40 @@ def test_without_a_plug_in_no_other_switch_is_made_up() -> None:
     assert set(device.facts()) == {"float32_matmul_precision", "tf32_cudnn"}
 
 
+@pytest.mark.parametrize("kind", ["gcu", "mlu", "musa", "supa"])
+def test_a_plug_ins_own_graphs_are_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.13, which has some for every type, there were no others."""
+    import torch
+
+    of_all = ("Stream", "stream", "current_stream", "graph", f"{kind.upper()}Graph")
+    module = ModuleType(f"torch.{kind}")
+    module.__dict__.update(dict.fromkeys(("is_available", "device_count"), lambda: 1))
+    module.__dict__.update(dict.fromkeys(("set_device", *of_all), lambda _: None))
+    monkeypatch.setattr(torch, kind, module, raising=False)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+    monkeypatch.delattr(torch.accelerator, "Graph", raising=False)
+    monkeypatch.setattr(generic.GenericBackend, "_load_all", lambda _: [])
+    monkeypatch.setattr(generic.GenericDevice, "torch_device", torch.device("cpu"))
+    assert generic.BACKEND.open(0, PRECISIONS["fp32"]).recorder() is not None
+
+
 @pytest.mark.parametrize(
     ("package", "own"),
     [
         ("torch_mlu", {"ENABLE_FALLBACK_TO_CPU": "0"}),
         ("habana_frameworks", {"PT_HPU_PLACE_ON_CPU": "none"}),
         ("torch_xmlir", {"XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False"}),
+        (
+            "torch_gcu",
+            {
+                "ENFLAME_LOG_DEBUG_LEVEL": "DEBUG",
+                "ENFLAME_LOG_DEBUG_MOD": "TORCH_GCU/FALLBACK",
+            },
+        ),
         ("torch_musa", {}),
     ],
 )
-def test_operators_of_a_worker_do_not_run_on_the_host(
+def test_operators_of_a_worker_do_not_run_on_the_host_unsaid(
     package: str, own: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By the package's own variable alone: those of others made its older runs another setting."""
@@ -93,6 +118,11 @@ def test_operators_of_a_worker_do_not_run_on_the_host(
         ("PT_HPU_PLACE_ON_CPU", "add,mul", "operators may run on the host"),
         ("XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL", "true", "operators may run on the host"),
         ("BRTB_ENABLE_SUPA_FALLBACK", "1", "operators may run on the host"),
+        (
+            "ENFLAME_PT_OP_DEBUG_CONFIG",
+            "op_sync_mode=true fallback_cpu=all_ops",
+            "operators may run on the host, or be waited for",
+        ),
         ("BRTB_ENABLE_MMA_BF16_ACC", "1", "products are summed in bfloat16"),
     ],
 )

@@ -51,6 +51,9 @@ def test_fallback_is_found_however_it_is_said() -> None:
         "does not support operator 'aten::_sparse_csr_sum.dim_dtype', the operator will fall back "
         "to CPU.": ("aten::_sparse_csr_sum.dim_dtype",),
         "W1 operator 'aten::z' is not implemented for TPU. Falling back to CPU": ("aten::z",),
+        "D 12:03 aten::conv_tbc.out not supported in torch_gcu, and fallback to torch cpu.": (
+            "aten::conv_tbc.out",
+        ),
         "Aten Op fallback from XPU to CPU happends.": (
             "an operator that the runtime does not name",
         ),

@@ -88,7 +88,7 @@ class FakeNvml(SimpleNamespace):
 
 NVML_WORDS = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
-    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+    *("CUDA_MPS_SM_PARTITION", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"),
 )
 
 
@@ -335,6 +335,7 @@ def mig(*modes: int) -> Any:
             "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=30",
         ),
         ({}, {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "100"}, ""),
+        ({}, {"CUDA_MPS_SM_PARTITION": "GPU-0/Dx"}, "CUDA_MPS_SM_PARTITION=GPU-0/Dx"),
     ],
 )
 def test_a_part_of_a_gpu_has_none_of_its_power(

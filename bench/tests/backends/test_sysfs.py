@@ -71,6 +71,23 @@ def test_where_torch_says_no_address_it_is_the_only_card_with_a_limit(put: Put) 
     assert said == {"power_limit_watts": "190", "sclk_max_mhz": "2850"}
 
 
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"power1_max": "120000000", "power1_cap": "380000000"}, "120"),
+        ({"power2_max": "110000000", "power1_cap": "380000000"}, "110"),
+        ({"power1_max": "0", "power1_cap": "380000000"}, "380"),
+        ({"power1_max": "0", "power2_max": "110000000"}, "110"),
+        ({"power1_max": "0"}, None),
+    ],
+)
+def test_intels_limit_is_the_sustained_one_where_it_is_on(
+    put: Put, files: dict[str, str], limit: str | None
+) -> None:
+    put("xe", "0000:03:00.0", {f"hwmon/hwmon5/{name}": text for name, text in files.items()})
+    assert _sysfs.settings(device(**at(3)), "xe").get("power_limit_watts") == limit
+
+
 def test_the_highest_clock_is_the_last_level_whatever_the_present_one(put: Put) -> None:
     put("amdgpu", "0000:c1:00.0", {**AMD, "pp_dpm_sclk": "0: 500Mhz\n1: 2589Mhz *\n2: 2575Mhz\n"})
     assert _sysfs.settings(device(**at(0xC1)), "amdgpu")["sclk_max_mhz"] == "2575"

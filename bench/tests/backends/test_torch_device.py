@@ -213,22 +213,24 @@ def test_a_device_is_described_by_what_its_module_says() -> None:
     assert backend.unsupported(bare, PRECISIONS["bf16"]) is None
 
 
-def test_intels_emulated_bfloat16_is_none() -> None:
-    """torch.xpu says yes to everything, unless it is asked without emulation."""
+@pytest.mark.parametrize("backend", [xpu.XpuBackend(), generic.GenericBackend()])
+def test_emulated_bfloat16_is_none(backend: TorchBackend) -> None:
+    """torch.xpu and torch.musa say yes to everything, unless they are asked without emulation."""
 
     def supported(including_emulation: bool = True) -> bool:
         return including_emulation
 
     emulating = module(is_bf16_supported=supported)
-    info = xpu.XpuBackend().describe(emulating, 0)
+    info = backend.describe(emulating, 0)
     assert info.facts["bfloat16"] == "no"
-    assert xpu.XpuBackend().unsupported(info, PRECISIONS["bf16"])
+    assert backend.unsupported(info, PRECISIONS["bf16"])
     native = module(is_bf16_supported=lambda including_emulation=True: True)
     for made in (native, module(is_bf16_supported=lambda: True)):
-        assert xpu.XpuBackend().describe(made, 0).facts["bfloat16"] == "yes"
-    assert "bfloat16" not in xpu.XpuBackend().describe(module(), 0).facts
+        assert backend.describe(made, 0).facts["bfloat16"] == "yes"
+    assert "bfloat16" not in backend.describe(module(), 0).facts
     # torch.cuda's, which others borrow, takes every lower capability than NVIDIA's 8.0 for emulated
-    assert generic.GenericBackend().describe(emulating, 0).facts["bfloat16"] == "yes"
+    emulating.__name__ = "torch.cuda"
+    assert backend.describe(emulating, 0).facts["bfloat16"] == "yes"
 
 
 def test_torchs_build_is_read_without_torch() -> None:

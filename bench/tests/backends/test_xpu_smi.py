@@ -32,6 +32,7 @@ NEWER = """{"device_index": 0, "pci_bdf": "0000:03:00.0", "device_type": "discre
 XPU_PS = """{"device_util_by_proc_list": [
  {"device_id": 0, "mem_size": 5726404, "process_id": 768707, "process_name": "python"},
  {"device_id": 0, "mem_size": 1507, "process_id": 99, "process_name": "xpu-smi"},
+ {"device_id": 0, "mem_size": 1507, "process_id": 98, "process_name": "/usr/bin/xpu-smi"},
  {"device_id": 1, "mem_size": 1507, "process_id": 5225, "process_name": "slurmd"}]}"""
 
 
@@ -55,7 +56,7 @@ def test_xpu_smi_json() -> None:
     assert _xpu_smi.parse_stats(NEWER).reading() == Reading(
         power_watts=160, clock_mhz=2450, temperature_celsius=61, utilisation_percent=96.5
     )
-    assert _xpu_smi.parse_ps(XPU_PS, 0) == (Process(768707, 5726404 * 1000),)
+    assert _xpu_smi.parse_ps(XPU_PS, 0) == (Process(768707, 5726404 * 2**10),)
 
 
 def test_figures_of_several_tiles_are_none_of_the_card() -> None:

@@ -173,7 +173,7 @@ def launch(execution: str) -> Outcome:
 
 
 def test_without_graphs_it_is_skipped() -> None:
-    assert launch("graph") == Skipped(reason="this device has no graph replay")
+    assert launch("graph") == Skipped(reason="no graph replay is known of this device")
     with pytest.raises(Unsupported):
         decode("llama", "tiny", graph_site(None))
 
