@@ -208,6 +208,12 @@ def _variable(name: str, value: Any, own: Iterable[str]) -> Any:
     return environment.NOT_RECORDED if environment.is_withheld(name) else cleaned_facts(value, own)
 
 
+def release(system: str) -> str:
+    """An operating system's name and release: what follows may name whoever built the kernel."""
+    found = re.match(r"[A-Za-z]+ \d+(?:\.\d+)?", system)
+    return found[0] if found else PRIVATE
+
+
 @functools.cache
 def own_names() -> tuple[str, ...]:
     """What this machine and whoever uses it are called, longest first."""
