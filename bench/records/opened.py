@@ -126,15 +126,35 @@ def _decompressed(
         ) from error
 
 
-def _zstd(file: IO[bytes]) -> IO[bytes]:
+class _Frames(contextlib.nullcontext["_Frames"]):
+    """Reads zstd by the package zstandard, whose own `open` takes a file cut short for a whole."""
+
+    def __init__(self, zstandard: Any, file: IO[bytes]) -> None:
+        super().__init__(self)
+        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._frame, self._file, self._rest = self._new(), file, b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, as of `size` at most; EOFError where a frame has no end."""
+        content = b""
+        while not content and (chunk := self._rest or self._file.read(size // 64)):
+            if self._frame.eof:
+                self._frame = self._new()
+            content = self._frame.decompress(chunk)
+            self._rest = self._frame.unused_data
+        if not content and not self._frame.eof:
+            raise EOFError("it ends before its end was marked")
+        return content
+
+
+def _zstd(file: IO[bytes]) -> Any:
     """Raises `RecordError` where no package is installed that reads it."""
     for package in ZSTD_PACKAGES:
         try:
             found: Any = importlib.import_module(package)
         except ImportError:
             continue
-        content: IO[bytes] = found.open(file, "rb")
-        return content
+        return _Frames(found, file) if package == "zstandard" else found.open(file, "rb")
     raise RecordError(
         "compressed by zstd, which this Python cannot read. Install a package: pip install "
         "zstandard. Or decompress it first: zstd -dc FILE | accelmark report -"
