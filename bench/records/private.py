@@ -88,7 +88,7 @@ _COUNTRIES = (
     "kz li lt lu lv mx ng nl no nz ph pk pl qa ro ru sa se sg si sk th tr tw ua uk uy vn za"
 ).replace(" ", "|")
 """Ends of hosts' names, but for what ends the names of files and of modules, too."""
-_SOURCE = "c|cc|cpp|cu|cuh|cxx|f90|go|h|hip|hpp|inl|js|json|log|mlir|py|pyx|rs|sh|so|toml|txt"
+_SOURCE = "c|cc|cpp|cu|cuh|cxx|f90|go|h|hpp|inl|js|json|log|mlir|py|pyx|rs|sh|so|toml|txt"
 _LABELS = r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)"
 _DOMAIN = re.compile(
     rf"{_LABELS}+(?:com|org|net|edu|gov|mil|int|lan|local|localdomain|internal|intranet|corp"
