@@ -25,9 +25,17 @@ from bench.records import digests, flaws
 from bench.records.encoding import encoded
 from bench.records.explained import Explanation
 from bench.records.flaws import HEADER, Flaw, newer
-from bench.records.opened import LONGEST_LINE_BYTES, Opened, opened
+from bench.records.opened import (
+    ADVICE,
+    LONGEST_LINE_BYTES,
+    Opened,
+    Place,
+    Stamp,
+    StoredLaunches,
+    opened,
+    unreadable,
+)
 from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
-from bench.records.stored import ADVICE, Place, Stamp, StoredLaunches, unreadable
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
