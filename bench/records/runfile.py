@@ -206,9 +206,10 @@ class Writer:
             raise self._lost(then, error) from error
 
     def _lost(self, then: str, error: OSError) -> OutputError:
+        act = "See what lies there now, or run" if os.access(self.path, os.F_OK) else "Run"
         return OutputError(
             f"{self.path}: the record was deleted or replaced, and {then} ({error.strerror}). "
-            "Run the same command again."
+            f"{act} the same command again."
         )
 
     def close(self) -> None:
