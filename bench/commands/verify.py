@@ -40,5 +40,5 @@ def verify(folders: tuple[Path, ...], signer: Path | None) -> None:
         wrong += bool(complaints)
         put(folded(f"{folder}: {'; '.join(complaints) or 'as published'}; {signed}", 4))
     if wrong:
-        say(f"{wrong} of {len(each)} are not what was published.")
+        say(f"{wrong} of {len(each)} are not what was published, or were not checked.")
         sys.exit(EXIT_INCOMPLETE)

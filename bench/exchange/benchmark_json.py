@@ -32,7 +32,7 @@ from bench.records import runfile
 from bench.records.case import Case
 from bench.records.environment import section
 from bench.records.explained import Explanation
-from bench.records.flaws import Kind
+from bench.records.flaws import HEADER, Kind
 from bench.records.opened import Opened
 from bench.records.outcome import Measured
 from bench.records.run import RESTORE, End, Launch, Resumed, RunFile
@@ -69,15 +69,17 @@ ADVICE = (
 def read_any(path: StrPath) -> RunFile:
     """Reads a run from its record or folder (`runfile.read`), or from such a document.
 
-    A document is a file that ends in `.json`, or whose first line is a lone brace.
+    A document is a file that ends in `.json`, or whose first line is a lone brace; but what begins
+    as a record does is one, whatever it is called.
     """
     return runfile.read(path, None if Path(path).is_dir() else _read_opened)
 
 
 def _read_opened(source: Opened) -> RunFile:
-    start = source.file.readline(3)
+    start = source.file.readline(64)
     source.file.seek(0)
-    if ".json" not in Path(source.name).suffixes and start.rstrip() != b"{":
+    named = ".json" in Path(source.name).suffixes
+    if HEADER.match(start) or not (named or start.rstrip() == b"{"):
         return runfile.read_opened(source)
     try:
         content = msgspec.json.decode(source.file.read())

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from bench.records.environment import SECRET, section
+from bench.records.private import release
 from bench.records.run import RunFile
 
 NOT_COMPARED = (
@@ -39,6 +40,10 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
     mine, theirs = (_facts(file, names) for file in (base, other))
     for name in dict.fromkeys((*mine, *theirs)):
         values = mine.get(name, []), theirs.get(name, [])
+        if name == "host system":
+            first, second = ([release(value) for value in side] for side in values)
+            if first == values[0] or second == values[1]:  # as it is published
+                values = first, second
         lacking = [file for file, said in zip((base, other), values, strict=True) if not said]
         if set(values[0]) != set(values[1]) and not any(_left_out(name, x) for x in lacking):
             yield Difference(name=name, base=in_words(values[0]), other=in_words(values[1]))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from bench.errors import OutputError, PublicationError, RecordError
+from bench.errors import MissingPackage, OutputError, PublicationError, RecordError
 from bench.judging.row import Row
 from bench.judging.suites import suite_of
 from bench.judging.summary import summarize
@@ -53,8 +53,6 @@ STACK_FACTS = ("device", "device_state", "float32_reduced", "packages", "threads
 """What the header and every measured launch must say of where they come from; a launch its
 framework's version too."""
 
-RELEASE = re.compile(r"[A-Za-z]+ \d+(?:\.\d+)?")
-"""An operating system's name and release; what follows may name whoever built the kernel."""
 AS_IT_IS = ("line", "plan", "settings", "case", "fingerprint", "choice")
 """Parts of a line that are published as they are: one that says something private is refused."""
 SENTENCES = (
@@ -83,7 +81,7 @@ def publish(
     sign: called with the folder once all that is to be signed lies in it.
     Raises `PublicationError` with every reason why the run may not be published, `RecordError` if
     one that lies there already cannot be read, and `OutputError` if the folder is there already or
-    cannot be written.
+    cannot be written; if only the index cannot, it says that the run is published.
     """
     reasons = list(refusals(run))
     if reasons:
@@ -125,8 +123,23 @@ def publish(
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    (results / INDEX).write_text(index(results), encoding="utf-8")
+    _write_index(results, folder)
     return folder
+
+
+def _write_index(results: Path, folder: Path) -> None:
+    """All of it or nothing; folder: of the run that was published just now."""
+    unfinished = results / f".{INDEX}-{os.getpid()}"
+    try:
+        unfinished.write_text(index(results), encoding="utf-8")
+        unfinished.replace(results / INDEX)
+    except OSError as error:
+        raise OutputError(
+            f"published: {folder}; its index could not be written ({error.strerror}): "
+            f"{results / INDEX} is as it was. The next `accelmark publish` there names both."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
@@ -154,6 +167,8 @@ def verify(folder: StrPath, wanted: str | None) -> tuple[list[str], str]:
         key = signing.signer(folder)
     except RecordError as error:
         return [*complaints, str(error)], "signature not good"
+    except MissingPackage as error:
+        return [*complaints, str(error)], "signed, not checked"
     if wanted is not None and key != wanted:
         complaints.append(f"not signed by {wanted}")
     return complaints, f"signed by {key}" if key else "not signed"
@@ -245,8 +260,7 @@ def _header(header: Header, run: Run) -> Header:
         fields[name] = _facts(getattr(header, name))
     system = fields["host"].get("system")
     if isinstance(system, str):
-        release = RELEASE.match(system)
-        fields["host"]["system"] = release[0] if release else private.PRIVATE
+        fields["host"]["system"] = private.release(system)
     fields["command"] = list(allowed(header.command, run))
     return msgspec.convert(fields, type(header))
 

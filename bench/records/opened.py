@@ -1,7 +1,7 @@
 """A record as bytes that can be read from any place: out of a file, a pipe, a compressed one.
 
 What comes through a pipe or out of a compressed file is laid into a temporary file first: whoever
-looks at its beginning takes nothing from whoever reads it.
+looks at its beginning takes nothing from whoever reads it. The launches of a large one stay in it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, overload
+
+import msgspec
 
 from bench.errors import RecordError
+from bench.records.run import Launch
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
 
+ADVICE = "Give a record (*.jsonl) that `accelmark run` wrote, or its folder."
+"""What to do where something else was given."""
 STDIN = "-"
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 256 << 20
@@ -126,15 +131,35 @@ def _decompressed(
         ) from error
 
 
-def _zstd(file: IO[bytes]) -> IO[bytes]:
+class _Frames(contextlib.nullcontext["_Frames"]):
+    """Reads zstd by the package zstandard, whose own `open` takes a file cut short for a whole."""
+
+    def __init__(self, zstandard: Any, file: IO[bytes]) -> None:
+        super().__init__(self)
+        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._frame, self._file, self._rest = self._new(), file, b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, as of `size` at most; EOFError where a frame has no end."""
+        content = b""
+        while not content and (chunk := self._rest or self._file.read(size // 64)):
+            if self._frame.eof:
+                self._frame = self._new()
+            content = self._frame.decompress(chunk)
+            self._rest = self._frame.unused_data
+        if not content and not self._frame.eof:
+            raise EOFError("it ends before its end was marked")
+        return content
+
+
+def _zstd(file: IO[bytes]) -> Any:
     """Raises `RecordError` where no package is installed that reads it."""
     for package in ZSTD_PACKAGES:
         try:
             found: Any = importlib.import_module(package)
         except ImportError:
             continue
-        content: IO[bytes] = found.open(file, "rb")
-        return content
+        return _Frames(found, file) if package == "zstandard" else found.open(file, "rb")
     raise RecordError(
         "compressed by zstd, which this Python cannot read. Install a package: pip install "
         "zstandard. Or decompress it first: zstd -dc FILE | accelmark report -"
@@ -153,3 +178,73 @@ COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
     b"PK\x03\x04": ("zip", _zip),
 }
 """How each kind begins, what it is called, and what opens it."""
+
+
+def unreadable(path: Path, error: OSError) -> RecordError:
+    """What to raise where a record cannot be opened."""
+    gone = isinstance(error, FileNotFoundError)
+    why = "there is no such file" if gone else f"cannot be read ({error.strerror or error})"
+    return RecordError(f"{path}: {why}. {ADVICE}")
+
+
+class Place(NamedTuple):
+    """Where a launch lies in its file."""
+
+    fingerprint: str
+    start: int
+    length: int
+
+
+class Stamp(NamedTuple):
+    """By which a file is known to be the one that was read."""
+
+    size: int
+    modified_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: IO[bytes]) -> Stamp:
+        """The stamp of an open file, as it is now."""
+        found = os.fstat(file.fileno())
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+class StoredLaunches(Sequence[Launch]):
+    """Launches that stay in their file: each is read, and checked, when it is asked for."""
+
+    def __init__(self, path: Path, places: Sequence[Place], stamp: Stamp) -> None:
+        self.path = path
+        self.places = places
+        self.stamp = stamp
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Launch: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredLaunches: ...
+    def __getitem__(self, index: int | slice) -> Launch | StoredLaunches:
+        """Raises `RecordError` if the file has changed since it was read."""
+        if isinstance(index, slice):
+            return StoredLaunches(self.path, self.places[index], self.stamp)
+        place = self.places[index]
+        try:
+            with self.path.open("rb") as file:
+                stamp = Stamp.of(file)
+                file.seek(place.start)
+                text = file.read(place.length)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        if stamp != self.stamp:
+            raise RecordError(
+                f"{self.path}: it was changed while it was read. Run the command again."
+            )
+        return msgspec.json.decode(text, type=Launch)
+
+    def by_case(self) -> dict[str, Sequence[Launch]]:
+        """The launches of each fingerprint."""
+        found: dict[str, list[Place]] = {}
+        for place in self.places:
+            found.setdefault(place.fingerprint, []).append(place)
+        return {k: StoredLaunches(self.path, of_case, self.stamp) for k, of_case in found.items()}

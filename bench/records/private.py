@@ -26,31 +26,41 @@ FOLDER = "(folder)"
 
 _SLASHES = r"[/\\]+"
 _QUANTITY = (
-    r"(?:\d[\d.,]*/\d[\d.,]*"
+    r"(?:\d[\d.,]*/\d[\d.,]*|w/(?=\s)|[A-Z]{2,4}\d?/[A-Z]{2,4}\d?"
+    r"|(?:[kMGT]?Hz|[mk]?W|[kMGT]i?B)/\d[\d.,]*"
     r"|[^\W_]+/(?:s|h|J|W|step|item|token|image|sequence|sample|kernel|launch|FLOP|OP|B)"
     r"|[Nn]/[Aa]|I/O|and/or)(?![\w/\\])"
 )
-"""What has a slash and is no path: rates, fractions."""
+"""What has a slash and is no path: rates, fractions, modes (`SPX/NPS1`), `w/` for with."""
 _FOLDER_NAME = rf"(?:(?![:,;]\s|\s{_QUANTITY})[^/\\\n\r\t\"`<>|])*"
 """Blanks included; an end of a clause, or of a quotation, is not in it."""
 _LAST_NAME = r"(?:(?![:,;.]?(?:\s|$))[^\s/\\\"'`<>|)\]},;])*"
 _TOKEN_START = r"(?<![^\s\"'`=:,;()\[\]{}<>|])"
-_PATH = re.compile(
-    rf"""
-    (?P<quantity> (?<![\w/\\.~-]){_QUANTITY} )
-  | (?<!\w)(?P<quote>["'`])(?P<quoted>(?:(?!(?P=quote))[^\n])*?[/\\](?:(?!(?P=quote))[^\n])*)
-    (?P=quote)(?!\w)
-  | (?P<url> (?<![A-Za-z0-9+.-])[A-Za-z0-9][A-Za-z0-9+.-]*://[^\s/\\"'`<>]* )
-    (?P<url_folders> {_SLASHES}(?:{_FOLDER_NAME}{_SLASHES})* )?(?P<page> {_LAST_NAME} )
-  | (?P<root> (?<![A-Za-z])[A-Za-z]:{_SLASHES}    # a drive, in Windows' form
-      | (?<![\w.-])[\w.-]+:(?=/[^\s/])/                      # a host's, as scp and NFS name it
-      | ~[\w.-]*{_SLASHES} | (?<![/\\])[/\\]+(?=[^\s/\\])
-      | {_TOKEN_START}[^\s"'`=:,;()\[\]{{}}<>|/\\]+{_SLASHES} )
-    (?P<folders> (?:{_FOLDER_NAME}{_SLASHES})* )(?P<last> {_LAST_NAME} )
-  | (?P<home> (?<![\w/\\.~])~[A-Za-z_][\w.-]* )
-    """,
-    re.VERBOSE | re.MULTILINE,
-)
+
+
+def _path(relative: str = "", slash: str = "") -> re.Pattern[str]:
+    """Paths of every form; relative, slash: what else holds where one begins so."""
+    return re.compile(
+        rf"""
+        (?P<quantity> (?<![\w/\\.~-]){_QUANTITY} )
+      | (?<!\w)(?P<quote>["'`])(?P<quoted>(?:(?!(?P=quote))[^\n])*?[/\\](?:(?!(?P=quote))[^\n])*)
+        (?P=quote)(?!\w)
+      | (?P<url> (?<![A-Za-z0-9+.-])[A-Za-z0-9][A-Za-z0-9+.-]*://[^\s/\\"'`<>]* )
+        (?P<url_folders> {_SLASHES}(?:{_FOLDER_NAME}{_SLASHES})* )?(?P<page> {_LAST_NAME} )
+      | (?P<root> (?<![A-Za-z])[A-Za-z]:{_SLASHES}    # a drive, in Windows' form
+          | (?<![\w.-])[\w.-]+:(?=/[^\s/])/                      # a host's, as scp and NFS name it
+          | ~[\w.-]*{_SLASHES} | (?<![/\\]){slash}[/\\]+(?=[^\s/\\])
+          | {_TOKEN_START}{relative}[^\s"'`=:,;()\[\]{{}}<>|/\\]+{_SLASHES} )
+        (?P<folders> (?:{_FOLDER_NAME}{_SLASHES})* )(?P<last> {_LAST_NAME} )
+      | (?P<home> (?<![\w/\\.~])~[A-Za-z_][\w.-]* )
+        """,
+        re.VERBOSE | re.MULTILINE,
+    )
+
+
+_PATH = _path()
+_PATH_IN_NAME = _path(r"(?=[^\n]*\w\.[A-Za-z]|[^\s/]*\\)", r"(?<!\w)")
+"""In what a device is called, `RX 6700/6750 XT`, only a file's relative path is one."""
 _HOMES = {"home", "users"}
 """Folders whose folders are called as people are."""
 
@@ -73,11 +83,20 @@ _ACCOUNT = re.compile(
     rf"(?<![^{_NO_ACCOUNT}])[^{_NO_ACCOUNT}]+@(?!\d{{1,3}}(?![\w.-]))(?:[\w.-]*\w|\[[^\]\s]*\])"
 )
 """`user@host`, and mail. (No host is called by a small number: `quick@2` is a suite.)"""
+_COUNTRIES = (
+    "ae ai ar at au be bg br ca ch cn cz de dk ee eg es eu fi fr gr hk hr hu ie il is it jp ke kr "
+    "kz li lt lu lv mx ng nl no nz ph pk pl qa ro ru sa se sg si sk th tr tw ua uk uy vn za"
+).replace(" ", "|")
+"""Ends of hosts' names, but for what ends the names of files and of modules, too."""
+_SOURCE = "c|cc|cpp|cu|cuh|cxx|f90|go|h|hpp|inl|js|json|log|mlir|py|pyx|rs|sh|so|toml|txt"
+_LABELS = r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)"
 _DOMAIN = re.compile(
-    r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)+(?:com|org|net|edu|gov|mil|int|lan|local|localdomain|internal"
-    r"|intranet|corp|home\.arpa)(?![\w(-]|\.\w)"
+    rf"{_LABELS}+(?:com|org|net|edu|gov|mil|int|lan|local|localdomain|internal|intranet|corp"
+    rf"|home\.arpa|(?:ac|co|edu|gov|go|or)\.[a-z][a-z])(?![\w(-]|\.\w)"
+    rf"|(?!(?:aten|bench|prims|torch)\.){_LABELS}{{2,}}(?:{_COUNTRIES})(?![\w(-]|\.\w)"
+    rf"|{_LABELS}+(?!(?:{_SOURCE})\b)[A-Za-z][\w-]*(?=\]:\d|:\d{{4,5}}(?![\w.:]))"
 )
-"""Names of hosts that end as such names do."""
+"""Names of hosts that end as such names do, or stand before a port."""
 _NAMED = re.compile(
     r"(?P<what>\b(?:hosts?[ _-]?names?|hosts?|nodes?[ _-]?names?|nodelist|user[ _-]?names?|users?"
     r"|logins?|log[ _-]?names?|accounts?|owners?|e-?mail|s/n"
@@ -111,12 +130,17 @@ COMMON = {
 """Names that tell nobody from others."""
 
 
-def cleaned(text: str, public: Mapping[str, str] | None = None, own: Iterable[str] = ()) -> str:
+def cleaned(
+    text: str,
+    public: Mapping[str, str] | None = None,
+    own: Iterable[str] = (),
+    path: re.Pattern[str] = _PATH,
+) -> str:
     """A text without folders, accounts, names of hosts, addresses and identifiers of devices.
 
     public: folders of which everybody has one (the project, an interpreter's packages) and the
-    names to call them by; below them a path stays whole. own: names that are private here. A text
-    that says something still does: it never becomes empty.
+    names to call them by; below them a path stays whole. own: names that are private here. path:
+    what counts as a path. A text that says something still does: it never becomes empty.
     """
     if public:
         roots = sorted(public, key=len, reverse=True)
@@ -132,7 +156,7 @@ def cleaned(text: str, public: Mapping[str, str] | None = None, own: Iterable[st
     bare = _NAMED.sub(lambda found: found["what"] + PRIVATE, bare)
     bare = _DEVICE.sub(PRIVATE, bare)
     bare = _PCI.sub(PRIVATE, bare)
-    bare = _PATH.sub(_last_name, bare)
+    bare = path.sub(_last_name, bare)
     bare = _ADDRESS.sub(_address, bare)
     bare = _DOMAIN.sub(PRIVATE, bare)
     for name in own:
@@ -157,7 +181,8 @@ def cleaned_facts(
     """Facts, however deep, cleaned: names too; what is private by its name is left out.
 
     own: names that are private here, looked for in values. name: what the facts are called, where
-    they are one value. kinds: facts of such a name are not searched for `own`.
+    they are one value. kinds: facts of such a name say what a device is called: they are not
+    searched for `own`, and what has a slash is seldom a path.
     """
     if isinstance(facts, Mapping) and name == _VARIABLES:
         return {cleaned(str(key)): _variable(str(key), facts[key], own) for key in facts}
@@ -175,12 +200,18 @@ def cleaned_facts(
         return facts
     if _VERSIONS.search(name) and _FOUR_NUMBERS.fullmatch(facts):
         return facts
-    return cleaned(facts, None, () if name in kinds else own)
+    return cleaned(facts, None, (), _PATH_IN_NAME) if name in kinds else cleaned(facts, None, own)
 
 
 def _variable(name: str, value: Any, own: Iterable[str]) -> Any:
     """The value of an environment variable."""
     return environment.NOT_RECORDED if environment.is_withheld(name) else cleaned_facts(value, own)
+
+
+def release(system: str) -> str:
+    """An operating system's name and release: what follows may name whoever built the kernel."""
+    found = re.match(r"[A-Za-z]+ \d+(?:\.\d+)?", system)
+    return found[0] if found else PRIVATE
 
 
 @functools.cache

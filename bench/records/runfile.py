@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,31 +25,38 @@ from bench.records import digests, flaws
 from bench.records.encoding import encoded
 from bench.records.explained import Explanation
 from bench.records.flaws import HEADER, Flaw, newer
-from bench.records.opened import LONGEST_LINE_BYTES, Opened, opened
+from bench.records.opened import (
+    ADVICE,
+    LONGEST_LINE_BYTES,
+    Opened,
+    Place,
+    Stamp,
+    StoredLaunches,
+    opened,
+    unreadable,
+)
 from bench.records.run import SCHEMA_VERSION, End, Launch, Line, Resumed, Run, RunFile
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
 
-ADVICE = "Give a record (*.jsonl) that `accelmark run` wrote, or its folder."
-"""What to do where something else was given."""
 LARGE_BYTES = 64 << 20
 """A record of which the launches stay on disk. As values they take two to four times its size."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding raises for bytes that are no value of ours, however odd."""
 
 
-def _lock(file: FileIO) -> None:
+def _lock(file: FileIO, free: bool = False) -> None:
     """Keeps a second writer out until this process ends; where files can be locked (not Windows).
 
-    Raises BlockingIOError if there is one already.
+    free: lets one in again. Raises BlockingIOError if there is one already.
     """
     try:
         import fcntl
     except ImportError:
         return
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:  # a file system without locks
@@ -61,6 +68,30 @@ def _write(file: FileIO, text: bytes) -> None:
         text = text[file.write(text) :]
 
 
+def _claimed(path: Path, content: bytes) -> FileIO | None:
+    """A file that holds `content`, open for what follows; None where something else has the name.
+
+    What holds the first part of it, as an older copy does, is completed.
+    """
+    try:
+        file = path.open("a+b", buffering=0)
+    except (PermissionError, IsADirectoryError):
+        if not path.exists():
+            raise
+        return None
+    with contextlib.ExitStack() as undo:
+        undo.callback(file.close)
+        with contextlib.suppress(BlockingIOError):
+            _lock(file)
+            file.seek(0)
+            size = os.fstat(file.fileno()).st_size
+            if size <= len(content) and content.startswith(held := file.read()):
+                _write(file, content[len(held) :])
+                undo.pop_all()
+                return file
+    return None
+
+
 class Writer:
     """Appends lines to a new record, each on disk before the call returns."""
 
@@ -69,7 +100,7 @@ class Writer:
 
         option: by which another folder is given.
         """
-        self.path = path = Path(path)
+        self.path = self._first = path = Path(path)
         self.command: tuple[str, ...] = ()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +120,8 @@ class Writer:
         since it was read, which would be cut off too.
         """
         writer = cls.__new__(cls)
-        writer.path, writer.command = Path(run.path), run.run.command
+        writer.path = writer._first = Path(run.path)
+        writer.command = run.run.command
         try:
             writer._file = writer.path.open("r+b", buffering=0)
             try:
@@ -114,14 +146,26 @@ class Writer:
         return writer
 
     def append(self, line: Line) -> None:
-        """Writes one line and waits until it is on disk; what was written in part is taken back."""
+        """Writes one line and waits until it is on disk; what was written in part is taken back.
+
+        `OutputError` if that cannot be done, or if another process writes the record, too.
+        """
+        if self._gone():
+            self._restore()
         start = self._file.tell()
         try:
-            if os.fstat(self._file.fileno()).st_nlink == 0:
-                self._restore()
+            size = os.fstat(self._file.fileno()).st_size
+            if size != start:  # a second writer, where files have no locks
+                raise OutputError(
+                    f"{self.path}: another process {'writes' if size > start else 'has shortened'} "
+                    "this record; nothing was written over. Once none does, "
+                    f"{flaws.go_on(str(self.path), self.command)}"
+                )
             _write(self._file, encoded(line) + b"\n")
             os.fsync(self._file.fileno())
         except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise self._lost("what it held cannot be read back", error) from error
             with contextlib.suppress(OSError):
                 self._file.truncate(self._file.seek(start))
             then = "Make it writable" if error.errno == errno.EROFS else "Free some space"
@@ -133,23 +177,40 @@ class Writer:
         if isinstance(line, Run):
             self.command = line.command
 
+    def _gone(self) -> bool:
+        """Whether its name leads to another file, or to none: deleted, moved or replaced."""
+        try:
+            return not os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError as error:
+            return error.errno == errno.ESTALE
+
     def _restore(self) -> None:
-        """The file was deleted under way: lays it down again, beside what has taken its name."""
+        """Goes on in what has taken its name, if that is an older copy; else in a new file."""
+        then = "what it held cannot be read back"
         try:
             self._file.seek(0)
             content = self._file.read()
+            then = "cannot be written again"
+            _lock(self._file, free=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            others = (self.path.with_suffix(f".{n}restored.jsonl") for n in ("", *range(2, 99)))
-            self.path = next(name for name in (self.path, *others) if not name.exists())
-            deleted, self._file = self._file, self.path.open("x+b", buffering=0)
-            deleted.close()
-            _lock(self._file)
-            _write(self._file, content)
+            others = (self._first.with_suffix(f".{n}restored.jsonl") for n in ("", *range(2, 99)))
+            for name in (self._first, *others):
+                if (file := _claimed(name, content)) is not None:
+                    self._file.close()
+                    self.path, self._file = name, file
+                    return
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         except OSError as error:
-            raise OutputError(
-                f"{self.path}: the record was deleted, and cannot be written again "
-                f"({error.strerror}). Run the same command again."
-            ) from error
+            raise self._lost(then, error) from error
+
+    def _lost(self, then: str, error: OSError) -> OutputError:
+        act = "See what lies there now, or run" if os.access(self.path, os.F_OK) else "Run"
+        return OutputError(
+            f"{self.path}: the record was deleted or replaced, and {then} ({error.strerror}). "
+            f"{act} the same command again."
+        )
 
     def close(self) -> None:
         """Closes the file."""
@@ -170,14 +231,7 @@ def read(path: StrPath, reader: Callable[[Opened], RunFile] | None = None) -> Ru
         with opened(path) as source:
             return (reader or read_opened)(source)
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> RecordError:
-    """What to raise where a record cannot be opened."""
-    gone = isinstance(error, FileNotFoundError)
-    why = "there is no such file" if gone else f"cannot be read ({error.strerror or error})"
-    return RecordError(f"{path}: {why}. {ADVICE}")
+        raise unreadable(path, error) from error
 
 
 def read_opened(source: Opened) -> RunFile:
@@ -185,7 +239,7 @@ def read_opened(source: Opened) -> RunFile:
     file, path = source.file, Path(source.name)
     first = file.readline(LONGEST_LINE_BYTES)
     run = _first_line(path, first)
-    reader = _Reader(path, run, len(first), _Stamp.of(file), passing=not source.stays)
+    reader = _Reader(path, run, len(first), Stamp.of(file), passing=not source.stays)
     while text := file.readline(LONGEST_LINE_BYTES):
         if not reader.take(text):
             break
@@ -202,68 +256,6 @@ def _only_run_in(folder: Path) -> Path:
     return found[0]
 
 
-class _Place(NamedTuple):
-    """Where a launch lies in its file."""
-
-    fingerprint: str
-    start: int
-    length: int
-
-
-class _Stamp(NamedTuple):
-    """By which a file is known to be the one that was read."""
-
-    size: int
-    modified_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, file: IO[bytes]) -> _Stamp:
-        found = os.fstat(file.fileno())
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-class StoredLaunches(Sequence[Launch]):
-    """Launches that stay in their file: each is read, and checked, when it is asked for."""
-
-    def __init__(self, path: Path, places: Sequence[_Place], stamp: _Stamp) -> None:
-        self.path = path
-        self.places = places
-        self.stamp = stamp
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, index: int) -> Launch: ...
-    @overload
-    def __getitem__(self, index: slice) -> StoredLaunches: ...
-    def __getitem__(self, index: int | slice) -> Launch | StoredLaunches:
-        """Raises `RecordError` if the file has changed since it was read."""
-        if isinstance(index, slice):
-            return StoredLaunches(self.path, self.places[index], self.stamp)
-        place = self.places[index]
-        try:
-            with self.path.open("rb") as file:
-                stamp = _Stamp.of(file)
-                file.seek(place.start)
-                text = file.read(place.length)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
-        if stamp != self.stamp:
-            raise RecordError(
-                f"{self.path}: it was changed while it was read. Run the command again."
-            )
-        return msgspec.json.decode(text, type=Launch)
-
-    def by_case(self) -> dict[str, Sequence[Launch]]:
-        """The launches of each fingerprint."""
-        found: dict[str, list[_Place]] = {}
-        for place in self.places:
-            found.setdefault(place.fingerprint, []).append(place)
-        return {k: StoredLaunches(self.path, of_case, self.stamp) for k, of_case in found.items()}
-
-
 def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
     """Launches by fingerprint, in the order they ran; those on disk stay there."""
     if isinstance(launches, StoredLaunches):
@@ -277,9 +269,7 @@ def by_case(launches: Sequence[Launch]) -> dict[str, Sequence[Launch]]:
 class _Reader:
     """What the lines after the header have said so far."""
 
-    def __init__(
-        self, path: Path, run: Run, whole_bytes: int, stamp: _Stamp, passing: bool
-    ) -> None:
+    def __init__(self, path: Path, run: Run, whole_bytes: int, stamp: Stamp, passing: bool) -> None:
         """passing: whether there is no file in which its launches could stay."""
         self.path = path
         self.run = run
@@ -287,7 +277,7 @@ class _Reader:
         self.passing = passing
         self.large = stamp.size > LARGE_BYTES and not passing
         self.launches: list[Launch] = []
-        self.places: list[_Place] = []
+        self.places: list[Place] = []
         self.resumed: list[Resumed] = []
         self.explanations: list[Explanation] = []
         self.end: End | None = None
@@ -331,7 +321,7 @@ class _Reader:
         else:
             self._seen.add((line.fingerprint, line.launch))
             if self.large:
-                self.places.append(_Place(line.fingerprint, self.whole_bytes, length))
+                self.places.append(Place(line.fingerprint, self.whole_bytes, length))
             else:
                 self.launches.append(line)
         self.end = None

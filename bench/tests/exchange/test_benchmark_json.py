@@ -65,6 +65,14 @@ def anonymous(run: RunFile) -> RunFile:
 # --- Nothing is lost -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["run.jsonl.json", "run.json.jsonl", "run.json"])
+def test_a_record_is_one_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(RUN.read_bytes())
+    assert read_any(tmp_path / name).launches == read_any(RUN).launches
+    (tmp_path / name).write_bytes(RUN.read_bytes()[:-9])
+    assert read_any(tmp_path / name).cut_short
+
+
 def test_a_run_comes_back_equal_whatever_became_of_its_cases(tmp_path: Path) -> None:
     """The golden run has a row of every kind: failed, void, skipped and unreached ones too."""
     run = runfile.read(RUN)

@@ -19,6 +19,27 @@ def differences(base: RunFile, other: RunFile) -> dict[str, tuple[str, str]]:
     return {d.name: (d.base, d.other) for d in compare(base, other).differences}
 
 
+def on(system: str) -> RunFile:
+    return run(FAST, host={"system": system})
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "listed"),
+    [
+        ("Linux 6.18.44-fc", "Linux 6.18", False),
+        ("Linux 6.18", "Linux 6.18.44-fc", False),
+        ("Linux 6.18", "Linux 6.17.1", True),
+        ("(private)", "odd", False),
+        ("Linux 6.18.44-fc", "Linux 6.18.45-fc", True),
+    ],
+)
+def test_a_published_run_is_on_the_system_that_it_was_on(
+    base: str, other: str, listed: bool
+) -> None:
+    """Published is only a system's release; of two whose whole is known, it counts."""
+    assert ("host system" in differences(on(base), on(other))) == listed
+
+
 def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
     base = seen(
         {

@@ -256,6 +256,29 @@ def test_an_unwritable_place_is_one_message(tmp_path: Path) -> None:
         publish.publish(run(), tmp_path / "file", None, CARD)
 
 
+def test_an_index_that_cannot_be_written_stays_and_the_run_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish.publish(run(), tmp_path, "whole", CARD)
+    before = (tmp_path / "README.md").read_bytes()
+    written = Path.write_text
+
+    def full(file: Path, text: str, **more: Any) -> int:
+        if publish.INDEX not in file.name:
+            return written(file, text, **more)
+        written(file, text[:10], **more)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OutputError, match=r"published: .*mine; its index .*\(No space left"):
+            publish.publish(run(), tmp_path, "mine", CARD)
+    assert (tmp_path / "README.md").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "mine", "whole"]
+    publish.publish(run(), tmp_path, "next", CARD)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8").count("| [") == 3
+
+
 @pytest.mark.parametrize("broken", ["record", "card", "signature"])
 def test_what_fails_halfway_leaves_nothing_that_passes_for_published(
     tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch

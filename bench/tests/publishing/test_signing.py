@@ -6,6 +6,7 @@ import base64
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,19 @@ def test_every_folder_is_verified_whatever_is_wrong_with_those_before(
     assert "results/a: as published; not signed" in said
     assert "results/b: results/b/run.jsonl, line 1: " in said and said.count("; not signed") == 3
     assert "results/c: card.txt is not what was published; not signed" in said
+
+
+def test_a_signed_folder_that_cannot_be_checked_ends_nothing(
+    folder: Path, accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package for signatures is missing: the others are verified all the same."""
+    publish.publish(run(), folder.parent, "z", CARD)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    code, out, err = accelmark("verify", str(folder.parent))
+    said = " ".join(out.split())
+    assert code == 1 and "1 of 2 are not what was published, or were not checked" in err
+    assert "pip install 'accelmark[sign]'" in said and "; signed, not checked" in said
+    assert "/z: as published; not signed" in said
 
 
 def test_the_index_among_the_folders_is_passed_over(

@@ -11,8 +11,9 @@ from bench.errors import RecordError
 from bench.judging.compare import compare
 from bench.judging.summary import summarize
 from bench.records import runfile
+from bench.records.opened import StoredLaunches
 from bench.records.run import RunFile
-from bench.records.runfile import StoredLaunches, by_case, read
+from bench.records.runfile import by_case, read
 from bench.tests.scripts.load import SAMPLES, Harness, large_record
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
 from bench.tests.values import make_launch, make_measured

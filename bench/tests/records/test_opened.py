@@ -9,10 +9,12 @@ import importlib.util
 import io
 import lzma
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +200,32 @@ def test_zstd_without_a_package_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl.zst").write_bytes(ZSTD)
     with pytest.raises(RecordError, match=r"run\.jsonl\.zst: compressed by zstd.*zstd -dc FILE"):
         api.read_run(tmp_path / "run.jsonl.zst")
+
+
+class Zlib:
+    """The package zstandard, with another compression in it: its objects are like zlib's."""
+
+    ZstdDecompressor = staticmethod(lambda: Zlib)
+    decompressobj = staticmethod(zlib.decompressobj)
+
+
+@pytest.mark.parametrize("lengths", [(10,), (10, 0, 300_000), (0,)])
+def test_frames_of_zstd_are_read_to_the_last_and_one_cut_short_is_told(
+    monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...]
+) -> None:
+    for package in ZSTD_PACKAGES:
+        monkeypatch.setitem(sys.modules, package, Zlib if package == "zstandard" else None)
+    draw = random.Random(0)
+    parts = [draw.randbytes(length) for length in lengths]
+    whole = b"".join(zlib.compress(part) for part in parts)
+
+    def read_all(content: bytes) -> bytes:
+        with opened_module._zstd(io.BytesIO(content)) as found:
+            return b"".join(iter(lambda: found.read(1 << 20), b""))
+
+    assert read_all(whole) == b"".join(parts)
+    with pytest.raises(EOFError, match="before its end"):
+        read_all(whole[:-1])
 
 
 @pytest.mark.skipif(not READS_ZSTD, reason="no package that reads zstd is installed")

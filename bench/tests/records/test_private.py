@@ -43,6 +43,9 @@ KEPT = [
     "2026-11-22T02:45:40.700+00:00, 12:34:56, 45:27.5 after",
     "2.13.0+cpu, 12.4.131, libcudart.so.12, commit 1dd04213cbb2e1f10e6195ddfb8efd24f1f7c76b",
     "AMD EPYC, Intel(R) Xeon(R) Processor @ 2.20GHz, ~5 % of it, 1024x1024x1024",
+    "AMD RYZEN AI MAX+ 395 w/ Radeon 8060S, SPX/NPS1 at 1980 MHz/2100 MHz, 350 W/700 W",
+    "x.py:1234: in f, RegisterCPU.cc:2300, libc10.so.1, a.b.py, v1.model.pt, README.de.md, x.at(3)",
+    "torch.ops.aten.lt, aten.add.to, torch._inductor.ir, llama-3.2-1b:1024",
     "",
     " ",
 ]
@@ -83,6 +86,40 @@ def test_of_a_path_the_last_name_stays(text: str, left: str) -> None:
 )
 def test_a_word_of_a_command_line_is_one_path(word: str, left: str) -> None:
     assert cleaned_argument(word) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("[c10d] failed to connect to [node7.hpc.tu-zqx.de]:29500", "to connect to [{}]:29500"),
+        ("peer gpu03.cluster.zqx.ch, and login1.zqx.ai.", "peer {}, and {}."),
+        ("from [node7.zqx]:22: node7.zqx:29500 refused", "from [{}]:22: {}:29500 refused"),
+        ("n1.zqx.edu.cn (gpu7.zqx.ac.uk)", "{} ({})"),
+        ("n1.zqx.edu.py or n2.zqx.co.in", "{} or {}"),
+    ],
+)
+def test_names_of_hosts_are_gone_wherever_they_end(text: str, left: str) -> None:
+    assert cleaned(text).endswith(left.format(*[PRIVATE] * 2)) and "zqx" not in cleaned(text)
+
+
+NAMES = [
+    "AMD Radeon RX 6700/6700 XT/6750 XT",
+    "Radeon RX 7700S/7600/7600S/7600M XT/PRO W7600",
+    "AMD Ryzen AI 9 HX 370 w/ Radeon 890M",
+    "AMD Instinct MI250X / MI250",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_device_s_name_keeps_its_slashes(name: str) -> None:
+    facts = {"name": name, "nested": [{"cpu": name}]}
+    assert cleaned_facts(facts, kinds=("name", "cpu")) == facts
+
+
+@pytest.mark.parametrize(("text", "gone"), forms())
+def test_a_device_s_name_keeps_no_path(text: str, gone: str) -> None:
+    found = cleaned_facts({"name": f"Chip of {text}, 6700 XT/6750 XT"}, kinds=("name",))
+    assert gone not in found["name"]
 
 
 @given(st.text(alphabet="ab1:. /\\'\"~@-=(),\n", max_size=60))

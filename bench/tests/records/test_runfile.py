@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,38 +201,6 @@ def test_a_full_disk_advises_what_is_not_refused(
         size = path.stat().st_size
         with no_file_above(size + 100), pytest.raises(OutputError, match=wanted):
             writer.append(make_launch())
-
-
-@pytest.mark.skipif(os.name != "posix", reason="deletes an open file")
-def test_a_record_that_is_deleted_under_way_is_laid_down_again(tmp_path: Path) -> None:
-    path = tmp_path / "out" / "run.jsonl"
-    writer = Writer(path)
-    lines: list[Line] = [make_run([make_case()]), make_launch(), make_launch(launch=1, order=1)]
-    for line in lines:
-        writer.append(line)
-        shutil.rmtree(path.parent)
-    writer.append(COMPLETE)
-    found = read(path)
-    assert (found.run, *found.launches) == tuple(lines) and found.end == COMPLETE
-    with pytest.raises(OutputError, match="End the run that writes it now"):
-        Writer.again(found)
-    writer.close()
-
-
-def test_a_record_that_is_replaced_under_way_goes_on_beside_it(tmp_path: Path) -> None:
-    """By a copy of a moment ago, as `sed -i` and clients that synchronize do: nothing is lost."""
-    (earlier := tmp_path / "run.restored.jsonl").touch()  # by another session
-    writer = Writer(path := tmp_path / "run.jsonl")
-    lines: list[Line] = [make_run([make_case()]), make_launch(), make_launch(launch=1, order=1)]
-    for line in lines:
-        shutil.copy(path, tmp_path / "copy")
-        writer.append(line)
-        (tmp_path / "copy").replace(writer.path)
-    writer.append(COMPLETE)
-    writer.close()
-    found = read(writer.path)
-    assert (found.run, *found.launches, found.end) == (*lines, COMPLETE)
-    assert not earlier.read_bytes()
 
 
 def test_what_another_has_written_since_it_was_read_is_not_cut_off(tmp_path: Path) -> None:
