@@ -9,11 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from bench.records.case import Case
-from bench.records.outcome import DOES_NOT_FIT, Failed, Measured, Outcome, Phase, Skipped
+from bench.records.outcome import BEFORE, DOES_NOT_FIT, Failed, Measured, Outcome, Phase, Skipped
 
 BATCH = "batch_size"
-BEFORE: tuple[Phase, ...] = ("start", "import", "open")
-"""Phases in which nothing of a case is made: who runs out of memory there has met others' work."""
 UNSIZED: tuple[Phase, ...] = (*BEFORE, "numerics", "explain")
 """Phases that no batch runs out of memory: a gate's own is the same at any."""
 

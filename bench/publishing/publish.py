@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
 
@@ -28,7 +28,7 @@ from bench.publishing.command import allowed
 from bench.records import digests, private
 from bench.records.environment import section
 from bench.records.explained import Explanation
-from bench.records.outcome import Measured
+from bench.records.outcome import BEFORE, Measured, Phase
 from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.report import Canvas, Report
@@ -43,6 +43,8 @@ RECORD, CARD, INDEX = "run.jsonl", "card.txt", "README.md"
 CARD_WIDTH = 100
 DIGEST_CHARACTERS = 16
 """Hexadecimal digits of the SHA-256 that the index shows."""
+NO_ROOM = tuple(f"oom in {phase}:" for phase in get_args(Phase) if phase not in BEFORE)
+"""Begin the reasons of cases that are too large for a device."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 HOST_FACTS = (
@@ -214,7 +216,7 @@ def _row_refusals(row: Row, settings: Settings) -> Iterator[str]:
     elif not row.reached:
         yield row.reason
     # What does not fit or is not supported is a fact of the device; the rest is an accident.
-    elif row.status == "void" or (row.status == "failed" and not row.reason.startswith("oom")):
+    elif row.status == "void" or (row.status == "failed" and not row.reason.startswith(NO_ROOM)):
         yield f"{row.status}: {row.reason}"
 
 

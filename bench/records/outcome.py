@@ -29,6 +29,8 @@ Phase = Literal[
     "start", "import", "open", "numerics", "build", "warm-up", "measure", "report", "explain"
 ]
 """Where a worker is; a failure names the phase in which it happened."""
+BEFORE: tuple[Phase, ...] = ("start", "import", "open")
+"""Phases in which nothing of a case is made: who runs out of memory there has met others' work."""
 FailureKind = Literal["oom", "timeout", "crash", "device_lost", "error"]
 Flag = Literal[
     "NO_STEADY_STATE",

@@ -16,7 +16,7 @@ from bench.errors import OutputError, PublicationError, RecordError
 from bench.publishing import publish
 from bench.records import digests
 from bench.records.case import Case
-from bench.records.outcome import Outcome, Skipped, Void, Work
+from bench.records.outcome import Failed, Outcome, Skipped, Void, Work
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Report
@@ -160,6 +160,11 @@ def test_a_run_that_breaks_a_rule_is_refused_with_the_reason(tmp_path: Path, wha
 )
 def test_what_a_device_cannot_do_is_published_as_such(outcome: Outcome) -> None:
     assert list(publish.refusals(run([outcome]))) == []
+
+
+def test_memory_that_others_held_is_an_accident() -> None:
+    early = Failed(kind="oom", phase="open", message="out of memory")
+    assert "oom in open" in "; ".join(publish.refusals(run([early])))
 
 
 def test_all_reasons_are_given_at_once() -> None:
