@@ -89,10 +89,12 @@ def _sides(one: Difference) -> str:
     return f"{one.name}: {one.base} | {one.other}"
 
 
-def remarks(case: CaseComparison) -> list[str]:
+def beside(comparison: Comparison, case: CaseComparison) -> list[str]:
     """What must be known beside a verdict."""
+    marked = comparison.configured.unintended and case.verdict in ("FASTER", "SLOWER")
+    differ = "settings differ" if marked else ""
     gap = f"{OUTPUTS}: {case.witness_gap:.0%}" if _odd(case) else ""
-    return [one for one in (gap, case.clock_remark, case.experts_remark) if one]
+    return [one for one in (differ, gap, case.clock_remark, case.experts_remark) if one]
 
 
 def _odd(case: CaseComparison) -> bool:

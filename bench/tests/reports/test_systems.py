@@ -63,6 +63,17 @@ def test_where_a_setting_may_be_why_no_chip_is_named() -> None:
     assert " chip 0.2" not in text
 
 
+def test_every_form_says_beside_who_is_faster_that_settings_differ() -> None:
+    base, other = strong(), weak(run_id="another", variables={"OMP_NUM_THREADS": "1"})
+    page = Page(render_page(base, other))
+    (system,) = page.data["systems"][0]
+    assert system["verdict"] == "FASTER" and system["text"].endswith(" FASTER, settings differ")
+    listed = page.text.partition("As whole systems")[2].partition("Throughput Geometric")[0]
+    assert listed.count("(settings differ)") == 1
+    text = MARKDOWN.render([base, other], Canvas()).partition("**As whole systems**")[2]
+    assert text.count("**FASTER**: settings differ") == 1
+
+
 def test_what_cannot_be_split_says_why() -> None:
     found = compare_systems(strong(), system({"dp64": 900.0}))
     assert (
