@@ -201,7 +201,8 @@ def test_the_filter_promises_what_it_finds() -> None:
 
 
 def test_energy_has_its_unit() -> None:
-    case, counted = make_case(), {"energy_method": "counter", "energy_absent": None}
+    case = make_case()
+    counted: dict[str, Any] = {"energy_method": "counter", "energy_absent": None}
     outcome = make_measured(0.1, unit="image", energy_joules=0.4, **counted)
     text = Page(render(make_file([case], make_launches(case, [outcome] * 3)))).text
     (row,) = summarize(make_file([case], make_launches(case, [outcome] * 3)))
