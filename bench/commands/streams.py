@@ -17,6 +17,7 @@ import click
 
 STAND_INS = {
     "±": "+-",
+    "°": "deg ",
     "\N{MULTIPLICATION SIGN}": "x",
     "—": "-",
     "\N{EN DASH}": "-",

@@ -58,9 +58,14 @@ def page(name: str) -> Page:
 
 
 def search(word: str) -> list[Hit]:
-    """Every line that holds the word, in any case of letters, in the pages' order."""
-    sought = re.sub(r"\s+", " ", word.strip()).casefold()
+    """Every line that holds the word, in any case of letters, in the pages' order; an underline is
+    as good as a blank, as cards and documents write verdicts."""
+    sought = _folded(word.strip())
     return [hit for one in pages().values() for hit in _hits(one, sought)]
+
+
+def _folded(text: str) -> str:
+    return re.sub(r"[\s_]+", " ", text).casefold()
 
 
 def _hits(one: Page, sought: str) -> list[Hit]:
@@ -72,8 +77,8 @@ def _hits(one: Page, sought: str) -> list[Hit]:
             fenced = not fenced
         elif line.startswith("#") and not fenced:
             heading = line.lstrip("# ")
-        following = " ".join(lines[number + 1 : number + 2]).casefold()
-        here = f"{line.casefold()} {following}"
-        if sought in here and not (sought in following and sought not in line.casefold()):
+        alone, following = map(_folded, (line, " ".join(lines[number + 1 : number + 2])))
+        here = f"{alone} {following}"
+        if sought in here and not (sought in following and sought not in alone):
             found.append(Hit(page=one.name, heading=heading, line=line.strip("| ")))
     return found

@@ -70,7 +70,7 @@ def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Ite
         yield Note("PRECISION", f"{said}: {_called(some, names)}", "bold")
     yield from _unscaled(rows)
     yield from _slow(measured, names)
-    yield from _links(rows, wide=wide)
+    yield from joined(rows, wide=wide)
     yield from _found(rows, names, wide=wide)
     for said, some in grouped(measured, _left_out):
         word, _, why = said.partition("\n")
@@ -143,7 +143,7 @@ def _slow(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
         yield Note(word, f"{said}: {_called(some, names)}", style, dim=not found)
 
 
-def _links(rows: Sequence[Row], *, wide: bool) -> Iterator[Note]:
+def joined(rows: Sequence[Row], *, wide: bool) -> Iterator[Note]:
     """What joins the devices, by each sweep of a collective over sizes."""
     found = [(sweep[0].case, link) for _, sweep in sweeps(rows) if (link := sweep[0].link)]
     if wide:

@@ -24,6 +24,8 @@ from bench.reports._again import SAME_AB, again_on_both
 from bench.reports._comparison_notes import (
     CELLS,
     JUDGED,
+    PER_JOULE,
+    PER_PRICE,
     STYLE,
     after,
     before,
@@ -141,8 +143,8 @@ def _columns(comparison: Comparison) -> list[Column]:
         column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
         column("interval", map(_interval, cases), most=16),
         column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
-        column("per joule", (Text(per_joule(case)) for case in cases), drops=4, most=18),
-        column("per price", (_quotient(case.price_ratio) for case in cases), drops=3, most=12),
+        column(PER_JOULE, (Text(per_joule(case)) for case in cases), drops=4, most=18),
+        column(PER_PRICE, (_quotient(case.price_ratio) for case in cases), most=12),
         column("verdict", (_word(case, marked) for case in cases), right=False, most=20),
     ]
 

@@ -53,6 +53,8 @@ EXTRAS = ("diffusers", "peft")
 HEAD = ("device", "backend")
 """Differences that the first two lines of the card show."""
 MOST_DIFFERENCES = 8
+PER_JOULE, PER_PRICE = "per joule", "per price"
+"""Columns, and what they are called elsewhere."""
 OUTPUTS = "first loss or mean output differs at equal seeds"
 
 
@@ -87,10 +89,12 @@ def _sides(one: Difference) -> str:
     return f"{one.name}: {one.base} | {one.other}"
 
 
-def remarks(case: CaseComparison) -> list[str]:
+def beside(comparison: Comparison, case: CaseComparison) -> list[str]:
     """What must be known beside a verdict."""
+    marked = comparison.configured.unintended and case.verdict in ("FASTER", "SLOWER")
+    differ = "settings differ" if marked else ""
     gap = f"{OUTPUTS}: {case.witness_gap:.0%}" if _odd(case) else ""
-    return [one for one in (gap, case.clock_remark, case.experts_remark) if one]
+    return [one for one in (differ, gap, case.clock_remark, case.experts_remark) if one]
 
 
 def _odd(case: CaseComparison) -> bool:
@@ -232,6 +236,10 @@ def legend(comparison: Comparison, left_out: Sequence[str], *, wide: bool) -> st
             f"{chip} x {software}: the ratio, as that of the ceilings that both measured times "
             "that of the shares reached"
         )
+    if any(case.joule_ratio for case in comparison.cases) and (wide or PER_JOULE not in left_out):
+        sentences.append(f"{PER_JOULE}: other / base items for the same energy")
+    if any(case.price_ratio for case in comparison.cases):
+        sentences.append(f"{PER_PRICE}: other / base items for the same money")
     sentences += _systems.legend(comparison)
     if comparison.configured.unintended and shown & {"FASTER", "SLOWER"}:
         sentences.append("*: settings differ")
@@ -268,9 +276,9 @@ def details(case: CaseComparison, names: tuple[str, str]) -> Iterator[str]:
             f"({shares} of {split.ceiling})"
         )
     if case.joule_ratio is not None:
-        said.append(f"per joule (per watt) {per_joule(case)}")
+        said.append(f"{PER_JOULE} {per_joule(case)}")
     if case.price_ratio is not None:
-        said.append(f"per currency unit {factor(case.price_ratio)}")
+        said.append(f"{PER_PRICE} {factor(case.price_ratio)}")
     if said:
         yield "; ".join(said)
     if case.reasons:

@@ -20,13 +20,12 @@ from bench.reports._notes import grouped
 TOP = 10
 """Operators on the card; `--wide` shows all."""
 NAME_COLUMNS = 24
-OPERATOR_COLUMNS = 34
-"""Of a card of 80 columns."""
+"""Of a class, on a card of 80 columns."""
 STANDARD_COLUMNS = 80
+OPERATOR = "operator"
+CLASS_HEADING = ("class", "ms", "share", "x bound", "above bound", "seen")
 CLASS_COLUMNS = (9, 8, 9, 13, 8)
 OPERATOR_FIGURES = (7, 9, 8, 9, 13)
-FIGURE_COLUMNS = sum(OPERATOR_FIGURES)
-"""Of an operator."""
 NARROWEST_COLUMNS = 19
 """The longest class has 18."""
 LEGEND = (
@@ -87,10 +86,9 @@ def _step(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     yield from wrapped(parts, width, "  ")
     yield from wrapped(_ceilings(case), width, "  ")
     name = max(NARROWEST_COLUMNS, NAME_COLUMNS + min(0, width - STANDARD_COLUMNS))
-    columns = (name, *CLASS_COLUMNS)
-    yield line(("class", "ms", "share", "x bound", "above bound", "seen"), columns, width)
-    for row in case.classes:
-        yield line(_class(row), columns, width)
+    lines = [CLASS_HEADING, *map(_class, case.classes)]
+    columns = (name, *fitting([cells[1:] for cells in lines], CLASS_COLUMNS))
+    yield from (line(cells, columns, width) for cells in lines)
     yield from _operators(case, width, wide=wide)
     for flag, seen in case.flags.items():
         meaning = MEANINGS.get(flag, "")
@@ -112,6 +110,13 @@ def line(cells: Sequence[str], columns: Sequence[int], width: int) -> str:
     return text
 
 
+def fitting(lines: Sequence[Sequence[str]], least: Sequence[int]) -> tuple[int, ...]:
+    """Columns of figures in which each has a blank before it: none runs into that on its left."""
+    return tuple(
+        max(column, 1 + max(map(len, cells))) for column, *cells in zip(least, *lines, strict=True)
+    )
+
+
 def _class(row: ClassRow) -> tuple[str, ...]:
     seen = "" if row.profiled_share is None else f"{row.profiled_share:.1%}"
     above = row.flags[0] if row.flags else _above(row.above_ms)
@@ -120,17 +125,18 @@ def _class(row: ClassRow) -> tuple[str, ...]:
 
 def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     shown = case.operators if wide else case.operators[:TOP]
-    name = OPERATOR_COLUMNS + width - STANDARD_COLUMNS
-    apart = name < OPERATOR_COLUMNS  # a line for its name, or all products would look alike
-    if apart:
-        name = max(1, width - FIGURE_COLUMNS)
-    columns = (name, *OPERATOR_FIGURES)
-    yield line(("operator", "calls", "ms", "share", "x bound", "above bound"), columns, width)
-    for row in shown:
+    apart = width < STANDARD_COLUMNS  # a line for its name, or all products would look alike
+    heading = ("calls", *CLASS_HEADING[1:-1])
+    figures = [_operator(row) for row in shown]
+    columns = fitting([heading, *figures], OPERATOR_FIGURES)
+    name = max(len(OPERATOR), width - sum(columns))
+    columns = (name, *columns)
+    yield line((OPERATOR, *heading), columns, width)
+    for row, cells in zip(shown, figures, strict=True):
         if apart:
             yield shortened(called(row), width)
         begun = "" if apart else shortened(called(row), name - 1)
-        yield line((begun, *_operator(row)), columns, width)
+        yield line((begun, *cells), columns, width)
     if left := len(case.operators) - len(shown):
         yield from wrapped(f"{units.counted(left, 'operator')} more (--wide)", width)
     for row in case.operators:

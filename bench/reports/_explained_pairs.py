@@ -10,19 +10,23 @@ import msgspec
 from bench import stats
 from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
-from bench.reports._explained import STANDARD_COLUMNS, line, ms, shortened, wrapped
+from bench.reports._explained import (
+    OPERATOR,
+    STANDARD_COLUMNS,
+    fitting,
+    line,
+    ms,
+    shortened,
+    wrapped,
+)
 from bench.reports._flat import columns, of_interval
 from bench.reports._flat_comparison import runs_of
 from bench.reports._labels import plain
 from bench.reports._wording import factor
 
 NAME_COLUMNS = 24
-LONGEST_NAME = 18
-"""Of a class."""
 COLUMNS = (10, 10, 12, 8, 10)
-"""Of base, other, difference, chip and software."""
-NARROW_COLUMNS = (8, 9, 11, 5, 9)
-"""Of a card of less than 80."""
+"""Of base, other, difference, chip and software, at the least, on a card of 80 and more."""
 CEILING, SHARE = "ceiling", "share"
 """What `chip` and `software` are called where a setting may have made the ceilings."""
 LEGEND = (
@@ -65,24 +69,26 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
     )
     for seen in pair.disturbed:
         yield from wrapped(seen, width, "  ")
-    columns = COLUMNS if width >= STANDARD_COLUMNS else NARROW_COLUMNS
-    name = min(NAME_COLUMNS, max(LONGEST_NAME, width - sum(columns)))
+    narrow = width < STANDARD_COLUMNS
     split = (CEILING, SHARE) if pair.chip_doubt else ("chip", "software")
-    if columns is NARROW_COLUMNS:
-        split = split[0][: columns[3] - 1], split[1]
     heading = ("base ms", "other ms", "difference", *split)
+    parts = [_part(part) for part in pair.parts]
+    columns = fitting([heading, *parts], [0] * len(COLUMNS) if narrow else COLUMNS)
+    longest = max((len(part.name) for part in pair.parts), default=0)
+    name = min(NAME_COLUMNS, max(longest, width - sum(columns)))
     yield line(("part", *heading), (name, *columns), width)
-    for part in pair.parts:
-        yield line((part.name, *_part(part)), (name, *columns), width)
-    name = max(1, width - sum(COLUMNS[:3]) - 2)
-    yield line(("operator", *heading[:3]), (name, *COLUMNS[:3]), width)
-    for operator in pair.operators:
+    for part, figures in zip(pair.parts, parts, strict=True):
+        yield line((part.name, *figures), (name, *columns), width)
+    operators = [_operator(operator) for operator in pair.operators]
+    columns = fitting([heading[:3], *operators], COLUMNS[:3])
+    name = max(len(OPERATOR), width - sum(columns) - 2)
+    yield line((OPERATOR, *heading[:3]), (name, *columns), width)
+    for operator, figures in zip(pair.operators, operators, strict=True):
         begun = _called(operator)
-        if columns is NARROW_COLUMNS:  # a line for its name, or all products would look alike
+        if narrow:  # a line for its name, or all products would look alike
             yield shortened(begun, width)
             begun = ""
-        begun = shortened(begun, name - 1)
-        yield line((begun, *_operator(operator)), (name, *COLUMNS[:3]), width)
+        yield line((shortened(begun, name - 1), *figures), (name, *columns), width)
 
 
 def _relative(pair: ExplainedPair) -> str:

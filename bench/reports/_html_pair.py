@@ -33,9 +33,6 @@ class Pair:
         """Cases with a ratio."""
         self.refused = [c for c in cases if c.ratio is None]
         """Cases without a ratio."""
-        systems = self.systems.cases if self.systems else ()
-        self.as_systems = [c for c in systems if c.ratio is not None]
-        """Whole systems with a ratio."""
 
     @property
     def apart(self) -> str:
@@ -47,11 +44,6 @@ class Pair:
         return f", not comparable with run {self.base.number}{several}" if said else ""
 
     @property
-    def suite(self) -> str:
-        """The base's: what goes without saying of a case."""
-        return self.base.file.run.suite
-
-    @property
     def sentence(self) -> str:
         """Who is faster, in how many cases; or that it cannot be said."""
         if self.comparison is None:
@@ -59,13 +51,18 @@ class Pair:
         counts = Counter(c.verdict for c in self.comparison.cases)
         total = units.counted(len(self.comparison.cases), "case")
         who = f"Run {self.other.number} ({self.other.file.run.device.get('name')})"
-        said = [f"{word} in {counts[one]}" for one, word in WORDS.items() if counts[one]]
+        few = {c.reasons[0] for c in self.comparison.cases if c.verdict == "NO_INTERVAL"}
+        why = f" ({few.pop()})" if len(few) == 1 else ""
+        said = [
+            f"{word} in {counts[one]}{why if one == 'NO_INTERVAL' else ''}"
+            for one, word in WORDS.items()
+            if counts[one]
+        ]
         if any(counts[verdict] for verdict in JUDGED):
             return f"{who} against run {self.base.number}, {total}: {', '.join(said)}."
-        few = next((c.reasons[0] for c in self.comparison.cases if c.verdict == "NO_INTERVAL"), "")
         return (
             f"Whether run {self.other.number} or run {self.base.number} is faster cannot be said "
-            f"of any of {total}: {', '.join(said)}{f' ({few})' if few else ''}."
+            f"of any of {total}: {', '.join(said)}."
         )
 
     @property
@@ -74,12 +71,16 @@ class Pair:
         if self.comparison is None:
             return []
         found = self.comparison.configured
+        called = {"base": f"run {self.base.number}", "other": f"run {self.other.number}"}
         lines = [
             f"{'Compared' if one.name in found.compared else 'Settings differ'}: {one.name} "
-            f"({one.base}, {one.other})."
+            f"({called['base']}: {one.base}, {called['other']}: {one.other})."
             for one in found.settings
         ]
-        return [*lines, *(f"Not known: {unsaid}." for unsaid in found.not_recorded)]
+        for unsaid in found.not_recorded:
+            who, _, what = unsaid.partition(": ")
+            lines.append(f"Not known of {called[who]}: {what}.")
+        return lines
 
     @property
     def mean(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging.comparison import CaseComparison
+from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import Row
 from bench.planning.shapes import ARITHMETIC, BANDWIDTH
@@ -24,7 +24,7 @@ from bench.records.case import Case
 from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.reports import _card_notes
-from bench.reports._comparison_notes import WORDS, remarks
+from bench.reports._comparison_notes import WORDS, beside
 from bench.reports._flat import ends
 from bench.reports._html_pair import Pair
 from bench.reports._html_side import Side, name_of, title_of, variant
@@ -53,15 +53,22 @@ FLAGS = {
 """What a flag says of the launch that bears it."""
 
 
-def ratios(cases: Sequence[CaseComparison], suite: str) -> list[dict[str, Any]]:
-    """The ratio plot, a line each."""
-    called = labels(suite, [case.case for case in cases])
-    return [_ratio(case, called[case.case.fingerprint]) for case in cases]
+def ratios(comparison: Comparison | None) -> list[dict[str, Any]]:
+    """The ratio plot, a line for each case that has a ratio."""
+    if comparison is None:
+        return []
+    cases = [case for case in comparison.cases if case.ratio is not None]
+    called = labels(comparison.base.run.suite, [case.case for case in cases])
+    said = [", ".join((WORDS[case.verdict], *beside(comparison, case))) for case in cases]
+    return [
+        _ratio(case, called[case.case.fingerprint], words)
+        for case, words in zip(cases, said, strict=True)
+    ]
 
 
-def _ratio(case: CaseComparison, called: Label) -> dict[str, Any]:
+def _ratio(case: CaseComparison, called: Label, words: str) -> dict[str, Any]:
+    """words: its verdict, with what must be known beside it."""
     interval = case.interval
-    words = ", ".join((WORDS[case.verdict], *remarks(case)))
     between = "" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     said = "" if case.ratio is None else ratio(case.ratio)
     name = " ".join(filter(None, (name_of(case.case), spreads(case))))

@@ -70,6 +70,10 @@ def _number(value: float | None, text: Callable[[float], str], note: str = "") -
     return Cell(NONE) if value is None else Cell(text(value), value, note)
 
 
+def _energy_cell(row: Row) -> Cell:
+    return _number(row.items_per_joule, lambda v: units.joules(1 / v, row.item))
+
+
 def _case_cell(row: Row) -> Cell:
     return Cell(name_of(row.case), note=f"({row.case.detail})")
 
@@ -161,9 +165,5 @@ COLUMNS: tuple[tuple[str, bool, Callable[[Row], Cell]], ...] = (
     ("first step", True, _first_step_cell),
     ("bytes/s", True, _bytes_cell),
     ("peak memory", True, _memory_cell),
-    (
-        "items per joule",
-        True,
-        lambda row: _number(row.items_per_joule, units.significant),
-    ),
+    ("energy", True, _energy_cell),
 )

@@ -22,7 +22,7 @@ STOPPERS = (
     "time, a hypervisor, sleep, swapping)"
 )
 """What may have a process stand still, as far as it can be named."""
-MEND_SERVER = "Next: see why above; put it right on the server or the client, and run again."
+MEND_SERVER = "Next: see the reason; put it right on the server or the client, and run again."
 
 
 WHOSE = {
@@ -217,7 +217,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return MEND_SERVER
     if bad:
         return (
-            f"Next: {bad[0].case.name} has no number. See why above, then try it alone: "
+            f"Next: {bad[0].case.name} has no number. See why, then try it alone: "
             f"{again(run.run, alone(bad[0].case))}"
         )
     if any(not row.reached for row in rows):
@@ -226,7 +226,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         if of_server(run.run):
             return "Next: nothing was measured: more came than was answered. Ask at a lower rate."
         return (
-            "Next: nothing was measured. See why above, then take another precision, suite or "
+            "Next: nothing was measured. See why, then take another precision, suite or "
             "device: accelmark devices says what each can do."
         )
     if any(row.verdict == "THROTTLED" for row in rows):
@@ -247,7 +247,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return MEND_SERVER
     if lost:
         return (
-            f"Next: of {alone(lost[0].case)} too many launches failed. See why above, then try it "
+            f"Next: of {alone(lost[0].case)} too many launches failed. See why, then try it "
             f"alone: {again(run.run, alone(lost[0].case))}"
         )
     unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]

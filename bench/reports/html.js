@@ -248,21 +248,33 @@
       const axis = { type: "log", zeroline: false };
       const x0 = Math.log10(left), x1 = Math.log10(right);
       const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
-      const lower = 10 ** (((y0 - y1) * 6) / 380); // by 6 px, off the line
+      const room = { x: width - 76, y: narrow ? 280 : 380 }; // px, of the axes
+      const lower = 10 ** (((y0 - y1) * 6) / room.y); // by 6 px, off the line
       // A roof is named at its ridge, far from its best products: the highest above its line and the
       // others below theirs, out of each other's way; where that leaves no room, at its end.
       flats.sort((a, b) => b.y - a.y);
       flats.forEach((f, i) => {
         f.side = "right";
         if (i > 1 && f.y > flats[i - 1].y * lower ** 3) f.x = Math.max(f.x, flats[i - 1].x * 4);
-        if ((Math.log10(right / f.x) / (x1 - x0)) * (width - 76) < LETTER * f.text.length) [f.x, f.side] = [right / 4 ** Math.max(0, i - 1), "left"];
+        if ((Math.log10(right / f.x) / (x1 - x0)) * room.x < LETTER * f.text.length) [f.x, f.side] = [right / 4 ** Math.max(0, i - 1), "left"];
       });
       slopes.sort((a, b) => b.bandwidth - a.bandwidth);
       const middle = left * (Math.min(right, ...ridges) / left) ** 0.75;
       const roofNames = [
         ...flats.map((f, i) => ({ text: f.text, y: i ? f.y * lower : f.y, x: f.x, to: `${i ? "bottom" : "top"} ${f.side}` })),
-        ...slopes.map((s, i) => ({ x: middle, y: s.bandwidth * middle, text: s.text, to: i ? "bottom right" : "top left" })),
+        ...slopes.map((s, i) => ({ x: middle, y: s.bandwidth * middle, text: s.text, to: i ? "bottom right" : "top left", along: lower })),
       ];
+      // What would lie over a name before it goes down until it is free, that of a slope along it.
+      const box = (n) => {
+        const [x, y] = [(Math.log10(n.x) / (x1 - x0)) * room.x, (-Math.log10(n.y) / (y1 - y0)) * room.y];
+        return { x: n.to.endsWith("left") ? x - breadth(n.text) : x, y: n.to.startsWith("top") ? y - 16 : y, width: breadth(n.text) };
+      };
+      const over = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && Math.abs(a.y - b.y) < 16;
+      roofNames.forEach((n, i) => {
+        while (roofNames.slice(0, i).some((m) => over(box(m), box(n)))) {
+          [n.x, n.y] = [Math.max(left, n.x * (n.along ?? 1)), n.y * lower];
+        }
+      });
       // Of several points of one name in one run, the last bears it.
       const named = [...new Map(points.map((p) => [`${p.run} ${p.label}`, p])).values()];
       const labelled = named.length <= MANY_LABELS && !narrow ? named : [];

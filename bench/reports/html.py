@@ -23,7 +23,7 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _html_devices, _html_explained, _html_plots, _html_serving
 from bench.reports._card_notes import limit_words
-from bench.reports._comparison_notes import WORDS, remarks
+from bench.reports._comparison_notes import WORDS, beside
 from bench.reports._html_pair import Pair
 from bench.reports._html_provenance import provenance
 from bench.reports._html_side import Side
@@ -52,8 +52,8 @@ class HtmlReport(Report):
         drawn = {
             "runs": [side.label for side in sides],
             "panels": list(_html_plots.panels(sides, pairs)),
-            "ratios": [_html_plots.ratios(pair.compared, pair.suite) for pair in pairs],
-            "systems": [_html_plots.ratios(pair.as_systems, pair.suite) for pair in pairs],
+            "ratios": [_html_plots.ratios(pair.comparison) for pair in pairs],
+            "systems": [_html_plots.ratios(pair.systems) for pair in pairs],
             "roofline": _html_plots.roofline(sides),
             "sweeps": list(_html_plots.sweeps(sides)),
             "served": list(_html_serving.panels(sides)),
@@ -90,7 +90,7 @@ class HtmlReport(Report):
             provenance=provenance,
             spoken=WORDS,
             ratio=ratio,
-            remarks=remarks,
+            beside=beside,
             spreads=spreads,
             factors=factors,
             flags=_html_plots.FLAGS,

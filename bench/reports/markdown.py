@@ -19,8 +19,8 @@ from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports import _endpoint, _memory, _scaling, _serving
-from bench.reports._comparison_notes import figure
-from bench.reports._comparison_notes import remarks as beside
+from bench.reports._card_notes import COLLECTIVES, joined
+from bench.reports._comparison_notes import beside, figure
 from bench.reports._notes import grouped
 from bench.reports._summary import summary
 from bench.reports._systems import factors, spreads
@@ -73,7 +73,9 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield _measured(row, counted) if row.status == "measured" else _absent(row)
     if len(counted) > 1:
         yield f"\nPeak memory: {_text(_memory.words(counted))}."
-    for note in _endpoint.notes(rows):
+    if any(row.operation_seconds for row in tried):
+        yield f"\n{COLLECTIVES}."
+    for note in (*_endpoint.notes(rows), *joined(rows, wide=True)):
         yield f"\n{note.word}: {_text(note.text)}"
     for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
@@ -123,7 +125,9 @@ def _measured(row: Row, counted: Sequence[str]) -> str:
     if row.flags:
         verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"
     figures = (spread(row.interval), str(row.launches), _latency(row), limit(row) or "—", memory)
-    return _line([_text(row.case.label), _text(row.rate), *figures, verdict])
+    bus = row.bus_bytes_per_second
+    rate = row.rate if bus is None else f"{row.rate}, bus {units.prefixed(bus, 'B/s')}"
+    return _line([_text(row.case.label), _text(rate), *figures, verdict])
 
 
 def _why(row: Row) -> str:
@@ -133,6 +137,8 @@ def _why(row: Row) -> str:
 
 def _latency(row: Row) -> str:
     latency = row.latency
+    if row.operation_seconds is not None:
+        return units.duration(row.operation_seconds)
     if latency is None:
         return "—"
     return f"{latency.name} p50 {units.duration(latency.p50)}, {tail(latency)}"
@@ -152,12 +158,11 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         yield f"**{word}**: {_text(one.name)}: {_text(one.base)} | {_text(one.other)}\n"
     for unsaid in comparison.configured.not_recorded:
         yield f"Not known: {_text(unsaid)}\n"
-    settings_differ = bool(comparison.configured.unintended)
     yield "| case | base | other | ratio | interval | verdict |"
     yield "|---|--:|--:|--:|--:|---|"
     for case in comparison.cases:
         sides = (_text(figure(case, row)) or "—" for row in (case.base, case.other))
-        yield _line([_text(case.case.label), *sides, *_judgement(case, settings_differ)])
+        yield _line([_text(case.case.label), *sides, *_judgement(comparison, case)])
     mean = comparison.geometric_mean
     if mean is not None:
         count = f"{len(comparison.averaged)} of {len(comparison.cases)}"
@@ -176,22 +181,19 @@ def _systems(comparison: Comparison) -> Iterator[str]:
     yield "\n**As whole systems**, at equal global batch:\n"
     yield "| case | devices | ratio | interval | verdict | |"
     yield "|---|---|--:|--:|---|---|"
-    settings_differ = bool(comparison.configured.unintended)
     for case in comparison.cases:
         case_on, product = map(_text, (case.case.label, spreads(case))), factors(comparison, case)
-        yield _line([*case_on, *_judgement(case, settings_differ), _text(product)])
+        yield _line([*case_on, *_judgement(comparison, case), _text(product)])
 
 
-def _judgement(case: CaseComparison, settings_differ: bool) -> tuple[str, str, str]:
+def _judgement(comparison: Comparison, case: CaseComparison) -> tuple[str, str, str]:
     found = "—" if case.ratio is None else ratio(case.ratio)
     interval = case.interval
     between = "—" if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
     verdict = f"**{case.verdict.replace('_', ' ')}**"
     if case.verdict == "UNDECIDED" and case.not_excluded is not None:
         verdict += f": up to {case.not_excluded:.1%} not excluded"
-    if settings_differ and case.verdict in ("FASTER", "SLOWER"):
-        verdict += ": settings differ"
-    verdict += "".join(f": {_text(said)}" for said in beside(case))
+    verdict += "".join(f": {_text(said)}" for said in beside(comparison, case))
     if case.because:
         verdict += f": {_text('; '.join(case.reasons))} (`{'`, `'.join(case.codes)}`)"
     if case.same_work is not None and case.ratio is not None:

@@ -164,6 +164,7 @@ def test_every_command_that_reads_says_the_same_in_every_locale(
 def test_only_what_cannot_be_said_is_replaced() -> None:
     card = "a  ±2%  1 kB/s\n──────\n(±2% of —)"
     assert in_line(card, "utf-8") == card
+    assert in_line("after 2 s, 60 °C", "ascii") == "after 2 s, 60 deg C"
     assert in_line(card, "cp1252") == "a  ±2%  1 kB/s\n------\n(±2% of —)"
     assert in_line(card, "ascii") == "a +-2%  1 kB/s\n------\n(+-2% of -)"
 

@@ -94,6 +94,13 @@ def test_a_phrase_is_found_across_the_end_of_a_line() -> None:
     assert hit.heading == "The launch is what is repeated"
 
 
+@pytest.mark.parametrize("word", ["NO_STEADY_STATE", "FEW_LAUNCHES", "NO_INTERVAL", "SHORT_BLOCKS"])
+def test_a_word_is_found_as_cards_and_as_documents_write_it(word: str) -> None:
+    hits = guide.search(word)
+    assert hits and hits == guide.search(word.replace("_", " "))
+    assert {"words"} <= {hit.page for hit in hits}
+
+
 def test_what_is_nowhere_is_said_to_be(accelmark: Accelmark) -> None:
     code, out, err = accelmark("guide", "--search", "xyzzy")
     assert (code, out) == (1, "")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import compare
+from bench.judging.compare import Prices, compare
 from bench.judging.comparison import CompareVerdict
 from bench.records.run import End, RunFile
 from bench.report import Canvas
@@ -279,6 +279,24 @@ def test_no_ratio_per_joule_or_price_is_rounded_to_nothing(ratio: float, said: s
     case = msgspec.structs.replace(case, joule_ratio=ratio, price_ratio=ratio)
     card = render([msgspec.structs.replace(found, cases=(case,))], Canvas(width=200))
     assert f"{said} no interval" in card and card.split().count(said) == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 99, 100, 140])
+def test_what_was_asked_for_is_shown_at_every_width(width: int) -> None:
+    """Names without end leave no room; the words of the table and of --wide are the same."""
+    base, other = served_runs.usual_run(), served_runs.usual_run(1.3, run_id="another")
+    found = compare(base, other, Prices(base=4.0, other=2.0))
+    joules = [msgspec.structs.replace(case, joule_ratio=1.7) for case in found.cases]
+    found = msgspec.structs.replace(found, cases=tuple(joules))
+    text = " ".join(render([found], Canvas(width=width)).split())
+    table, legend = text.split(" Ratio: ")
+    assert table.count(" 2.60") == len(found.cases)
+    assert "per price: other / base items for the same money." in legend
+    assert ("per joule: other / base items for the same energy." in legend) == ("1.7" in table)
+    assert "per price" not in legend.partition("Not shown")[2]
+    wide = " ".join(render([found], Canvas(width=width, wide=True)).split())
+    assert "per joule 1.70 no interval; per price 2.60" in wide
+    assert "for the same energy. per price: other / base" in wide
 
 
 def test_a_case_that_a_run_did_not_reach_is_not_one_that_its_device_cannot_do() -> None:

@@ -12,7 +12,13 @@ import pytest
 from bench import catalogue
 from bench.commands.explain import explained
 from bench.judging.explained import explain_run
-from bench.judging.explained_pairs import explained_pairs
+from bench.judging.explained_pairs import (
+    ClassPair,
+    ExplainedPair,
+    OperatorPair,
+    explained_pairs,
+)
+from bench.judging.interval import Interval
 from bench.records.encoding import encoded
 from bench.records.explained import Tried
 from bench.records.run import RunFile
@@ -22,7 +28,7 @@ from bench.reports import _explained, _explained_pairs, _flat_explained
 from bench.reports._html_explained import bar, roofline
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.accounts import MM, REFUSED, account, explained_file, operator
-from bench.tests.values import make_run
+from bench.tests.values import make_case, make_run
 
 CARD = """\
 accelmark explains fake on Fake CPU (cpu), 1 thread
@@ -223,6 +229,35 @@ def test_no_figure_is_cut(run: RunFile, width: int) -> None:
         figures = {word for word in card.split() if word.replace(".", "").lstrip("+-").isdigit()}
         assert figures and figures <= set(whole.split()), figures
         assert max(map(len, card.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [60, 79, 80, 120])
+def test_no_figure_runs_into_the_one_beside_it(width: int) -> None:
+    """A host beside an accelerator, of which one is almost a million times as fast."""
+    parts = tuple(
+        ClassPair(name=name, base_ms=1_234_567_890.0, other_ms=other, chip=chip, software=1.0)
+        for name, other, chip in (("matmul", 1.2, 938_571.2), ("elementwise", 9.9, 11.32))
+    )
+    pair = ExplainedPair(
+        case=make_case(),
+        base_ms=2_469_135_780.0,
+        other_ms=11.1,
+        launches=(5, 5),
+        ratio=Interval(value=0.01),
+        parts=parts,
+        operators=(OperatorPair(name="mm", operands="x", base_ms=1e9, other_ms=1.0),),
+    )
+    run = explained_file(account())
+    card = _explained_pairs.card(run, run, [pair], width)
+    matmul = next(line for line in card.splitlines() if line.startswith("matmul"))
+    figures = ["1,234,567,890.0", "1.200", "-1,234,567,888.8", "9.4e+05", "1.00"]
+    found = matmul.split()[1:]
+    assert found == figures[: len(found)] and len(found) > 2
+
+    card = explained(explained_file(account(1e7)), "table", width, wide=False)
+    rows = [line.split() for line in card.splitlines() if "600,000,000.0" in line]
+    assert rows[0][:3] == ["matmul", "600,000,000.0", "60.0%"]
+    assert " 2 600,000,000.0 60.0% " in f" {' '.join(rows[1])} "
 
 
 def test_nothing_of_anothers_record_moves_the_screen() -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from bench import units
 from bench.errors import MissingPackage
 from bench.judging.summary import summarize
 from bench.records.run import RunFile
 from bench.records.runfile import read
+from bench.tests.judging.two_runs import CASE, FAST, runs, steps
 from bench.tests.reports.pages import (
     ATTACK,
     QUOTED,
@@ -26,7 +28,14 @@ from bench.tests.reports.pages import (
     render,
 )
 from bench.tests.scripts.regenerate import RUN
-from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+from bench.tests.values import (
+    failed,
+    make_case,
+    make_file,
+    make_launch,
+    make_launches,
+    make_measured,
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +163,51 @@ def test_the_verdict_of_two_runs_is_the_headline() -> None:
     assert (
         "FASTER in 6." in three and "Run 3 (Fake CPU) against run 1, 6 cases: SLOWER in 6." in three
     )
+
+
+def test_a_reason_of_the_headline_stands_by_its_verdict() -> None:
+    """Whether all that have no interval have it for one reason or not."""
+    mm, other = make_case(), make_case(parameters={"shape": "2x2x2"})
+    base = runs((CASE, steps(FAST)), (mm, steps(FAST)), (other, steps(FAST)))
+    short = runs((CASE, steps(FAST[:3])), (mm, steps(FAST[:3])), run_id="another")
+    said = Page(render(base, short)).text
+    assert "no interval in 2 (10 and 3 launches: " in said
+    assert "5 of each (--launches 10)), INCOMPARABLE in 1." in said
+    short = runs((CASE, steps(FAST[:3])), (mm, steps(FAST[:4])), run_id="another")
+    assert "no interval in 2, INCOMPARABLE in 1." in Page(render(base, short)).text
+
+
+def test_settings_that_differ_are_those_of_runs() -> None:
+    """Of three records there are two pairs, and two runs that are the other."""
+
+    def under(run_id: str, **variables: str) -> RunFile:
+        environment = {"variables": variables}
+        return make_file([CASE], [make_launch(case=CASE, environment=environment)], run_id=run_id)
+
+    three = (under("a", OMP_NUM_THREADS="8"), under("b", OMP_NUM_THREADS="2"), under("c"))
+    head = Page(render(*three)).text
+    assert "Settings differ: OMP_NUM_THREADS (run 1: 8, run 2: 2)." in head
+    assert "Settings differ: OMP_NUM_THREADS (run 1: 8, run 3: absent)." in head
+    assert "Not known of run 1: an older version" in head and "known: " not in head
+
+
+def test_the_filter_promises_what_it_finds() -> None:
+    for some, said in (
+        ([a_sweep()], "case, verdict, reason"),
+        ([a_sweep(), a_sweep(1.5)], "case, device, verdict, reason"),
+    ):
+        (field,) = Page(render(*some)).all("input")
+        assert field["placeholder"] == said
+
+
+def test_energy_has_its_unit() -> None:
+    case = make_case()
+    counted: dict[str, Any] = {"energy_method": "counter", "energy_absent": None}
+    outcome = make_measured(0.1, unit="image", energy_joules=0.4, **counted)
+    text = Page(render(make_file([case], make_launches(case, [outcome] * 3)))).text
+    (row,) = summarize(make_file([case], make_launches(case, [outcome] * 3)))
+    assert row.items_per_joule is not None
+    assert units.joules(1 / row.items_per_joule, "image") in text and " energy " in text
 
 
 def test_runs_with_nothing_in_common_say_why() -> None:

@@ -165,7 +165,8 @@ def test_plots_of_many_devices(show: Show) -> None:
 
 
 def test_what_is_named_on_a_roof_is_legible(show: Show) -> None:
-    """The roof, and the product that makes it: neither over the other, nor on the line."""
+    """The roof, and the product that makes it: neither over the other, nor on the line; nor are
+    roofs of several runs that lie close."""
     page = show(read(GOLDEN / "h200.jsonl.gz"))
     script = """
         return [...document.querySelectorAll(arguments[0])].map(element => {
@@ -175,8 +176,12 @@ def test_what_is_named_on_a_roof_is_legible(show: Show) -> None:
     ((_, _, _, line, _),) = page.execute_script(script, "#roofline path.js-line")
     on_it = [name for name in names if "matmul" in name[0]]
     assert len(on_it) == 2 and all(line >= bottom - 3 for *_, bottom in on_it)
-    for (_, left, right, top, bottom), other in itertools.combinations(names, 2):
-        assert right < other[1] or other[2] < left or bottom < other[3] or other[4] < top
+    page = show(a_sweep(), a_sweep(1.01), a_sweep(0.99))
+    roofs = [n for n in page.execute_script(script, "#roofline .textpoint text") if n[0][1] == ":"]
+    assert len(roofs) == 6
+    pairs = [*itertools.combinations(names, 2), *itertools.combinations(roofs, 2)]
+    for (_, left, right, top, bottom), other in pairs:
+        assert right <= other[1] or other[2] <= left or bottom < other[3] or other[4] < top
 
 
 @pytest.mark.parametrize(("title", "width"), [("serving", 1280), ("long-context", 700)])

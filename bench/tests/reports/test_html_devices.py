@@ -8,14 +8,26 @@ import msgspec
 import pytest
 
 from bench.records.run import RunFile
+from bench.report import Canvas
 from bench.reports import _html_devices
+from bench.reports._card_notes import COLLECTIVES
 from bench.reports._html_side import Side
+from bench.reports.markdown import REPORT as MARKDOWN
 from bench.tests.reports.pages import Page, a_map, a_sweep, over_sizes, render, some_ranks
 from bench.tests.scaled import EFFICIENCIES, NOISE, over_devices, run_of
 
 
 def sides(*runs: RunFile) -> list[Side]:
     return [Side(number, run) for number, run in enumerate(runs, start=1)]
+
+
+def test_markdown_says_of_collectives_what_the_card_says() -> None:
+    text = " ".join(MARKDOWN.render([over_sizes()], Canvas()).split())
+    line = "| 991 MB/s, bus 991 MB/s | ±0.0% | 3 | 1.06 ms | — | 3 MiB | OK |"
+    assert line in text and f"{COLLECTIVES}." in text
+    assert "LINK: collective-all-reduce bf16 2 devices: latency 10.0 us" in text
+    assert "slowest: ranks 1 and 2, 262 MB/s" in MARKDOWN.render([a_map(4, (1, 2))], Canvas())
+    assert "LINK" not in MARKDOWN.render([a_sweep()], Canvas())
 
 
 def test_bus_bandwidth_is_drawn_over_sizes_a_curve_for_each_run() -> None:

@@ -49,7 +49,7 @@ def test_labels_of_a_suite_tell_its_cases_apart_where_they_are_cut(title: str) -
     panels = list(_html_plots.panels(sides(run), []))
     few = len(run.run.plan) / 5
     assert sum(alike(panel["slots"], 60) for panel in panels) < few
-    marks = _html_plots.ratios(compare(run, another(run)).cases, title)
+    marks = _html_plots.ratios(compare(run, another(run)))
     assert alike(marks, 100) == 0
     for named in (*(panel["slots"] for panel in panels), marks):
         assert len({slot["mark"] for slot in named}) == len(named)

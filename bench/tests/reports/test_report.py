@@ -48,11 +48,11 @@ def file(*outcomes: Outcome, **changes: Any) -> RunFile:
         (file(*[make_measured(flags=("NO_STEADY_STATE",))] * 3), "never became steady"),
         (file(*[HELD] * 3), "no more threads than the CPU quota has cores (OMP_NUM_THREADS)"),
         (file(*[make_measured(flags=("CONTENDED",))] * 3), "end other work on this machine"),
-        (file(FINE, FINE, FINE, failed(), failed()), "too many launches failed. See why above"),
+        (file(FINE, FINE, FINE, failed(), failed()), "too many launches failed. See why"),
         (file(FINE, FINE, FINE), "--launches auto"),
         (file(FINE, FINE), "--launches auto"),
         (file(*[FINE] * 5), "hand fake.jsonl to whoever compares"),
-        (file(Skipped(reason="no bf16")), "nothing was measured. See why above, then take another"),
+        (file(Skipped(reason="no bf16")), "nothing was measured. See why, then take another"),
     ],
 )
 def test_the_next_step_is_the_most_useful_one(run: RunFile, text: str) -> None:

@@ -53,7 +53,7 @@ def test_the_card_has_the_product_with_its_intervals(
         "count x chip x scaling: the ratio, as that of the numbers of devices",
     ):
         assert part in text
-    assert ("0.62" in text) == (width == 120), "items for the price of all devices"
+    assert "0.62" in text, "items for the price of all devices, which was asked for"
 
 
 def test_where_a_setting_may_be_why_no_chip_is_named() -> None:
@@ -61,6 +61,17 @@ def test_where_a_setting_may_be_why_no_chip_is_named() -> None:
     text = words(found, 120)
     assert "x one device 0.200" in text and "No verdict on the chip" in text
     assert " chip 0.2" not in text
+
+
+def test_every_form_says_beside_who_is_faster_that_settings_differ() -> None:
+    base, other = strong(), weak(run_id="another", variables={"OMP_NUM_THREADS": "1"})
+    page = Page(render_page(base, other))
+    (system,) = page.data["systems"][0]
+    assert system["verdict"] == "FASTER" and system["text"].endswith(" FASTER, settings differ")
+    listed = page.text.partition("As whole systems")[2].partition("Throughput Geometric")[0]
+    assert listed.count("(settings differ)") == 1
+    text = MARKDOWN.render([base, other], Canvas()).partition("**As whole systems**")[2]
+    assert text.count("**FASTER**: settings differ") == 1
 
 
 def test_what_cannot_be_split_says_why() -> None:
