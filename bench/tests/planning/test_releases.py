@@ -71,6 +71,14 @@ def test_how_long_quick_takes_is_said_alike() -> None:
         assert "three to six minutes" in " ".join(guide.page(name).text.split())
 
 
+@pytest.mark.parametrize("name", catalogue.suites())
+def test_a_suite_that_leaves_devices_open_goes_over_any_number(name: str) -> None:
+    """`smoke-many@1` was refused on all that does not divide a batch of 8."""
+    suite = read_suite(find_suite(name))
+    for devices in (3, 8, 16, 1000) if plan.leaves_devices_open(suite) else ():
+        assert plan.whole(suite, devices).cases
+
+
 def test_the_newest_quick_has_less_of_the_same() -> None:
     """What was published pairs with it; every workload that it had is there."""
     newest, before = set(RELEASED["quick@3"]), set(RELEASED["quick@2"])
