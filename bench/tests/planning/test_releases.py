@@ -190,6 +190,29 @@ def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
     assert compare(own, other).command_for_the_rest == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "title"), [("smoke-many", "smoke-many@2"), ("collectives", "collectives@1")]
+)
+def test_a_run_on_many_devices_is_of_its_suite_and_the_rest_is_on_as_many(
+    name: str, title: str
+) -> None:
+    found = plan.plan(read_suite(find_suite(name)), 16)
+    base, other = of(found, name), of(found[:-1], name)
+    told = compare(base, other)
+    command = f"accelmark run {title} --devices 16 --only '{found[-1].name}"
+    assert told.suite == title and told.command_for_the_rest.startswith(command)
+
+
+def test_of_a_sweep_the_devices_are_those_that_were_tried() -> None:
+    planned = plan.whole(read_suite(find_suite("scaling")), 8)
+    changes = {"suite": "scaling", "left_out": planned.left_out}
+    base, other = (
+        make_file(planned.cases, of(some, "scaling").launches, **changes)
+        for some in (planned.cases[:2], planned.cases[:1])
+    )
+    assert " --devices 8 " in compare(base, other).command_for_the_rest
+
+
 def test_only_takes_several_globs() -> None:
     found = selected.select(cases("quick@1"), REST)
     assert [case.name for case in found] == [
