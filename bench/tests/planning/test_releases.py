@@ -205,9 +205,13 @@ def test_a_run_on_many_devices_is_of_its_suite_and_the_rest_is_on_as_many(
 
 def test_of_a_sweep_the_devices_are_those_that_were_tried() -> None:
     planned = plan.whole(read_suite(find_suite("scaling")), 8)
-    changes = {"suite": "scaling", "left_out": planned.left_out}
     base, other = (
-        make_file(planned.cases, of(some, "scaling").launches, **changes)
+        make_file(
+            planned.cases,
+            of(some, "scaling").launches,
+            suite="scaling",
+            left_out=planned.left_out,
+        )
         for some in (planned.cases[:2], planned.cases[:1])
     )
     assert " --devices 8 " in compare(base, other).command_for_the_rest
