@@ -22,6 +22,8 @@ BACKLOG = 1024
 """Hosts that come at one moment."""
 TELL_SECONDS = 5.0
 """For another leader to hear that there are two."""
+HEAR_SECONDS = 0.01
+"""For what has come from a host that is there, as the end of its connection."""
 
 
 class Door:
@@ -172,7 +174,7 @@ class Door:
                 f"{host.host} was told of {hello.hosts} hosts, host 0 ({socket.gethostname()}) of "
                 f"{placement.hosts}. Give all hosts the same number."
             )
-        elif hello.rank == 0 or hello.rank in self._known:
+        elif hello.rank == 0 or self._is_seated(hello.rank):
             first = socket.gethostname() if hello.rank == 0 else self._known[hello.rank].host.name
             wrong = (
                 f"two hosts have rank {hello.rank}: {first} and {hello.name}. Give each host a "
@@ -186,6 +188,13 @@ class Door:
         host.send(wire.Seated())
         self.address = guest.own_address
         self._known[hello.rank] = host
+
+    def _is_seated(self, rank: int) -> bool:
+        """Whether such a host is there: one whose process has ended may have been started again."""
+        host = self._known.get(rank)
+        if host is not None:
+            host.wait_for(lambda: False, HEAR_SECONDS)
+        return host is not None and not host.lost
 
 
 def _listening(address: str, family: int, where: tuple[Any, ...]) -> socket.socket:

@@ -283,6 +283,24 @@ def test_two_followers_with_one_rank_are_named() -> None:
     assert sorted([other.code or 0 for other in others]) in ([0, 2], [2, 2])
 
 
+def test_a_follower_that_is_started_again_takes_its_place_again() -> None:
+    placement = placed(0, hosts=3)
+    lines: list[Connection] = []
+
+    def come() -> None:
+        greeting.joined(placement._replace(rank=1), FACTS, 10.0).close()
+        lines.extend(greeting.joined(placement._replace(rank=k), FACTS, 10.0) for k in (1, 2))
+
+    coming = threading.Thread(target=come)
+    coming.start()
+    with leading(placement, FACTS, lambda text: None) as leader:
+        leader.require_all()
+    coming.join(10)
+    for line in lines:
+        line.close()
+    assert len(lines) == 2
+
+
 def test_hosts_that_were_told_other_numbers_are_refused() -> None:
     placement = placed(0)
     other = Following(placement._replace(rank=1, hosts=4))
