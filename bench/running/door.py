@@ -76,9 +76,12 @@ class Door:
                 f"rank 0 is here, on {socket.gethostname()}, and another process of this job leads "
                 f"at {address}, port {port}: two have rank 0. Give each host a rank of its own."
             ) from error
+        advice = "Give MASTER_ADDR another address of this host"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            advice = f"Set {PORT} to a free port"
         raise HostsError(
             f"{address}, port {port}: accelmark cannot listen there "
-            f"({os.strerror(error.errno or 0)}). Set {PORT} to a free port, the same on all hosts."
+            f"({os.strerror(error.errno or 0)}). {advice}, the same on all hosts."
         ) from error
 
     def _tell_the_other(self, where: tuple[Any, ...], family: int) -> bool:
