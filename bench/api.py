@@ -46,6 +46,7 @@ from bench.running.elsewhere import HERE, Elsewhere, elsewhere, require_alone
 from bench.running.explanations import Explaining
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
+from bench.running.placement import require_one_host
 from bench.running.resume import require_run, resume
 from bench.running.session import open_session
 
@@ -249,8 +250,7 @@ def resume_run(
     given = {"resume": record, "budget-minutes": budget_minutes, "python": python}
     typed = command or _as_typed(["run"], given)
     with watch(chosen, remarks, settings) as face:
-        hosts = seating.ONE if leader is None else leader.hosts
-        writer = resume(file, chosen, typed, hosts, here)
+        writer = resume(file, chosen, typed, leader.hosts if leader else seating.ONE, here)
         with contextlib.closing(writer):
             file = read(file.path)  # a large one's launches lie in it as it is now
             open_session(
@@ -271,11 +271,11 @@ def choose(
 ) -> probe.Chosen:
     """The device of that address, what is to be said of the choice, and how many there are: on all
     hosts, where a leader has several, which must have the same; where: what reaches it."""
+    if leader is None:
+        require_one_host("this")
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
     chosen = probe.choose_of(address) if where == HERE else reached.choose_by(where, address)
-    if leader is None:
-        return chosen
-    return chosen._replace(here=leader.agree(chosen.device, chosen.here))
+    return chosen._replace(here=leader.agree(chosen.device, chosen.here)) if leader else chosen
 
 
 def is_complete(run: RunFile) -> bool:

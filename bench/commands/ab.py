@@ -12,7 +12,6 @@ import click
 
 from bench.commands.common import WIDE, Side, choose, face_of, render, say, typed
 from bench.commands.options import ONLY, SPREAD, precision_option
-from bench.commands.several_hosts import require_one_host
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
@@ -84,10 +83,11 @@ def ab(
     from bench.records.runfile import read
     from bench.running import seating
     from bench.running.header import begin, run_id
+    from bench.running.placement import require_one_host
     from bench.running.session import open_session
     from bench.running.turns import alternate
 
-    require_one_host("ab")
+    require_one_host("accelmark ab")
     sides = _sides(devices, variables, pythons)
     read_suite = suite_file.read_suite(suite_file.find_suite(suite))
     is_open = plan.leaves_devices_open(read_suite)

@@ -136,11 +136,13 @@ def serve_bench(
     """
     from bench import api
     from bench.planning.arrivals import Lengths
+    from bench.running.placement import require_one_host
     from bench.serving import cases, export, watched
     from bench.serving import run as serving
     from bench.serving.session import Ask
     from bench.serving.wire import Endpoint
 
+    require_one_host("accelmark serve-bench")
     if launches is not None and server_command is None:
         raise ServerError(
             f"--launches {launches}: a server that runs already is one launch, however often it is "

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench.commands.common import say
-from bench.errors import HostsError
 
 if TYPE_CHECKING:
     from bench.running.leader import Leader
@@ -38,15 +37,3 @@ def hosts(suite: str | None, **options: object) -> Iterator[Leader | None]:
         sys.exit(follow(found, facts, say))
     with leading(found, facts, say) as leader:
         yield leader
-
-
-def require_one_host(command: str) -> None:
-    """Raises `HostsError` where a launcher has started several: each would do the whole work."""
-    from bench.running.placement import placement
-
-    found = placement(os.environ)
-    if found is not None:
-        raise HostsError(
-            f"accelmark {command}: goes over one host, and {found.launcher} has started it on "
-            f"{found.hosts}. Start it without the launcher; `accelmark run` goes over several."
-        )

@@ -28,9 +28,10 @@ def product(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> Pr
     """Of two measured rows of one work; level: of the intervals."""
     count = other.case.devices / base.case.devices
     mine, theirs = (_Figures.of(side, row) for side, row in zip(sides, (base, other), strict=True))
+    wide = level if mine.enough and theirs.enough else None
     found = Product(
         count=count,
-        per_device=_quotient([theirs.all], [mine.all], count, level),
+        per_device=_quotient([theirs.all], [mine.all], count, wide),
         efficiencies=(mine.efficiency(level), theirs.efficiency(level)),
     )
     if why := [
@@ -49,8 +50,8 @@ def product(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> Pr
         return msgspec.structs.replace(found, unsplit=words)
     return msgspec.structs.replace(
         found,
-        chip=_quotient([theirs.one], [mine.one], 1.0, level),
-        scaling=_quotient([theirs.all, mine.one], [theirs.one, mine.all], count, level),
+        chip=_quotient([theirs.one], [mine.one], 1.0, wide),
+        scaling=_quotient([theirs.all, mine.one], [theirs.one, mine.all], count, wide),
     )
 
 
@@ -61,11 +62,13 @@ Rates = Sequence[float]
 class _Figures(NamedTuple):
     """Of one side: the launches of the work on all its devices, and on one alone.
 
-    Both have the same rounds, so that what drifts in a run whose number of launches adapts is not
-    taken for scaling.
+    Both are of the same rounds, so that what drifts while one has launches that the other lacks is
+    not taken for scaling.
     """
 
     devices: int
+    fewest: int
+    """Launches of the row that has fewer."""
     all: Rates
     row: Row | None = None
     """Of one device."""
@@ -77,21 +80,26 @@ class _Figures(NamedTuple):
     def of(cls, side: Side, row: Row) -> _Figures:
         count, one = row.case.devices, one_device(side, row)
         if one is None:
-            return cls(count, row.rates)
+            return cls(count, row.launches, row.rates)
         if one.status != "measured":
-            return cls(count, row.rates, why=f" ({one.status}: {one.reason})")
+            return cls(count, row.launches, row.rates, why=f" ({one.status}: {one.reason})")
         for reason in disturbed("it", one):
-            return cls(count, row.rates, why=f" ({reason.words})")
+            return cls(count, row.launches, row.rates, why=f" ({reason.words})")
         if one == row:
-            return cls(count, row.rates, one, row.rates)
+            return cls(count, row.launches, row.rates, one, row.rates)
         few, many = of_equal_rounds(one, row)
-        return cls(count, many, one, few)
+        return cls(count, min(one.launches, row.launches), many, one, few)
+
+    @property
+    def enough(self) -> bool:
+        """Whether it has the launches that an interval needs, in equal rounds or not."""
+        return self.fewest >= COMPARE_LAUNCHES
 
     def efficiency(self, level: float) -> Interval | None:
         """Against one device; None without."""
         if self.one is None:
             return None
-        return _quotient([self.all], [self.one], self.devices, level)
+        return _quotient([self.all], [self.one], self.devices, level if self.enough else None)
 
 
 def one_device(side: Side, row: Row) -> Row | None:
@@ -101,9 +109,10 @@ def one_device(side: Side, row: Row) -> Row | None:
 
 
 def _quotient(
-    above: Sequence[Rates], below: Sequence[Rates], count: float, level: float
+    above: Sequence[Rates], below: Sequence[Rates], count: float, level: float | None
 ) -> Interval:
-    """Product of throughputs over a product of throughputs and a count.
+    """Product of throughputs over a product of throughputs and a count; level: None without an
+    interval.
 
     What stands above and below is left out: it is one number.
     """
@@ -117,8 +126,7 @@ def _quotient(
     groups = [*((1.0, rates) for rates in over), *((-1.0, rates) for rates in under)]
     if not groups:
         return Interval(value=value, low=value, high=value)
-    if min(len(rates) for _, rates in groups) < COMPARE_LAUNCHES:
+    found = None if level is None else stats.contrast(groups, level)
+    if found is None:
         return Interval(value=value)
-    found = stats.contrast(groups, level)
-    assert found is not None
     return Interval(value=value, low=found.ratio.low / count, high=found.ratio.high / count)

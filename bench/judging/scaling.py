@@ -165,20 +165,20 @@ def _beside(base: Row, row: Row) -> Efficiency:
 
 
 def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
-    """Their launches up to the last round that both had; all, where one has none before that, and
-    where they are as many, but for those that were slowed: a failed one was made again later.
+    """Their launches of the rounds that both have; the first of each, equally many, where those are
+    too few for an interval.
 
-    A run whose number of launches adapts ends one case after 5 and another after 20. A cluster that
-    drifts meanwhile would be taken for one that scales otherwise: by all launches 79 % of intervals
-    hold the truth, by those of equal rounds 98 % (`python -m bench.tests.scripts.efficiency`).
+    A run whose number of launches adapts ends one case after 5 and another after 20, and of either
+    what was slowed from outside is left out. A cluster that drifts meanwhile would be taken for one
+    that scales otherwise: by all launches 79 % of intervals hold the truth, by those of equal
+    rounds 98 % (`python -m bench.tests.scripts.efficiency`).
     """
-    made = base.launches + base.hindered, row.launches + row.hindered
-    if base.launches == row.launches or made[0] == made[1]:
-        return list(base.rates), list(row.rates)
-    ran = [dict(zip(one.rounds, one.rates, strict=True)) for one in (base, row)]
-    last = min(max(one) for one in ran)
-    few, many = ([rate for k, rate in one.items() if k <= last] for one in ran)
-    return (few, many) if few and many else (list(base.rates), list(row.rates))
+    mine, theirs = (dict(zip(one.rounds, one.rates, strict=True)) for one in (base, row))
+    both = [k for k in mine if k in theirs]
+    if len(both) < stats.MINIMUM_LAUNCHES:
+        fewest = min(len(mine), len(theirs))
+        return list(base.rates[:fewest]), list(row.rates[:fewest])
+    return [mine[k] for k in both], [theirs[k] for k in both]
 
 
 def _fabric(row: Row, rows: Sequence[Row]) -> float | None:

@@ -16,6 +16,7 @@ from bench.judging.comparison import CaseComparison
 from bench.judging.row import Row
 from bench.planning import plan, suite_file
 from bench.planning.instead import OPTION
+from bench.planning.spread import FEWEST
 from bench.planning.suite_file import Suite
 from bench.planning.versions import today
 from bench.records.case import Case
@@ -28,12 +29,22 @@ def suite_of(run: Run) -> str | None:
     By its cases, not by its word: a record from before suites had numbers says a name alone, and
     an edited file says more than it may. Of several numbers the one that it says, else the newest.
     """
+    return _planned(run)[0]
+
+
+def _planned(run: Run) -> tuple[str | None, int | None]:
+    """That suite, and the devices that the run took of those that it leaves open; None of none."""
     planned = {today(case).fingerprint for case in run.plan}
     name = run.suite.partition("@")[0]
     titles = [title for title in catalogue.releases() if title.partition("@")[0] == name]
     titles.sort(key=lambda title: title == run.suite)
-    fitting = (title for title in reversed(titles) if planned <= _works(title))
-    return next(fitting, None)
+    tried = (case.devices for case in run.plan if case.fingerprint not in run.left_out)
+    taken = sorted({count for count in tried if count > 1}, reverse=True)
+    for title in reversed(titles):
+        for devices in taken if taken and _is_open(title) else (None,):
+            if planned <= _works(title, devices):
+                return title, devices
+    return None, None
 
 
 def command_for_the_rest(base: Run, other: Run, cases: Sequence[CaseComparison]) -> str:
@@ -62,19 +73,21 @@ def command_for_the_base(other: Run, cases: Sequence[CaseComparison]) -> str:
 
 def _command(run: Run, lacking: Sequence[Case]) -> str:
     """What measures those cases of a run elsewhere; several commands, if need be."""
-    title = suite_of(run)
+    title, devices = _planned(run)
     if title is None or not lacking:
         return ""
-    written = {case.fingerprint for case in _cases(title)}
+    cases = _read(title, plan.plan, devices)
+    written = {case.fingerprint for case in cases}
     others = {work.fingerprint for work in lacking}
-    beside = [case for case in _cases(title) if case.fingerprint not in others]
+    beside = [case for case in cases if case.fingerprint not in others]
+    over = f" --devices {devices}" if devices else ""
     by_option: dict[str, dict[str, None]] = {}
     for work in lacking:
         option = "" if work.fingerprint in written else f" {OPTION} {work.precision}"
         glob = work.name if option else _glob(work, beside)
         by_option.setdefault(option, {})[glob] = None
     return " && ".join(
-        f"accelmark run {title}{option} --only '{','.join(globs)}'"
+        f"accelmark run {title}{over}{option} --only '{','.join(globs)}'"
         for option, globs in by_option.items()
     )
 
@@ -92,20 +105,29 @@ def _glob(work: Case, beside: Sequence[Case]) -> str:
     return f"{work.name}-{work.precision}" if shared else work.name
 
 
-def _works(title: str) -> frozenset[str]:
+def _works(title: str, devices: int | None) -> frozenset[str]:
     """What a run of it may measure, on whatever device."""
-    return frozenset(case.fingerprint for case in _read(title, plan.any_way))
+    return frozenset(case.fingerprint for case in _read(title, plan.any_way, devices))
 
 
-def _cases(title: str) -> tuple[Case, ...]:
-    """Of a shipped suite, as it is written."""
-    return _read(title, plan.plan)
+def _is_open(title: str) -> bool:
+    try:
+        return plan.leaves_devices_open(_suite(title))
+    except AccelmarkError:
+        return False
 
 
 @functools.cache
-def _read(title: str, planned: Callable[[Suite], tuple[Case, ...]]) -> tuple[Case, ...]:
-    """None of one that cannot be planned, as somebody has edited it."""
+def _read(
+    title: str, planned: Callable[[Suite, int], tuple[Case, ...]], devices: int | None
+) -> tuple[Case, ...]:
+    """None of one that cannot be planned, as somebody has edited it, or not over so many."""
     try:
-        return planned(suite_file.read_suite(suite_file.find_suite(title)))
+        return planned(_suite(title), devices or FEWEST)
     except AccelmarkError:
         return ()
+
+
+@functools.cache
+def _suite(title: str) -> Suite:
+    return suite_file.read_suite(suite_file.find_suite(title))

@@ -13,9 +13,9 @@ NEITHER = "—"
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
     """Of one ratio, by the rounds in which a side measured both all its devices and one alone: of
-    a run with a fixed number of launches that is all of them.
+    a run with a fixed number of launches, of which none was left out, that is all of them.
 
-    An interval's ends are None below five launches of any group.
+    An interval's ends are None below five launches of any of its rows.
     """
 
     count: float

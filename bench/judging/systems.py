@@ -34,7 +34,7 @@ from bench.judging.reasons import Code, Reason
 from bench.judging.row import Row
 from bench.judging.side import Side
 from bench.judging.system import NAMES, System
-from bench.judging.whole import TRAINS, equal_work_of_systems, is_joint, scheme
+from bench.judging.whole import equal_work_of_systems, is_joint, scheme, trains
 from bench.planning.sweep import BATCH, batch_of, without_batch
 from bench.records.case import Case
 from bench.records.run import RunFile
@@ -188,7 +188,7 @@ def _judge(
     return change(
         with_ratio(found, sides, level, prices),
         witness_gap=None
-        if proved or base.case.mode != TRAINS
+        if proved or not trains(sides, base, other)
         else witness_gap(base.case, sides[0].measured(base), sides[1].measured(other)),
         system=change(found.system, product=product(sides, base, other, level)),
     )

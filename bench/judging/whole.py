@@ -28,8 +28,8 @@ from bench.records.proof import GRADIENTS, LOSS, UPDATE, Proof, StepReading, Vec
 
 WHOLE = ("none", "dp")
 """Schemes under which each rank holds all weights, gradients and updates."""
-TRAINS = "train"
-"""The mode whose witness is the loss over the global batch."""
+TRAIN = "train"
+"""A mode that trains, whatever a record without readings says."""
 
 
 def is_joint(case: Case) -> bool:
@@ -40,6 +40,17 @@ def is_joint(case: Case) -> bool:
 def scheme(case: Case) -> str:
     """How the work is spread, whatever the number: `hsdp` of `hsdp2x4`."""
     return re.sub(r"[\dx]+$", "", case.parallelism)
+
+
+def trains(sides: tuple[Side, Side], base: Row, other: Row) -> bool:
+    """Whether the witness of two rows of one work is its loss over the global batch."""
+    return base.case.mode == TRAIN or any(
+        LOSS in reading.quantities
+        for side, row in zip(sides, (base, other), strict=True)
+        for _, outcome in side.measured(row)
+        if outcome.proof is not None
+        for reading in outcome.proof.readings
+    )
 
 
 def equal_work_of_systems(sides: tuple[Side, Side], base: Row, other: Row) -> EqualWork | None:
@@ -54,7 +65,7 @@ def equal_work_of_systems(sides: tuple[Side, Side], base: Row, other: Row) -> Eq
     if not base.status == other.status == "measured":
         return None
     pieces = [row.case.parallelism for row in (base, other) if scheme(row.case) not in WHOLE]
-    if pieces and base.case.mode != TRAINS:
+    if pieces and not trains(sides, base, other):
         return EqualWork(absent=f"each rank has outputs of its own rows ({', '.join(pieces)})")
     mine, theirs = (
         [

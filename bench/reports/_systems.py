@@ -71,6 +71,6 @@ def legend(comparison: Comparison) -> Iterator[str]:
         )
     if any("in equal rounds" in line for case in comparison.cases for line in lines(case, "")):
         yield (
-            "In equal rounds: by the launches up to the last round that a side's one device and "
-            "all its devices both had, as one ended before the other"
+            "In equal rounds: by the launches of the rounds that a side's one device and all its "
+            "devices both have: others ended sooner, or were left out"
         )

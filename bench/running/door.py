@@ -22,6 +22,8 @@ BACKLOG = 1024
 """Hosts that come at one moment."""
 TELL_SECONDS = 5.0
 """For another leader to hear that there are two."""
+HEAR_SECONDS = 0.01
+"""For what has come from a host that is there, as the end of its connection."""
 
 
 class Door:
@@ -74,9 +76,12 @@ class Door:
                 f"rank 0 is here, on {socket.gethostname()}, and another process of this job leads "
                 f"at {address}, port {port}: two have rank 0. Give each host a rank of its own."
             ) from error
+        advice = "Give MASTER_ADDR another address of this host"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            advice = f"Set {PORT} to a free port"
         raise HostsError(
             f"{address}, port {port}: accelmark cannot listen there "
-            f"({os.strerror(error.errno or 0)}). Set {PORT} to a free port, the same on all hosts."
+            f"({os.strerror(error.errno or 0)}). {advice}, the same on all hosts."
         ) from error
 
     def _tell_the_other(self, where: tuple[Any, ...], family: int) -> bool:
@@ -172,7 +177,7 @@ class Door:
                 f"{host.host} was told of {hello.hosts} hosts, host 0 ({socket.gethostname()}) of "
                 f"{placement.hosts}. Give all hosts the same number."
             )
-        elif hello.rank == 0 or hello.rank in self._known:
+        elif hello.rank == 0 or self._is_seated(hello.rank):
             first = socket.gethostname() if hello.rank == 0 else self._known[hello.rank].host.name
             wrong = (
                 f"two hosts have rank {hello.rank}: {first} and {hello.name}. Give each host a "
@@ -186,6 +191,13 @@ class Door:
         host.send(wire.Seated())
         self.address = guest.own_address
         self._known[hello.rank] = host
+
+    def _is_seated(self, rank: int) -> bool:
+        """Whether such a host is there: one whose process has ended may have been started again."""
+        host = self._known.get(rank)
+        if host is not None:
+            host.wait_for(lambda: False, HEAR_SECONDS)
+        return host is not None and not host.lost
 
 
 def _listening(address: str, family: int, where: tuple[Any, ...]) -> socket.socket:

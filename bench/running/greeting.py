@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -38,13 +40,24 @@ def join_seconds(given: Mapping[str, str] = os.environ) -> float:
 def resolved(address: str, port: int, seconds: float) -> list[tuple[int, tuple[Any, ...]]]:
     """A host's name as its addresses (family, and what a socket takes); raises `HostsError`.
 
-    A name may come with the host: it is looked up again until so many seconds are over.
+    A name may come with the host: it is looked up again until so many seconds are over. Addresses
+    of a family that this host has not, and those of one link, are no use.
     """
     end = time.monotonic() + seconds
     while True:
         try:
-            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-            return [(family, where) for family, _, _, _, where in found]
+            there = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            found: list[tuple[int, tuple[Any, ...]]]
+            found = [(family, where) for family, _, _, _, where in there if _has(family)]
+            if known := [one for one in found if not wire.is_of_one_link(one[1][0])]:
+                return known
+            if found:
+                raise HostsError(
+                    f"MASTER_ADDR={address} ({found[0][1][0]}) is an address of one link, which "
+                    "each host calls otherwise. Give one of the host of rank 0 that is routed, as "
+                    "10.0.0.1 or fd00::1."
+                )
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         except (OSError, UnicodeError) as error:
             if time.monotonic() > end:
                 why = getattr(error, "strerror", None) or error
@@ -53,6 +66,13 @@ def resolved(address: str, port: int, seconds: float) -> list[tuple[int, tuple[A
                     "every host resolves, or the address of the host of rank 0."
                 ) from error
             time.sleep(AGAIN_SECONDS)
+
+
+def _has(family: int) -> bool:
+    """Whether this host has such addresses at all."""
+    with contextlib.suppress(OSError), socket.socket(family):
+        return True
+    return False
 
 
 def joined(placement: Placement, facts: Mapping[str, Any], seconds: float) -> Connection:

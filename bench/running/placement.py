@@ -103,6 +103,16 @@ def placement(given: Mapping[str, str]) -> Placement | None:
     return Placement(inner.rank, inner.size, address, _port(given, job), inner.launcher, secret)
 
 
+def require_one_host(who: str) -> None:
+    """Raises `HostsError` where a launcher has started several: each would do the whole work."""
+    found = placement(os.environ)
+    if found is not None:
+        raise HostsError(
+            f"{who} goes over one host, and {found.launcher} has started it on {found.hosts}. "
+            "Start it without the launcher; `accelmark run` goes over several."
+        )
+
+
 def few_cores() -> str:
     """What is to be said where this process may not run on all cores of its host, else nothing."""
     here, there = affinity_cores(), os.cpu_count() or 1

@@ -282,6 +282,12 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
+def is_of_one_link(address: str) -> bool:
+    """Whether it is of IPv6 and means something on one link of one host alone."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return found.version == 6 and found.is_link_local
+
+
 def family(address: str) -> socket.AddressFamily:
     """That of a numeric address."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET

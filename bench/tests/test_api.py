@@ -15,7 +15,7 @@ import pytest
 import bench
 from bench import api
 from bench.backend import DeviceInfo
-from bench.errors import ComparisonError, RecordError, SuiteError, UnknownName
+from bench.errors import ComparisonError, HostsError, RecordError, SuiteError, UnknownName
 from bench.exchange import benchmark_json
 from bench.planning.suite_file import find_suite, read_suite
 from bench.publishing import publish, signing
@@ -151,6 +151,18 @@ def test_bad_input_is_an_error_of_ours_before_anything_is_measured(suite: Path) 
     with pytest.raises(SuiteError, match="takes 2 devices or more, not 0"):
         bench.run_suite("collectives", devices=0)
     assert not Path("runs").exists()
+
+
+def test_a_program_that_a_launcher_starts_on_several_hosts_is_told(
+    suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them would do the whole work."""
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HostsError, match="this goes over one host, and RANK and WORLD_SIZE has"):
+        api.run_suite(suite, device="cpu", out=suite.parent / "none")
+    assert not (suite.parent / "none").exists()
 
 
 def test_what_is_no_price_is_said_to_be_none() -> None:

@@ -124,8 +124,14 @@ def test_a_host_that_is_lost_leaves_a_record_that_can_go_on(
         (
             {},
             ("ab", "suite.toml", "--device", "cpu", "--device", "cpu"),
-            "error: accelmark ab: goes over one host, and torchrun has started it on 2.",
+            "error: accelmark ab goes over one host, and torchrun has started it on 2.",
         ),
+        (
+            {},
+            ("serve-bench", "--endpoint", "http://x", "--weights", "."),
+            "serve-bench goes over one",
+        ),
+        ({}, ("explain", "suite.toml", "--device", "cpu"), "error: this goes over one host, and"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(

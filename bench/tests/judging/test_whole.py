@@ -94,6 +94,16 @@ def test_another_loss_is_refused_of_shards_too() -> None:
     assert case.codes == ("other-work",)
 
 
+@pytest.mark.parametrize("mode", ["lora", "train-pipeline"])
+def test_whatever_has_a_loss_is_held_to_it(mode: str) -> None:
+    work = make_case(workload="gpt", mode=mode, parameters=WORK.parameters)
+    sharded = read("fsdp8", size=125, work=work)
+    case = told(sharded, read("fsdp64", size=16, loss=7.5, work=work))
+    assert case.codes == ("other-work",)
+    bare = runs_on((on("fsdp64", work), [make_measured([0.01], witness=(8.0, 1.0))] * 5))
+    assert told(sharded, bare).witness_gap == pytest.approx(1.3 / 8)
+
+
 def test_equal_spreads_are_judged_as_equal_cases_are() -> None:
     base, other = read("fsdp8"), read("fsdp8", part=1.0)
     assert told(base, other).codes == ("other-work",) == compare(base, other).cases[0].codes

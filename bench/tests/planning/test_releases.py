@@ -80,6 +80,14 @@ def test_what_it_takes_on_a_gpu_is_what_its_shapes_say_beside(title: str) -> Non
     assert found.seconds / len(cases(title)) == pytest.approx(60, rel=0.3)
 
 
+@pytest.mark.parametrize("name", catalogue.suites())
+def test_a_suite_that_leaves_devices_open_goes_over_any_number(name: str) -> None:
+    """`smoke-many@1` was refused on all that does not divide a batch of 8."""
+    suite = read_suite(find_suite(name))
+    for devices in (3, 8, 16, 1000) if plan.leaves_devices_open(suite) else ():
+        assert plan.whole(suite, devices).cases
+
+
 def test_the_newest_quick_has_less_of_the_same() -> None:
     """What was published pairs with it; every workload that it had is there."""
     newest, before = set(RELEASED["quick@3"]), set(RELEASED["quick@2"])
@@ -189,6 +197,33 @@ def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
     assert compare(unmeasured, base).command_for_the_rest == ""
     own = make_file([case, void], base.launches, suite="mine")
     assert compare(own, other).command_for_the_rest == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("smoke-many", "smoke-many@2"), ("collectives", "collectives@1")]
+)
+def test_a_run_on_many_devices_is_of_its_suite_and_the_rest_is_on_as_many(
+    name: str, title: str
+) -> None:
+    found = plan.plan(read_suite(find_suite(name)), 16)
+    base, other = of(found, name), of(found[:-1], name)
+    told = compare(base, other)
+    command = f"accelmark run {title} --devices 16 --only '{found[-1].name}"
+    assert told.suite == title and told.command_for_the_rest.startswith(command)
+
+
+def test_of_a_sweep_the_devices_are_those_that_were_tried() -> None:
+    planned = plan.whole(read_suite(find_suite("scaling")), 8)
+    base, other = (
+        make_file(
+            planned.cases,
+            of(some, "scaling").launches,
+            suite="scaling",
+            left_out=planned.left_out,
+        )
+        for some in (planned.cases[:2], planned.cases[:1])
+    )
+    assert " --devices 8 " in compare(base, other).command_for_the_rest
 
 
 def test_only_takes_several_globs() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,22 +12,15 @@ import pytest
 from bench.backend import DeviceInfo
 from bench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, HostsError
 from bench.records.cpu_limits import usable_cores
-from bench.running import alike, door, follower, greeting, probe, wire
+from bench.running import alike, follower, greeting, probe, wire
 from bench.running.alike import Host, differences
 from bench.running.leader import leading
 from bench.running.placement import Placement
 from bench.running.seating import Hosts
 from bench.running.wire import Connection, Gone
-from bench.tests.running.two_hosts import FACTS, Following, led, placed, played
+from bench.tests.running.two_hosts import FACTS, Following, led, placed, played, refused
 
 CPU = DeviceInfo(backend="cpu", index=0, name="CPU", memory_bytes=None)
-
-
-def refused(placement: Placement, facts: Mapping[str, Any] = FACTS) -> str:
-    """Why a leader refuses."""
-    with pytest.raises(HostsError) as caught, leading(placement, facts, lambda text: None):
-        pass
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +275,24 @@ def test_two_followers_with_one_rank_are_named() -> None:
     assert sorted([other.code or 0 for other in others]) in ([0, 2], [2, 2])
 
 
+def test_a_follower_that_is_started_again_takes_its_place_again() -> None:
+    placement = placed(0, hosts=3)
+    lines: list[Connection] = []
+
+    def come() -> None:
+        greeting.joined(placement._replace(rank=1), FACTS, 10.0).close()
+        lines.extend(greeting.joined(placement._replace(rank=k), FACTS, 10.0) for k in (1, 2))
+
+    coming = threading.Thread(target=come)
+    coming.start()
+    with leading(placement, FACTS, lambda text: None) as leader:
+        leader.require_all()
+    coming.join(10)
+    for line in lines:
+        line.close()
+    assert len(lines) == 2
+
+
 def test_hosts_that_were_told_other_numbers_are_refused() -> None:
     placement = placed(0)
     other = Following(placement._replace(rank=1, hosts=4))
@@ -302,59 +312,6 @@ def test_of_two_leaders_both_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
     first.join(20)
     assert "leads at 127.0.0.1" in second and "two have rank 0" in second
     assert told[0].startswith(f"two hosts have rank 0: {_name()} and {_name()}")
-
-
-def test_a_leader_elsewhere_than_its_address_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "TELL_SECONDS", 0.1)
-    told = refused(placed(0)._replace(address="192.0.2.7"))
-    assert "MASTER_ADDR=192.0.2.7 (192.0.2.7) is no address of this host" in told
-    assert "Either two hosts have rank 0, or" in told
-
-
-def test_of_a_name_with_several_addresses_the_one_that_serves_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each host may be told them in another order."""
-    asked = socket.getaddrinfo
-
-    def both(host: str, port: int, *rest: object, **named: object) -> list[object]:
-        if host != "node1":
-            return asked(host, port, *rest, **named)  # type: ignore[arg-type, return-value]
-        tcp = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
-        return [(*tcp, (where, port)) for where in ("192.0.2.7", "127.0.0.1")]
-
-    monkeypatch.setattr(socket, "getaddrinfo", both)
-    monkeypatch.setattr(greeting, "CONNECT_SECONDS", 0.1)
-    placement = placed(0)._replace(address="node1")
-    other = Following(placement._replace(rank=1))
-    with leading(placement, FACTS, lambda text: None) as leader:
-        assert leader.address == "127.0.0.1"
-    assert other.end() == EXIT_OK
-
-
-def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "TELL_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        told = refused(placed(0, port=taken.getsockname()[1]))
-    assert "cannot listen there (Address already in use). Set ACCELMARK_PORT" in told
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_name_that_nobody_has_is_said_on_each_host(
-    rank: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def nowhere(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
-    monkeypatch.setattr(greeting, "JOIN_SECONDS", 0.0)
-    placement = placed(rank)._replace(address="node1")
-    with pytest.raises(HostsError, match="MASTER_ADDR=node1: no host has this name here"):
-        if rank:
-            follower.follow(placement, FACTS, lambda text: None)
-        else:
-            refused_by = leading(placement, FACTS, lambda text: None)
-            refused_by.__enter__()
 
 
 def test_nobody_waits_longer_than_a_minute_unless_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

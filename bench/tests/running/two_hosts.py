@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pytest
+
 from bench.errors import HostsError
 from bench.running import greeting
 from bench.running.follower import follow
@@ -26,6 +28,13 @@ def free_port() -> int:
 
 def placed(rank: int, hosts: int = 2, port: int | None = None, secret: str = "s") -> Placement:
     return Placement(rank, hosts, "127.0.0.1", port or free_port(), "torchrun", secret)
+
+
+def refused(placement: Placement, facts: Mapping[str, Any] = FACTS) -> str:
+    """Why a leader refuses."""
+    with pytest.raises(HostsError) as caught, leading(placement, facts, lambda text: None):
+        pass
+    return str(caught.value)
 
 
 class Following(threading.Thread):

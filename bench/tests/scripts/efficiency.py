@@ -21,8 +21,13 @@ from bench.records.run import Settings
 from bench.tests.values import make_case
 
 COUNTS = tuple(2**k for k in range(11))
-Launches = int | Literal["auto"]
-LAUNCHES: tuple[Launches, ...] = (5, 10, 20, "auto")
+HINDERED: Literal["hindered"] = "hindered"
+"""Ten, where the first launches of what takes several devices were slowed from outside: they are
+left out, and as many made in their place."""
+LOST = 5
+"""How many: of more a case would be INVALID."""
+Launches = int | Literal["auto", "hindered"]
+LAUNCHES: tuple[Launches, ...] = (5, 10, 20, "auto", HINDERED)
 DRIFT = 0.05
 """Whole change of the log rate over a session of 20 rounds."""
 SLOW_SHARE, SLOWED = 0.10, (0.15, 0.30)
@@ -112,20 +117,26 @@ BEYOND = {"one in ten slow of several devices, 1 %": contaminated(0.01, fewest=2
 """More than any t interval over ten launches can see; said in the guide."""
 
 
-def curve(source: random.Random, noise: Noise, settings: Settings) -> list[Row]:
-    """The rows of one session, each case launched once a round until it has enough."""
+def curve(source: random.Random, noise: Noise, settings: Settings, lost: int = 0) -> list[Row]:
+    """The rows of one session, each case launched once a round until it has enough.
+
+    lost: how many first launches of several devices are left out.
+    """
     rates: dict[int, list[float]] = {devices: [] for devices in COUNTS}
     finished: set[int] = set()
-    for launch in range(stats.LOOKS[-1]):
+    for launch in range(stats.LOOKS[-1] + lost):
         for place, devices in enumerate(COUNTS):
-            if devices in finished:
+            if devices in finished or (launch < lost and devices > 1):
                 continue
             when = (launch + place / len(COUNTS)) / stats.LOOKS[-1]
             deviation = noise(source, devices, when)
             rates[devices].append(100 * devices * truth(devices) * math.exp(deviation))
             if _enough(rates[devices], settings):
                 finished.add(devices)
-    return [_row(devices, of_it, settings) for devices, of_it in rates.items()]
+    return [
+        _row(devices, of_it, settings, lost if devices > 1 else 0)
+        for devices, of_it in rates.items()
+    ]
 
 
 def _enough(rates: list[float], settings: Settings) -> bool:
@@ -134,7 +145,7 @@ def _enough(rates: list[float], settings: Settings) -> bool:
     return len(rates) >= settings.launches
 
 
-def _row(devices: int, rates: list[float], settings: Settings) -> Row:
+def _row(devices: int, rates: list[float], settings: Settings, first: int) -> Row:
     level = stats.LOOK_LEVEL if settings.launches == "auto" else stats.FIXED_LEVEL
     return Row(
         case=make_case(devices=devices, parallelism="none" if devices == 1 else f"dp{devices}"),
@@ -144,8 +155,9 @@ def _row(devices: int, rates: list[float], settings: Settings) -> Row:
         throughput=stats.geometric_mean(rates),
         interval=stats.log_estimate(rates, level),
         rates=tuple(rates),
-        rounds=tuple(range(len(rates))),
+        rounds=tuple(range(first, first + len(rates))),
         launches=len(rates),
+        hindered=first,
     )
 
 
@@ -158,9 +170,10 @@ def covered(
 ) -> dict[int, int]:
     """Of each number of devices, in how many reruns the interval holds what is expected."""
     source, hits = random.Random(seed), Counter(dict.fromkeys(COUNTS[1:], 0))
-    settings = Settings(launches=launches)
+    lost = LOST if launches == HINDERED else 0
+    settings = Settings(launches=10 if launches == HINDERED else launches)
     for _ in range(reruns):
-        for row in with_efficiency(curve(source, noise, settings))[1:]:
+        for row in with_efficiency(curve(source, noise, settings, lost))[1:]:
             found = row.strong
             assert found is not None and found.low is not None and found.high is not None
             hits[row.case.devices] += found.low <= expected(row.case.devices) <= found.high
