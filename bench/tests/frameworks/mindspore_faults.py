@@ -96,8 +96,8 @@ def built(change: Callable[[Any], None], kind: str, which: Callable[[int], bool]
     return planted
 
 
-def dropping(path: str, counted: Change) -> Any:
-    """What the queue drops behind two steps of the timed job, which is counted as if it were done.
+def dropping(path: str, counted: Change, done: int) -> Any:
+    """What the queue drops behind so many steps of the timed job is counted as if it were done.
 
     path: of the job, in `bench.frameworks`; counted: that.
     """
@@ -127,7 +127,7 @@ def dropping(path: str, counted: Change) -> Any:
         def behind(step: Any) -> Any:
             def queue(self: Any) -> None:
                 queued.append(self)
-                dropped = len(queued) > 2 and self is not jobs[0]
+                dropped = len(queued) > done and self is not jobs[0]
                 counted(self) if dropped else step(self)
 
             return queue
@@ -192,5 +192,5 @@ PLANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "rate doubled": built(rate_doubled, "TrainingJob", timed),
     "momentum off": built(momentum_off, "TrainingJob", timed),
     "update skipped": built(update_skipped, "TrainingJob", timed),
-    "steps dropped": dropping("_mindspore_training.TrainingJob", step_counted),
+    "steps dropped": dropping("_mindspore_training.TrainingJob", step_counted, done=1),
 }

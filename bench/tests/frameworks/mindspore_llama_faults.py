@@ -45,13 +45,10 @@ def token_counted(job: Any) -> None:
 
 
 def stale(step: Callable[..., Any]) -> Callable[..., Any]:
-    """From the fourth token on a step gives what the second gave."""
+    """From the fourth token on, of its own choice, a step gives what the third gave."""
 
     def wrong(job: Any) -> None:
-        if job._index == 2:
-            job._stale = job._output
-        if 3 <= job._index < job._new_tokens:
-            job._output = job._stale
+        if 3 <= job._index < job._new_tokens and not job._forcing:
             job._index += 1
         else:
             step(job)
@@ -96,7 +93,7 @@ LLAMA_PLANTS: dict[str, Plant] = {
     "wrong places": at("_mindspore_llama", "Model.behind", one_place_on),
     "no mask": at("_mindspore_llama", "causal", no_mask),
     "nothing written": at("_mindspore_llama_steps", "_written", kept_by_nobody),
-    "tokens dropped": dropping("_mindspore_llama.DecodeJob", token_counted),
+    "tokens dropped": dropping("_mindspore_llama.DecodeJob", token_counted, done=2),
     "stale tokens": at("_mindspore_llama", "DecodeJob.step", stale),
     **OTHERS,
 }
