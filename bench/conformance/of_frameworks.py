@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 TORCHS = "not applicable: these are torch's own operators; a framework is asked for jobs, and "
 WHY = {
     "streams": "not applicable: a job queues its steps, and names no stream",
-    "out of memory": "not applicable: what a job holds has lain on the host before, which has no "
-    "more than there is",
     "operators": TORCHS + "the gate of each of those judges what they compute",
     "optimizers": TORCHS + "the gate of those that train judges their updates",
     "narrow formats": TORCHS + "none of those multiplies narrow values, so far",
@@ -174,6 +172,17 @@ def peak(stand: Stand) -> Iterator[Finding]:
     stays.close()
 
 
+def exhausted(stand: Stand) -> Iterator[Finding]:
+    """Nobody asks for more than there is."""
+    reason = "not seen: none is provoked"
+    if stand.on_host:
+        reason = (
+            "not applicable: what a job holds has lain on the host before, which has no more than "
+            "there is"
+        )
+    yield unseen("out of memory is said to be that", reason)
+
+
 def draws(stand: Stand) -> Iterator[Finding]:
     """A job holds what it was given; what it gives comes of that alone."""
     given = normals()
@@ -270,6 +279,7 @@ CHECKS = (
         name="events", summary="device time agrees with the host's clock", parts=(timing.events,)
     ),
     Check(name="memory", summary="counters move as they must", parts=(peak,)),
+    Check(name="out of memory", summary="said to be that, and survived", parts=(exhausted,)),
     Check(name="formats", summary="the dtype asked for is the dtype run", parts=(formats,)),
     Check(name="transfers", summary="copies change no bit", parts=(transfers,)),
     Check(name="draws", summary="a job is made of what it is handed", parts=(draws,)),

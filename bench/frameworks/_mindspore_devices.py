@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 HF32 = ("matmul_allow_hf32", "conv_allow_hf32")
 """Switches by which products of float32 keep 11 bits of their operands. One is on by itself."""
 MODE, KEPT = "precision_mode", "must_keep_origin_dtype"
-"""What an accelerator's compiler may make of an operator's dtype; and that it leaves it."""
+"""What an accelerator's compiler may make of an operator's dtype; and that it leaves it, whatever
+`HF32` says."""
 NOT_SET = "not set"
 HOST = "CPU"
 """MindSpore's name for the host."""
@@ -321,9 +322,8 @@ def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision
     """Makes the device current, in PyNative mode, with float32 as float32 but for `tf32`.
 
     device_context/mindspore.device_context.*.op_precision: `matmul_allow_hf32` and
-    `conv_allow_hf32` (of which the compiler has the second on by itself) and `precision_mode`,
-    which keeps each operator's own dtype. Each takes one value in a process: raises
-    `DeviceUnavailable` where it has another.
+    `conv_allow_hf32` (of which the compiler has the second on by itself) and `precision_mode`, see
+    `mode_of`. Each takes one value in a process: raises `DeviceUnavailable` where it has another.
     """
     import mindspore as ms
 
@@ -334,7 +334,8 @@ def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision
         return Host(info)
     switches = getattr(ms.device_context, target.lower()).op_precision
     try:
-        switches.precision_mode(KEPT)
+        if (mode := mode_of(precision)) != NOT_SET:
+            switches.precision_mode(mode)
         for name in HF32:
             getattr(switches, name)(precision.shortened)
     except RuntimeError as error:
@@ -344,6 +345,12 @@ def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision
             f"{precision.name}. Open each in a process of its own."
         ) from error
     return Accelerator(info, target, backend)
+
+
+def mode_of(precision: Precision) -> str:
+    """What `MODE` is to be. Products look at `HF32` only where it is not set (MindSpore's
+    `OpApiUtil::GetCubeMathType`), so of a short float32 it is left alone."""
+    return NOT_SET if precision.shortened else KEPT
 
 
 def keeps_to_the_device() -> Look:

@@ -15,6 +15,8 @@ from bench.framework import Draws
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_models as models
 from bench.frameworks._mindspore_jobs import Builder, MindSporeJob
+from bench.records.proof import OUTPUT
+from bench.windowed_job import WindowedJob
 from bench.workload import Job, Look, Site
 from bench.workloads._jobs import BATCHES, adamw_learning_rate
 from bench.workloads._llamas import SCALED, SIZES, Size
@@ -130,7 +132,7 @@ class PrefillJob(GeneratingJob):
         self._output, self.token = self._run(*next(self._arguments))
 
 
-class DecodeJob(GeneratingJob):
+class DecodeJob(GeneratingJob, WindowedJob):
     """One token for each sequence, greedy, fed back on the device.
 
     See `bench.workloads._generation.DecodeJob`, whose steps and readings these are.
@@ -139,7 +141,7 @@ class DecodeJob(GeneratingJob):
     def __init__(self, model: Model, prompt: Any, forced: Any, site: Site) -> None:
         """Fills the caches from the prompt [B, P]; forced: [B, N], for probe and witness."""
         batch, length = prompt.shape
-        self._new_tokens = forced.shape[1]
+        self._new_tokens: int = forced.shape[1]
         self._caches = model.caches(batch, length + self._new_tokens)
         self._prompt = (prompt, *model.whole(length))
         self._given = [forced[:, i : i + 1].contiguous() for i in range(self._new_tokens)]
@@ -200,6 +202,21 @@ class DecodeJob(GeneratingJob):
         for _ in range(taken if self._forcing else 0):
             self.step()
         return True
+
+    def begin(self, place: int = 0, turned: int = 0) -> int:
+        """At a place of the window, behind the first token or one that was not chosen."""
+        self._rewind()
+        self._index = place
+        if turned:
+            self.token = (self.first_token + turned) % self.model.size.vocabulary
+        return self._new_tokens - place
+
+    def retraced(self) -> Mapping[str, Sequence[Any]]:
+        """With the token and the caches that are there, which the step as written leaves alike."""
+        token, index = self.token, self._index
+        self.step()
+        output, _ = self._function(token, *self._arguments.items[index])
+        return {OUTPUT: [output]}
 
     def _read(self) -> tuple[Any, Any]:
         """Logits and token after the prompt, which is no part of a step: never as a graph."""

@@ -47,6 +47,7 @@ SILENT = "3"
 """`GLOG_v`: errors only. Its warnings say at each import which chips' libraries are not here."""
 REFUSALS = (TypeError, RuntimeError, ValueError)
 """How MindSpore says that it has no kernel for something."""
+WAITS = "the host waits for every operator"
 BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
 
@@ -115,6 +116,12 @@ class MindSporeTensors(Tensors):
 
         return _float64(ms.Tensor(values).astype(like.dtype))
 
+    def gradients(self, optimizer: Any, which: Sequence[int]) -> Sequence[Any]:
+        """By a sum: `Tensor.copy` waits, and `Tensor.clone` has no kernel on a host."""
+        moved = optimizer.moved()
+        found = (moved[number].gradient for number in which)
+        return [None if gradient is None else gradient + 0 for gradient in found]
+
 
 def _float64(tensor: Any) -> Array:
     """A copy on the host. bfloat16 goes by float32, as numpy has none."""
@@ -163,7 +170,8 @@ class MindSpore(Framework):
     def harmful_variables(self) -> Mapping[str, str]:
         """What makes the host wait, and what lets Python run parts of a graph."""
         return {
-            "MS_DEV_LAUNCH_BLOCKING": "the host waits for every operator",
+            "MS_DEV_LAUNCH_BLOCKING": WAITS,
+            "MS_DEV_HOST_BLOCKING_RUN": WAITS,
             "MS_DEV_JIT_SYNTAX_LEVEL": "Python may run parts of what is compiled",
         }
 
@@ -286,7 +294,7 @@ class MindSpore(Framework):
             looks.append(look("threads", str(self._threads), threads))
         else:
             mode = devices.standing(str(device.place), devices.MODE)[devices.MODE]
-            looks.append(look(f"MindSpore's {devices.MODE}", devices.KEPT, mode))
+            looks.append(look(f"MindSpore's {devices.MODE}", devices.mode_of(precision), mode))
             looks.append(devices.keeps_to_the_device())
         return [*looks, *asked.float32(precision, device.float32_reduced())]
 

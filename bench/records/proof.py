@@ -125,6 +125,8 @@ class Proof(Value, frozen=True, kw_only=True):
     """Whether a rounding may turn what training decides; False where it is known that none may."""
     law: tuple[float, ...] = ()
     """Error of an optimizer's step against its formula, at the start and after the timing."""
+    not_over: str = ""
+    """Why steps back to back were not held to it by the launch that should have; as above."""
 
     def __post_init__(self) -> None:
         if not self.absent and not self.readings:

@@ -47,7 +47,7 @@ measuring/         | backend catalogue framework lifeline planning precision    
                    | windowed_job workload                                      |
 frameworks/        | backend backends catalogue errors framework lifeline       | msgspec numpy
                    | measuring planning precision ranks records rehearsal       | torch mindspore
-                   | telemetry workload workloads                               | psutil
+                   | telemetry windowed_job workload workloads                  | psutil
 running/           | backend catalogue errors framework lifeline measuring      | msgspec psutil
                    | planning precision records stats telemetry                 |
 judging/           | catalogue errors planning precision records stats          | msgspec

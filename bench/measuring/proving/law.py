@@ -45,6 +45,7 @@ LEAST_CHANGE = 2.0**-100
 """Of what is less, a device may make zeros on the way."""
 ROWS, MOST_LOOKUPS = 256, 4096
 """Rows of tables that are looked at, and how often they may have been looked up in all."""
+NOT_OVER = "of no small tensor is the gradient to be had while steps are queued"
 MOST_TIMES = 2.0**100
 """By how much gradients are enlarged at most: float32 and bfloat16 hold them then."""
 STATE = {"exp_avg": "mean of the gradients", "exp_avg_sq": "mean of their squares"}
@@ -107,6 +108,8 @@ class Law:
         self._trained: list[int] = []
         """Which of what the optimizer moves the last step gave a gradient."""
         self._before: dict[str, Array] = {}
+        self.not_over = ""
+        """Why `over` said nothing; empty where it did, or was not asked."""
 
     def before(self) -> None:
         """Notes weights and state of what the last step gave a gradient."""
@@ -156,6 +159,7 @@ class Law:
         ends = np.cumsum([sizes[number] for number in small])
         small = [number for number, end in zip(small, ends, strict=True) if end <= POSITIONS]
         if not edges.all(bool(small and kit.gradients(self._optimizer, small))):
+            self.not_over = NOT_OVER
             return
         moved = [every[number] for number in small]
         sample = Sample(self._seed, "law/block", [one.weight for one in moved], kit)

@@ -2,8 +2,9 @@
 
 By the time that a step takes otherwise: alone, or in a block of which each output is read, so that
 what computes only what somebody reads computes all. And by what comes of steps that are told from
-one another by their inputs. Of a host no times are asked: while it is at work for others a step
-alone may wait for a core that a block keeps; where a step is done when its call returns, nothing.
+one another by their inputs, or by the tokens that they are given. Of a host no times are asked:
+while it is at work for others a step alone may wait for a core that a block keeps; where a step is
+done when its call returns, nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bench.measuring.proving.otherwise import MOST, SHORT_BLOCK, Otherwise
+from bench.measuring.proving.otherwise import MOST, MOST_SECONDS, SHORT_BLOCK, Otherwise
 
 ALONE_SECONDS = 2e-4
 """Shorter steps may take longer alone by rights, of which the most part is to queue them."""
@@ -30,8 +31,13 @@ ALIKE = 0.01
 
 def complaints(otherwise: Otherwise) -> Iterator[str]:
     """What was not done, with figures. Takes steps."""
+    job = otherwise.job
     if otherwise.device.queues_on_host:
-        yield from _untrue(otherwise) if otherwise.repeats() else ()
+        if otherwise.repeats():
+            yield from _untrue(otherwise)
+        elif job.training() is None and not job.inputs() and job.force(True):
+            yield from _untrue(otherwise, _given)
+            job.force(False)
         return
     alone, block = _turns(
         otherwise, otherwise.job.step, 1, lambda: None, SHORT_BLOCK, ALONE_SECONDS
@@ -104,23 +110,10 @@ class _Outcome(NamedTuple):
     total: Any
 
 
-def _untrue(otherwise: Otherwise) -> Iterator[str]:
-    """In a block, steps give what they give apart; the second of two of a changed input."""
-    apart = {key: float(total) for key, total in _pairs(otherwise, waits=True)}
-    together = _pairs(otherwise, waits=False)
-    otherwise.device.synchronize()
-    told = Told(apart)
-    wrong = sum(told.of_another(key, float(total)) for key, total in together)
-    if wrong:
-        yield (
-            f"{wrong} of {len(together)} steps of a block gave what comes of another input: "
-            "not every step of a block was done"
-        )
-
-
-def _pairs(otherwise: Otherwise, waits: bool) -> list[_Outcome]:
+def _pairs(otherwise: Otherwise, steps: int, waits: bool) -> list[_Outcome]:
+    """Each second one of a changed input."""
     job, kit, found = otherwise.job, otherwise.kit, list[_Outcome]()
-    for number in range(2 * SHORT_BLOCK):
+    for number in range(steps):
         changed = number % 2 == 1
         if changed:  # the input of the step before
             kit.turn(job.inputs()[0])
@@ -134,6 +127,38 @@ def _pairs(otherwise: Otherwise, waits: bool) -> list[_Outcome]:
         if changed:
             kit.turn(first)
     return found
+
+
+def _given(otherwise: Otherwise, steps: int, waits: bool) -> list[_Outcome]:
+    """Each builds on the one before, from the first given token on."""
+    otherwise.job.force(True)
+    found = []
+    for number in range(steps):
+        otherwise.job.step()
+        if waits:
+            otherwise.device.synchronize()
+        found.append(_Outcome(number, otherwise.total()))
+    return found
+
+
+def _untrue(
+    otherwise: Otherwise, taken: Callable[[Otherwise, int, bool], list[_Outcome]] = _pairs
+) -> Iterator[str]:
+    """In a block, steps give what they give apart."""
+    longest = otherwise.edges.slowest(round(1e9 * min(otherwise.step_seconds, MOST_SECONDS)))
+    steps = min(2 * SHORT_BLOCK, int(1e9 * MOST_SECONDS / 2 / max(longest, 1)))
+    if steps < 2:
+        return
+    apart = {key: float(total) for key, total in taken(otherwise, steps, True)}
+    together = taken(otherwise, steps, False)
+    otherwise.device.synchronize()
+    told = Told(apart)
+    wrong = sum(told.of_another(key, float(total)) for key, total in together)
+    if wrong:
+        yield (
+            f"{wrong} of {len(together)} steps of a block gave what comes of another input: "
+            "not every step of a block was done"
+        )
 
 
 class Told:

@@ -1,6 +1,6 @@
 """Whether a step was computed, or known from what was seen before: by the time that it takes.
 
-Of torch's jobs of one process, on any device.
+Of jobs of one process, on any device; by their inputs of torch's alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ KEPT_SECONDS, MOST_KEPT = 0.02, 64
 """A block of these takes so long, by what a step takes, or has so many steps."""
 
 
-def complaints(otherwise: Otherwise) -> Iterator[str]:
-    """What was not computed, but kept, with figures. Takes steps."""
+def complaints(otherwise: Otherwise, torchs: bool = True) -> Iterator[str]:
+    """What was not computed, but kept, with figures. Takes steps. torchs: whether the tensors are
+    torch's, of which a row can be changed where it lies."""
     if 4 * otherwise.step_seconds < MOST_SECONDS:
-        yield from _known(otherwise) if otherwise.repeats() else ()
+        yield from _known(otherwise) if torchs and otherwise.repeats() else ()
         if isinstance(otherwise.job, WindowedJob):
             yield from _behind(otherwise, otherwise.job)
 

@@ -128,6 +128,7 @@ class Watch:
             recomputed=self._recomputed,
             kinks=training is None or training.kinks or ROUTED in self.job.facts,
             law=tuple(self._errors),
+            not_over="" if self._law is None else self._law.not_over,
         )
 
     def start(self) -> None:
@@ -221,8 +222,8 @@ class Watch:
                 told = self.edges.all(bool(self._noise) or not is_compiled(self.execution))
                 if self.thorough and told and isinstance(self.job, WindowedJob):
                     self._complaints += self._retaken.apart(self.job, step_seconds)
-            if self.thorough and self.edges is SINGLE and not self.framework.hands_over:
-                self._complaints += remembered.complaints(anew)
+            if self.thorough and self.edges is SINGLE:
+                self._complaints += remembered.complaints(anew, not self.framework.hands_over)
         if not self.device.synchronous:
             if self.thorough and self._steps:
                 self._complaints += early.complaints(anew, self._steps)
@@ -294,9 +295,8 @@ class Watch:
             if job.training() is not None:  # whose weights have moved since
                 self._see(job.again)
                 before = self._computed()
-            found = noise.taken(
-                *(job, self.device, self.precision, before, self._computed, self._kit)
-            )
+            asked = (job, self.device, self.precision, before, self._computed, self._kit)
+            found = noise.taken(*asked)
             if found is not None and self._moves_on:
                 job.force(True)  # what its later steps read was computed with those weights
                 job.again()

@@ -68,6 +68,15 @@ def test_an_honest_framework_passes(check: str) -> None:
     assert "fail" not in verdicts and verdicts & {"pass", "not observable"}
 
 
+@pytest.mark.parametrize("host", [True, False])
+def test_out_of_memory_is_seen_by_nobody(monkeypatch: pytest.MonkeyPatch, host: bool) -> None:
+    """Of a host it cannot be asked; of what has memory of its own it is not."""
+    monkeypatch.setattr(Stand, "on_host", host)
+    (finding,) = found("out of memory").values()
+    assert finding.verdict == "not observable"
+    assert finding.reason.startswith("not applicable: " if host else "not seen: ")
+
+
 class Rounding(Products):
     """Multiplies in half the bits."""
 

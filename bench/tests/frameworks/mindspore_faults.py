@@ -7,6 +7,7 @@ it is the optimizer's law that must find them.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -95,6 +96,61 @@ def built(change: Callable[[Any], None], kind: str, which: Callable[[int], bool]
     return planted
 
 
+def dropping(path: str, counted: Change, done: int) -> Any:
+    """What the queue drops behind so many steps of the timed job is counted as if it were done.
+
+    path: of the job, in `bench.frameworks`; counted: that.
+    """
+    module, kind = path.split(".")
+
+    @contextlib.contextmanager
+    def planted() -> Iterator[None]:
+        from bench.frameworks import _mindspore_devices, mindspore
+
+        holder: Any = getattr(importlib.import_module(f"bench.frameworks.{module}"), kind)
+        jobs, queued = list[Any](), list[Any]()
+
+        def noted(build: Any) -> Any:
+            def made(self: Any, *given: Any, **named: Any) -> None:
+                jobs.append(self)
+                build(self, *given, **named)
+
+            return made
+
+        def waited(read: Any) -> Any:
+            def emptied(*given: Any) -> Any:
+                queued.clear()
+                return read(*given)
+
+            return emptied
+
+        def behind(step: Any) -> Any:
+            def queue(self: Any) -> None:
+                queued.append(self)
+                dropped = len(queued) > done and self is not jobs[0]
+                counted(self) if dropped else step(self)
+
+            return queue
+
+        with (
+            put(holder, "__init__", noted),
+            put(holder, "step", behind),
+            put(_mindspore_devices.Reached, "synchronize", waited),
+            put(mindspore.MindSporeTensors, "picked", waited),
+        ):
+            yield
+
+    return planted
+
+
+def step_counted(job: Any) -> None:
+    from mindspore import ops
+
+    job._taken = [next(job._batches)]
+    job._steps += 1
+    ops.assign_add(job._optimizer.steps, 1.0)
+
+
 def narrow(job: Any) -> None:
     import mindspore as ms
 
@@ -136,4 +192,5 @@ PLANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "rate doubled": built(rate_doubled, "TrainingJob", timed),
     "momentum off": built(momentum_off, "TrainingJob", timed),
     "update skipped": built(update_skipped, "TrainingJob", timed),
+    "steps dropped": dropping("_mindspore_training.TrainingJob", step_counted, done=1),
 }

@@ -10,7 +10,7 @@ from unittest import mock
 
 import msgspec
 
-from bench.tests.frameworks.mindspore_faults import Change, put
+from bench.tests.frameworks.mindspore_faults import Change, dropping, put
 from bench.workloads._llamas import SIZES
 
 MODEL = "tiny-2l"
@@ -36,6 +36,24 @@ def no_mask(_: Callable[..., Any]) -> Callable[..., Any]:
 
 def kept_by_nobody(written: Callable[..., Any]) -> Callable[..., Any]:
     return lambda cache, places, new: cache
+
+
+def token_counted(job: Any) -> None:
+    if job._index == job._new_tokens:
+        job._rewind()
+    job._index += 1
+
+
+def stale(step: Callable[..., Any]) -> Callable[..., Any]:
+    """From the fourth token on, of its own choice, a step gives what the third gave."""
+
+    def wrong(job: Any) -> None:
+        if 3 <= job._index < job._new_tokens and not job._forcing:
+            job._index += 1
+        else:
+            step(job)
+
+    return wrong
 
 
 def model_with(**changes: Any) -> Plant:
@@ -75,5 +93,7 @@ LLAMA_PLANTS: dict[str, Plant] = {
     "wrong places": at("_mindspore_llama", "Model.behind", one_place_on),
     "no mask": at("_mindspore_llama", "causal", no_mask),
     "nothing written": at("_mindspore_llama_steps", "_written", kept_by_nobody),
+    "tokens dropped": dropping("_mindspore_llama.DecodeJob", token_counted, done=2),
+    "stale tokens": at("_mindspore_llama", "DecodeJob.step", stale),
     **OTHERS,
 }

@@ -7,12 +7,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import catalogue
 from bench.backends import ascend
 from bench.errors import DeviceUnavailable, NothingInstalled
-from bench.framework import Framework
+from bench.framework import Framework, Moved
 from bench.frameworks import _mindspore_devices
 from bench.measuring.asked import complaint
 from bench.measuring.surroundings import harmful
@@ -165,10 +166,10 @@ def test_its_switches_are_set_and_read_back(
     backend, on = catalogue.backend("ascend"), precision == "tf32"
     device = framework.open(backend, 1, PRECISIONS[precision])
     assert ("set_device", "Ascend", 1) in held.calls
-    assert ("precision_mode", "must_keep_origin_dtype") in held.calls
+    assert (("precision_mode", "must_keep_origin_dtype") in held.calls) is not on
     assert held.hf32 == dict.fromkeys(held.hf32, "1" if on else "0")
     assert device.float32_reduced() is on
-    kept = {"precision_mode": "must_keep_origin_dtype"}
+    kept = {"precision_mode": "not set" if on else "must_keep_origin_dtype"}
     assert {**held.hf32, **kept}.items() <= device.facts().items() and device.place == "Ascend"
     assert complaint(framework.switches(device, PRECISIONS[precision])) == ""
     with pytest.raises(TypeError, match="none of torch's"):
@@ -211,7 +212,17 @@ def test_a_tensor_lies_where_it_says(
     assert framework.tensors.is_on(tensor, device) is on
 
 
-@pytest.mark.parametrize("name", ["MS_DEV_LAUNCH_BLOCKING", "MS_DEV_JIT_SYNTAX_LEVEL"])
+def test_gradients_are_copies(framework: Framework) -> None:
+    moved = [Moved(None, g, {}, 1.0) for g in (None, np.ones(3), np.zeros(2))]
+    found = framework.tensors.gradients(SimpleNamespace(moved=lambda: moved), [2, 0, 1])
+    assert found is not None and found[1] is None
+    assert found[0].tolist() == [0, 0] and found[2].tolist() == [1, 1, 1]
+    assert found[2] is not moved[1].gradient
+
+
+@pytest.mark.parametrize(
+    "name", ["MS_DEV_LAUNCH_BLOCKING", "MS_DEV_HOST_BLOCKING_RUN", "MS_DEV_JIT_SYNTAX_LEVEL"]
+)
 def test_its_own_variables_are_recorded_and_judged(
     framework: Framework, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

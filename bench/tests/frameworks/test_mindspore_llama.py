@@ -63,6 +63,11 @@ FAULTY = {
     "no mask": case("decode", "fp32"),
     "nothing written": case("decode", "fp32"),
 }
+LATE = {
+    "tokens dropped": "steps of a block gave what comes of another input",
+    "stale tokens": "steps that build on one another differ by up to",
+}
+"""Faults of a compiled decode that the gate does not see: what finds them."""
 
 
 def alike(name: str) -> contextlib.AbstractContextManager[None]:
@@ -79,7 +84,8 @@ def reports(there: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> dict[
         with alike(name):
             trials[name] = Trial(request=handed(one, folder), fault=name)
     folder = tmp_path_factory.mktemp("planted")  # one case has one file, and other models above
-    for fault, one in FAULTY.items():
+    late = dict.fromkeys(LATE, case("decode", "fp32", "compile"))
+    for fault, one in {**FAULTY, **late}.items():
         trials[fault] = Trial(request=handed(one, folder), fault=fault)
     return dict(zip(trials, launched(there, trials.values(), folder), strict=True))
 
@@ -100,6 +106,12 @@ def test_its_work_passes_the_gate_and_is_torchs(reports: dict[str, Report], name
 def test_planted_faults_are_void(reports: dict[str, Report], fault: str) -> None:
     outcome = reports[fault].outcome
     assert isinstance(outcome, Void) and outcome.reason.startswith("numerics: logits"), outcome
+
+
+@pytest.mark.parametrize("fault", LATE)
+def test_tokens_that_were_not_computed_are_void(reports: dict[str, Report], fault: str) -> None:
+    outcome = reports[fault].outcome
+    assert isinstance(outcome, Void) and LATE[fault] in outcome.reason, outcome
 
 
 @pytest.mark.parametrize("model", ["tiny", "llama-3.2-1b-2l"])

@@ -76,6 +76,7 @@ BY_THE_LAW = [
     ("rate doubled", "bert"),
     ("momentum off", "bert"),
     ("momentum off", "resnet50"),
+    ("steps dropped", "bert"),
 ]
 
 
@@ -125,6 +126,7 @@ def test_its_models_pass_the_gate_and_their_work_is_torchs(
     assert found.proved, found.words
     assert {reading.step for reading in outcome.proof.readings} == {*READ_AFTER}
     assert len(outcome.proof.law) == (2 if one.mode == "train" else 0)
+    assert outcome.proof.not_over == ""
 
 
 @pytest.mark.parametrize(("fault", "workload", "mode", "execution"), PLANTED)

@@ -15,7 +15,7 @@ from bench.measuring.proving.watch import READ_AFTER, Watch
 from bench.precision import PRECISIONS
 from bench.records.executed import Executed
 from bench.records.proof import GRADIENTS, LOSS
-from bench.tests.frameworks.plain import FRAMEWORK, Plain
+from bench.tests.frameworks.plain import FRAMEWORK, Arrays, Plain
 from bench.workload import Job, Training
 
 Array = Any
@@ -89,6 +89,13 @@ class Fitted(Job):
         ]
 
 
+class Copying(Arrays):
+    """Gives copies of gradients besides."""
+
+    def gradients(self, optimizer: Any, which: Sequence[int]) -> Sequence[Any]:
+        return [optimizer.gradients[number].copy() for number in which]
+
+
 def watched(name: str, updates: bool = True, **changed: Any) -> Watch:
     asked = SETTINGS[name]
     job = Fitted(asked, {**asked, **changed}, updates)
@@ -107,8 +114,35 @@ def test_honest_training_is_proved(name: str) -> None:
     watch = watched(name)
     assert watch.complaint == ""
     proof = watch.proof
+    assert proof.not_over.endswith("while steps are queued"), "its tensors give no copies"
     assert len(proof.law) == 2 and max(proof.law) < 1e-4
     assert {*proof.readings[0].quantities} == {LOSS, GRADIENTS, "update"} and proof.noise
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_steps_back_to_back_are_held_to_the_law(
+    monkeypatch: pytest.MonkeyPatch, dropped: bool
+) -> None:
+    """Where its tensors give copies of gradients; dropped: those that nobody reads in between."""
+    monkeypatch.setattr(Plain, "tensors", Copying())
+    real, read = Fitted.update, [True]
+
+    def update(job: Fitted, *given: Any) -> None:
+        if read or not dropped:
+            real(job, *given)
+        if given[0] is job.fitted[-1]:
+            read.clear()
+
+    def moved(job: Fitted) -> Sequence[Moved]:
+        read.append(True)
+        return held(job)
+
+    held = Fitted.moved
+    monkeypatch.setattr(Fitted, "update", update)
+    monkeypatch.setattr(Fitted, "moved", moved)
+    watch = watched("adamw")
+    assert watch.proof.not_over == ""
+    assert ("of 8 steps back to back, went astray" in watch.complaint) is dropped
 
 
 @pytest.mark.parametrize("late", [False, True])

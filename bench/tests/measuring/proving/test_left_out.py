@@ -95,6 +95,37 @@ def test_steps_that_build_on_one_another_are_told_by_one_alone(name: str, mode: 
     assert "s alone and" in found(name, mode, LONG, OnlyTheLast)
 
 
+def queues(job: Any, device: Any) -> None:
+    """A host that does every step."""
+    device.queues_on_host = True
+
+
+def drops(job: Any, device: Any) -> None:
+    """What lies in its queue behind two steps is not done, and counted as if it were."""
+    queues(job, device)
+    step, synchronize, queued = job.step, device.synchronize, list[int]()
+
+    def behind() -> None:
+        queued.append(1)
+        if len(queued) <= 2:
+            step()
+            return
+        if job._index == job._new_tokens:
+            job._rewind()
+        job._index += 1
+
+    def waited() -> None:
+        queued.clear()
+        synchronize()
+
+    job.step, device.synchronize = behind, waited
+
+
+def test_of_a_host_that_queues_they_are_told_by_what_comes_of_given_tokens() -> None:
+    assert found("llama", "decode", SHORT, queues) == ""
+    assert "of 32 steps of a block gave what" in found("llama", "decode", SHORT, drops)
+
+
 class Skewed(Edges):
     """Of two ranks: the other one comes first, and waits for us in each single step."""
 

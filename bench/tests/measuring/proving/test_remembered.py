@@ -45,7 +45,8 @@ def test_steps_behind_tokens_seen_before_that_were_kept_are_told(
     steps.clear()
     device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
     seconds = (KEPT_NS if keeps else STEP_NS) / 1e9
-    found = "".join(remembered.complaints(Otherwise(job, device, seconds, clock, TorchTensors())))
+    otherwise = Otherwise(job, device, seconds, clock, TorchTensors())
+    found = "".join(remembered.complaints(otherwise, torchs=False))
     assert ("behind one seen before: it was not computed, but kept" in found) is keeps
     assert len(steps) == (2 * AGAIN * WINDOW if keeps else 2 * 4)
     assert torch.equal(job.token, job.first_token) and job._index == 0
@@ -100,3 +101,6 @@ def test_what_takes_long_is_not_asked() -> None:
     job.step()
     clock = ScriptedClock()
     assert not [*remembered.complaints(Otherwise(job, device, 20.0, clock, TorchTensors()))]
+    job.step = job.again = lambda: pytest.fail("it was asked")
+    quick = Otherwise(job, device, 1e-3, clock, TorchTensors())
+    assert not [*remembered.complaints(quick, torchs=False)], "nor what no row can be changed of"
