@@ -30,7 +30,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     config = session.config
     failed = session.testsfailed and not config.getoption("continue_on_collection_errors")
     if not (failed or runs_nothing(config) or distributed(config)) and cases_of(session):
-        with usage_errors():
+        from bench.commands.common import termination_as_interrupt
+
+        with usage_errors(), termination_as_interrupt():
             _measure(session)
 
 
@@ -66,21 +68,21 @@ def _measure(session: pytest.Session) -> None:
     path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
-    left_out, instead = plan.whole.left_out, plan.whole.instead
+    left_out, instead, budget = plan.whole.left_out, plan.whole.instead, plan.budget_minutes
     header = (identity, plan.suite.title, cases, plan.settings, chosen, typed)
-    writer = begin(path, *header, left_out, instead)
+    writer = begin(path, *header, left_out, instead, budget_minutes=budget)
+    face = PlainFace(say, plan.settings)
     try:
         with contextlib.closing(writer):
             reason = open_session(
-                *(writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)),
+                *(writer, cases, plan.settings, chosen, face, 60 * budget if budget else None),
                 here=here,
                 left_out=left_out,
             ).run()
-    except BaseException:  # of which pytest may print no summary
-        say(f"record: {writer.path}")
-        raise
-    config.stash[RUN], config.stash[RECORD] = runfile.read(writer.path), writer.path
-    if not kept and reason != "interrupted":
+    finally:
+        config.stash[RECORD] = writer.path
+    config.stash[RUN] = runfile.read(writer.path)
+    if not kept and reason == "complete":
         config.stash[TEMPORARY] = folder
     if reason == "interrupted":
         raise KeyboardInterrupt
@@ -100,8 +102,21 @@ def pytest_terminal_summary(
                 if TEMPORARY in config.stash:
                     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
             finally:
-                if config.stash[RECORD].exists():
-                    terminalreporter.write_line(f"record: {config.stash[RECORD]}")
+                _name_record(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Names the record of a run that broke, of which pytest prints no summary."""
+    _name_record(config)
+
+
+def _name_record(config: pytest.Config) -> None:
+    """Once, and not where it is gone."""
+    path = config.stash.get(RECORD, None)
+    if path is not None:
+        del config.stash[RECORD]
+        if path.exists():
+            _say(config, f"record: {path}")
 
 
 def _card(reporter: pytest.TerminalReporter, run: RunFile) -> None:

@@ -131,6 +131,11 @@ class Plan:
         with usage_errors():
             return suite_file.with_launches(self.suite.settings, given, "--accelmark-launches")
 
+    @property
+    def budget_minutes(self) -> float | None:
+        """Of the suite; None where everything runs once."""
+        return None if benchmarks_disabled(self._config) else self.suite.budget_minutes
+
 
 def benchmarks_disabled(config: pytest.Config) -> bool:
     """`--benchmark-disable`: run everything once, measure nothing."""
