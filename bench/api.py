@@ -27,7 +27,7 @@ from bench import catalogue
 from bench.errors import AccelmarkError, ComparisonError
 from bench.exchange.benchmark_json import read_any
 from bench.judging import chips, systems
-from bench.judging.at_tpot import compare_at_tpot
+from bench.judging.at_tpot import compare_at_tpot, limit_seconds
 from bench.judging.compare import Prices, compare, whole
 from bench.judging.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
@@ -197,7 +197,7 @@ def explain_suite(
     """
     found, pattern = suite_of(str(suite), only)
     plan.require(found, None, wanted(None, precision), pattern)
-    settings = suite_file.with_launches(found.settings, str(launches), "--launches")
+    settings = suite_file.with_launches(found.settings, suite_file.times(launches), "--launches")
     with looking():
         chosen, remarks, here = choose(device)
     what = plan.whole(found, None, wanted(chosen, precision), pattern)
@@ -207,9 +207,9 @@ def explain_suite(
     identity = run_id()
     path = Path(out) / f"{found.name}-{chosen.backend}-{identity}-explained.jsonl"
     with watch(chosen, remarks, settings) as face:
+        whys = (what.left_out, what.instead, launches)
         header = (identity, found.title, what.cases, settings, chosen, command)
-        whys = (what.left_out, what.instead)
-        writer = begin(path, *header, *whys, explanations=launches, only_explained=True)
+        writer = begin(path, *header, *whys, only_explained=True)
         with contextlib.closing(writer):
             open_session(
                 *(writer, what.cases, settings, chosen, face),
@@ -311,7 +311,7 @@ def compare_runs(
     _require(prices)
     with _without_collection():
         if tpot_ms is not None:
-            return compare_at_tpot(_whole(base), _whole(other), tpot_ms / 1e3, prices)
+            return compare_at_tpot(_whole(base), _whole(other), limit_seconds(tpot_ms), prices)
         return compare(_whole(base), _whole(other), prices)
 
 

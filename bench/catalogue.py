@@ -12,8 +12,11 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +58,7 @@ class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
     """Of that package."""
     flaw: str = ""
     """Why it is not used, if it is not."""
+    remedy: str = "Repair or uninstall that package."
 
     @property
     def source(self) -> str:
@@ -74,10 +78,11 @@ class PlugIn(msgspec.Struct, frozen=True, kw_only=True):
 def plug_ins(kind: Kind) -> dict[str, PlugIn]:
     """Every plug-in of a kind by name: ours first, then installed packages'.
 
-    One whose name is taken has that of its package besides, and does not load.
+    One whose name is taken has that of its package besides, and does not load; nor does one that
+    lies where no launch looks, as in the current folder.
     """
     found = dict(_ours(kind))
-    for one in _installed(kind, tuple(sys.path)):
+    for one in _installed(kind, tuple(sys.path), os.environ.get("PYTHONPATH", "")):
         name = one.name
         if first := found.get(name):
             name = f"{name} ({one.package})"
@@ -89,18 +94,50 @@ def plug_ins(kind: Kind) -> dict[str, PlugIn]:
 
 
 @functools.lru_cache(maxsize=64)
-def _installed(kind: Kind, path: tuple[str, ...]) -> tuple[PlugIn, ...]:
-    """Those of the packages on that path, read once: every name that is nobody's asks for them."""
-    return tuple(
+def _installed(kind: Kind, path: tuple[str, ...], given: str) -> tuple[PlugIn, ...]:
+    """Those of the packages on that path, read once: every name that is nobody's asks for them.
+
+    given: PYTHONPATH.
+    """
+    found = [
         PlugIn(
             name=point.name,
             module=point.module,
             attribute=point.attr or CONSTANTS[kind],
             package=point.dist.name if point.dist else point.module,
             version=point.dist.version if point.dist else "",
+            **({} if kind == "reports" or point.dist is None else _unseen(point.dist, given)),
         )
         for point in importlib.metadata.entry_points(group=f"accelmark.{kind}")
-    )
+    ]
+    return tuple(sorted(found, key=lambda one: bool(one.flaw)))
+
+
+def _unseen(package: importlib.metadata.Distribution, given: str) -> dict[str, str]:
+    """The flaw of one that lies where a launch does not look; nothing for all others.
+
+    Launches are started without the folder of the script, or the current one, and without what the
+    program has added to its path.
+    """
+    folder = os.path.realpath(str(package.locate_file("")))
+    usual = (*given.split(os.pathsep), *map(sysconfig.get_path, ("purelib", "platlib")))
+    if sys.flags.safe_path or folder in _real(usual) or folder in _looked_in(given):
+        return {}
+    flaw = f"not used: it lies in {folder}, where no launch looks"
+    return {"flaw": flaw, "remedy": "Install that package."}
+
+
+@functools.cache
+def _looked_in(given: str) -> frozenset[str]:
+    """The folders on a launch's path; it alone knows what the site adds to it."""
+    code = "import sys; print(*sys.path, sep='\\0', end='')"
+    asked = (sys.executable, "-P", "-c", code)
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return _real(said.split("\0"))
+
+
+def _real(folders: Iterable[str]) -> frozenset[str]:
+    return frozenset(os.path.realpath(folder) for folder in folders if folder)
 
 
 @functools.cache
@@ -186,7 +223,7 @@ def _flaw(kind: Kind, name: str, found: Any) -> str:
 def _broken(kind: Kind, plug_in: PlugIn, how: str) -> UnknownName:
     return UnknownName(
         f"{kind.removesuffix('s')} `{plug_in.name}` ({plug_in.source}) {how.rstrip('.')}. "
-        "Repair or uninstall that package."
+        f"{plug_in.remedy}"
     )
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -163,12 +164,15 @@ def face_of(settings: Settings) -> Iterator[Face]:
 def termination_as_interrupt() -> Iterator[None]:
     """SIGTERM and a closed terminal end a command as Ctrl-C does: workers too, nothing lost.
 
-    What is ignored stays so: `nohup` starts a command that shall outlive its terminal.
+    What is ignored stays so: `nohup` starts a command that shall outlive its terminal. Another
+    thread than the main one leaves all as it is.
     """
     names = [
         name
         for name in ("SIGTERM", "SIGHUP")
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread()
+        and hasattr(signal, name)
+        and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN
     ]
 
     def interrupt(*_: object) -> None:

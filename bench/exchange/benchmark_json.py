@@ -120,11 +120,6 @@ def group(case: Case, unit: str) -> str:
     return f"{case.name}{PER}{GIGA_UNITS.get(unit, unit)}"
 
 
-def timed_unit(named: object) -> str:
-    """What the times of a group are times of; `something unnamed` where it does not say."""
-    return str(named).rpartition(PER)[2] if PER in str(named) else "something unnamed"
-
-
 def round_seconds(outcome: Measured) -> float:
     """One round: the steady wall time of a launch (s) over what it did, in the group's unit."""
     work = outcome.work

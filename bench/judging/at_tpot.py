@@ -36,15 +36,20 @@ SIDES = (("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))
 """What each is called, and the code of what it lacks."""
 
 
+def limit_seconds(tpot_ms: object) -> float:
+    """A limit in seconds; `ComparisonError` for what is no number of ms above 0."""
+    if isinstance(tpot_ms, int | float) and 0 < tpot_ms < math.inf:
+        return tpot_ms / 1e3
+    raise ComparisonError(f"a limit on TPOT is a number of ms above 0, not {tpot_ms!r}.")
+
+
 def compare_at_tpot(
     base: RunFile, other: RunFile, tpot_seconds: float, prices: Prices | None = None
 ) -> Comparison:
     """Judges each kind of load that both runs have; prices: of an hour of each side's device.
 
-    Raises `ComparisonError` if they are one run, have none in common, or the limit is none.
+    Raises `ComparisonError` if they are one run, or have none in common.
     """
-    if not 0 < tpot_seconds < math.inf:
-        raise ComparisonError(f"a limit on TPOT is a number of ms above 0, not {tpot_seconds}.")
     sides = sides_of(base, other)
     mine, theirs = (
         {curve.case.fingerprint: curve for curve in serving_curves(side.rows.values())}

@@ -165,6 +165,13 @@ def budget(source: str, value: Any) -> float | None:
     return float(value)
 
 
+def times(value: Any) -> str:
+    """How often each case is explained, for `with_launches`; `SuiteError` for no whole number."""
+    if not isinstance(value, int):
+        raise SuiteError(f"explain_suite: `launches` must be a whole number, not {value!r}.")
+    return str(value)
+
+
 def _instead(source: str, table: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(table, dict):
         raise SuiteError(f"{source}: `instead` must be a table, headed [instead]. {INSTEAD}")

@@ -15,7 +15,11 @@ PYTEST_DONT_REWRITE
 """
 
 from bench.pytest_plugin.items import pytest_collection_finish, pytest_pycollect_makeitem
-from bench.pytest_plugin.measure import pytest_runtestloop, pytest_terminal_summary
+from bench.pytest_plugin.measure import (
+    pytest_runtestloop,
+    pytest_terminal_summary,
+    pytest_unconfigure,
+)
 from bench.pytest_plugin.options import (
     pytest_addoption,
     pytest_configure,
@@ -36,4 +40,5 @@ __all__ = [
     "pytest_pycollect_makeitem",
     "pytest_runtestloop",
     "pytest_terminal_summary",
+    "pytest_unconfigure",
 ]

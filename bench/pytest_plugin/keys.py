@@ -26,6 +26,6 @@ COMPARED: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 SAVED: pytest.StashKey[list[Side]] = pytest.StashKey()
 """Those of them that were not refused, read."""
 RECORD: pytest.StashKey[Path] = pytest.StashKey()
-"""The run's record."""
+"""The run's record, until it is named."""
 TEMPORARY: pytest.StashKey[Path] = pytest.StashKey()
 """The folder that it lies in, where it is not kept beyond its card."""

@@ -30,7 +30,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     config = session.config
     failed = session.testsfailed and not config.getoption("continue_on_collection_errors")
     if not (failed or runs_nothing(config) or distributed(config)) and cases_of(session):
-        with usage_errors():
+        from bench.commands.common import termination_as_interrupt
+
+        with usage_errors(), termination_as_interrupt():
             _measure(session)
 
 
@@ -43,7 +45,7 @@ def _measure(session: pytest.Session) -> None:
     from bench.judging import chips
     from bench.planning.instead import slow
     from bench.records import runfile
-    from bench.running import probe, seating
+    from bench.running import placement, probe, seating
     from bench.running.header import begin, command_line, run_id
     from bench.running.session import open_session
 
@@ -51,6 +53,7 @@ def _measure(session: pytest.Session) -> None:
     plan = config.stash[PLAN]
     say = functools.partial(_say, config)
     chips.chips()  # a bad file of the user's is said now, not after all was measured
+    placement.require_one_host("pytest")
     chosen, remarks, here = probe.choose_of(device(config))
     say(f"device: {chosen.address}, {chosen.name}")
     for remark in remarks:
@@ -66,22 +69,22 @@ def _measure(session: pytest.Session) -> None:
     path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
     cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
-    left_out, instead = plan.whole.left_out, plan.whole.instead
+    left_out, instead, budget = plan.whole.left_out, plan.whole.instead, plan.budget_minutes
     seating.require_first(cases, chosen, left_out)
     header = (identity, plan.suite.title, cases, plan.settings, chosen, typed)
-    writer = begin(path, *header, left_out, instead)
+    writer = begin(path, *header, left_out, instead, budget_minutes=budget)
+    face = PlainFace(say, plan.settings)
     try:
         with contextlib.closing(writer):
             reason = open_session(
-                *(writer, cases, plan.settings, chosen, PlainFace(say, plan.settings)),
+                *(writer, cases, plan.settings, chosen, face, 60 * budget if budget else None),
                 here=here,
                 left_out=left_out,
             ).run()
-    except BaseException:  # of which pytest may print no summary
-        say(f"record: {writer.path}")
-        raise
-    config.stash[RUN], config.stash[RECORD] = runfile.read(writer.path), writer.path
-    if not kept and reason != "interrupted":
+    finally:
+        config.stash[RECORD] = writer.path
+    config.stash[RUN] = runfile.read(writer.path)
+    if not kept and reason == "complete":
         config.stash[TEMPORARY] = folder
     if reason == "interrupted":
         raise KeyboardInterrupt
@@ -101,8 +104,21 @@ def pytest_terminal_summary(
                 if TEMPORARY in config.stash:
                     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
             finally:
-                if config.stash[RECORD].exists():
-                    terminalreporter.write_line(f"record: {config.stash[RECORD]}")
+                _name_record(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Names the record of a run that broke, of which pytest prints no summary."""
+    _name_record(config)
+
+
+def _name_record(config: pytest.Config) -> None:
+    """Once, and not where it is gone."""
+    path = config.stash.get(RECORD, None)
+    if path is not None:
+        del config.stash[RECORD]
+        if path.exists():
+            _say(config, f"record: {path}")
 
 
 def _card(reporter: pytest.TerminalReporter, run: RunFile) -> None:

@@ -52,10 +52,10 @@ def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
         _fail(benchmark, XDIST)
     run, case, clock = item.config.stash[RUN], item.stash[CASE], item.stash[CLOCK]
     row = next(r for r in summarize(run) if r.case.fingerprint == case.fingerprint)
-    if row.status == "skipped" or row.sweep_end:
+    if (row.status == "skipped" and row.reached) or row.sweep_end:
         pytest.skip(row.reason)
     if row.status != "measured":
-        _fail(benchmark, f"{row.status}: {row.reason}")
+        _fail(benchmark, row.why)
     if reason := unjudged(item.config, run, row):
         _fail(benchmark, reason)
     launches = [x for x in run.launches if x.fingerprint == case.fingerprint]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bench.judging.row import Row
     from bench.judging.side import Side
     from bench.records.case import Case
-    from bench.records.run import Launch, RunFile
+    from bench.records.run import RunFile
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -65,7 +65,11 @@ def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
 
 def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str, Any]) -> Side:
     """A saved run, read; `pytest.UsageError` where its numbers are not of the same work, or may not
-    be compared with any."""
+    be compared with any.
+
+    What it says of each of the cases is made again from its launches: whoever saved it may have had
+    other rules of which of them count, or times of another unit.
+    """
     from bench.errors import RecordError
     from bench.exchange import benchmark_json
     from bench.judging.comparability import disqualified, unequal
@@ -88,17 +92,14 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
     numbered = runfile.by_case(saved.launches)
     names = {case.fingerprint: name for name, case in plan.names.items()}
     entries = {
-        benchmark["fullname"]: (
-            benchmark.get("group"),
-            numbered[part["launches"][0]["fingerprint"]],
-        )
+        benchmark["fullname"]: (benchmark, numbered[part["launches"][0]["fingerprint"]])
         for benchmark in document["benchmarks"]
         if (part := benchmark["extra_info"].get(KEY)) is not None
     }
     met = False
     for case in cases:
         name = names[case.fingerprint]
-        heading, launches = entries.get(benchmark_json.full_name(name), (None, []))
+        benchmark, launches = entries.get(benchmark_json.full_name(name), ({}, []))
         if not launches:
             continue
         met, other = True, today(launches[0].case)
@@ -111,7 +112,9 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
             found.append(f"it is {row.status}: {row.reason}")
         elif judges(config) and row.verdict not in UNDISTURBED:
             found.append(f"it is {row.verdict}: {row.reason}")
-        found += _other_units(heading, launches)
+        else:
+            rounds = [benchmark_json.round_seconds(o) for o in benchmark_json.outcomes_of(launches)]
+            benchmark["stats"] = {**benchmark_json.statistics_of(rounds), "iterations": 1}
         reasons += [f"{name}: {reason}" for reason in found]
     if not met:
         reasons.append("it measured none of these cases")
@@ -121,18 +124,3 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
             "and version, or leave out --benchmark-compare."
         )
     return side
-
-
-def _other_units(heading: object, launches: Sequence[Launch]) -> list[str]:
-    """Why the times of a saved group are not of the unit that they would be of now."""
-    from bench.exchange import benchmark_json
-
-    then = benchmark_json.timed_unit(heading)
-    units = {outcome.work.unit for outcome in benchmark_json.outcomes_of(launches)}
-    groups = [benchmark_json.group(launches[0].case, unit) for unit in sorted(units)]
-    return [
-        f"its times are seconds per {then}, and would be compared with seconds per {now}; "
-        "`accelmark compare` reads both"
-        for now in map(benchmark_json.timed_unit, groups)
-        if now != then
-    ]

@@ -318,3 +318,11 @@ def test_a_case_is_named_by_what_is_measured_in_its_place_too(
             measure(path, only="gemm-matmul-fp32", watch=begins)
         with pytest.raises(Planned):
             measure(path, only="gemm-matmul-fp32", precision="fp32", watch=begins)
+
+
+@pytest.mark.parametrize("launches", ["auto", "3", 2.0, 0])
+def test_how_often_a_case_is_explained_is_a_whole_number(tmp_path: Path, launches: Any) -> None:
+    """Else a record said what no reader takes, and the run ended in a traceback."""
+    with pytest.raises(SuiteError, match=f"{launches!r}|--launches 0"):
+        bench.explain_suite("smoke", device="cpu", launches=launches, out=tmp_path)
+    assert not list(tmp_path.iterdir())

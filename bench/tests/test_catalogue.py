@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,6 +50,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         (info / "entry_points.txt").write_text("\n".join(points))
         (folder / f"{package}.py").write_text(CODE)
         monkeypatch.syspath_prepend(folder)
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
     return installed
 
@@ -124,3 +126,28 @@ def test_what_lies_in_the_current_folder_is_not_installed(
         words = [sys.executable, "-m", "bench", "list", "backends"]
         done = subprocess.run(words, cwd=tmp_path / "theirs-1.2", capture_output=True, text=True)
         assert "cpu" in done.stdout and "their-chip" not in done.stdout, done.stderr
+
+
+def test_what_no_launch_sees_is_said_before_one_is_started(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a script, or in the current folder of pytest. A report needs no launch, and what
+    the site knows is seen."""
+    names = {"workloads": "their-work", "reports": "their-report"}
+    install("theirs", "1.2", **names)
+    monkeypatch.delenv("PYTHONPATH")
+    folder = tmp_path / "theirs-1.2"
+    said = f"(from the package theirs) is not used: it lies in {folder}, where no launch looks. "
+    suite = tmp_path / "suite.toml"
+    suite.write_text('[[case]]\nworkload = "their-work"\n')
+    with pytest.raises(AccelmarkError) as caught:
+        api.run_suite(suite, device="cpu", out=tmp_path)
+    assert str(caught.value).endswith(f"workload `their-work` {said}Install that package.")
+    assert catalogue.usable("workloads") == list(catalogue._ours("workloads"))
+    assert not catalogue.plug_ins("reports")["their-report"].flaw
+    install("also", "1", workloads="their-work")
+    monkeypatch.syspath_prepend(folder)
+    assert catalogue.plug_ins("workloads")["their-work"].package == "also"
+    monkeypatch.setattr(catalogue, "_looked_in", lambda given: {str(folder)})
+    catalogue._installed.cache_clear()
+    assert catalogue.plug_ins("workloads")["their-work"].package == "theirs"

@@ -67,7 +67,7 @@ NARROW = {**DIES, "SIMNPU_FLOAT64": "refused"}
 EVERY_WORK = Command(
     "run --device ascend:1", SMOKE + EXECUTED, NARROW, "bench.tests.backends.one_process"
 )
-HOST = Command("run --device cpu", TRAINED)
+HOST = Command("run --device cpu --only *-train,*-train-pipeline,*-lora", TRAINED)
 
 
 @pytest.fixture(scope="module")

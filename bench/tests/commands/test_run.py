@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
@@ -112,6 +113,17 @@ def test_a_terminal_that_goes_may_say_so_twice() -> None:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_another_thread_leaves_signals_as_they_are() -> None:
+    """Python lets none but the main one set them: pytest may be called from any."""
+
+    def within() -> bool:
+        with termination_as_interrupt():
+            return True
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(within).result()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")

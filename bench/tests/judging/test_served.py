@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import bench
 from bench.errors import ComparisonError
 from bench.judging.at_tpot import compare_at_tpot
 from bench.judging.compare import Prices, compare
@@ -129,11 +130,11 @@ def test_other_requests_of_an_equal_case_are_refused() -> None:
     assert case.ratio is None and "requests differ" in case.reasons[0]
 
 
-@pytest.mark.parametrize("limit", [0.0, float("nan"), float("inf")])
-def test_a_limit_is_a_number(limit: float) -> None:
+@pytest.mark.parametrize("limit", [0.0, float("nan"), float("inf"), "5"])
+def test_a_limit_is_a_number(limit: Any) -> None:
     """Else nothing, or everything, would keep it."""
-    with pytest.raises(ComparisonError, match="above 0"):
-        compare_at_tpot(usual_run(), usual_run(1.5), limit)
+    with pytest.raises(ComparisonError, match=f"number of ms above 0, not {limit!r}"):
+        bench.compare_runs(usual_run(), usual_run(1.5), tpot_ms=limit)
 
 
 def test_an_outcome_cannot_contradict_its_requests() -> None:

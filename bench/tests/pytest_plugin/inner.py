@@ -16,6 +16,7 @@ from bench.records import runfile
 from bench.records.run import RunFile
 
 SUITE = """
+{top}
 [settings]
 launches = {launches}
 block_seconds = 0.001
@@ -31,7 +32,7 @@ shape = {shapes}
 
 SCRIPTED = '''
 """No worker is started: launch k of a case does what the script says."""
-import json, os
+import json, os, signal
 
 from bench.running import launcher, probe
 from bench.backend import DeviceInfo
@@ -57,6 +58,8 @@ def launch_together(requests, variables, listen, **_):
         what = SCRIPT[request.case.parameters["shape"]][request.seed]
         if what == "interrupt":
             raise KeyboardInterrupt
+        if what == "terminate":
+            signal.raise_signal(signal.SIGTERM)
         if what == "bug":
             raise RuntimeError("nobody thought of it")
         outcome = WORDS.get(what) or make_measured(what, items=10**9, unit="FLOP", flop=10**9)
@@ -136,17 +139,22 @@ NAME = "gemm-matmul-fp32[32x32x32]"
 SHAPES = ("8x8x8", "9x9x9", "10x10x10", "11x11x11", "12x12x12")
 
 
-def suite(folder: Path, *shapes: str, launches: int = 2) -> Path:
+def suite(folder: Path, *shapes: str, launches: int = 2, top: str = "") -> Path:
     path = folder / "tiny.toml"
-    path.write_text(SUITE.format(launches=launches, shapes=json.dumps(shapes)))
+    path.write_text(SUITE.format(top=top, launches=launches, shapes=json.dumps(shapes)))
     return path
 
 
 def scripted(
-    folder: Path, script: dict[str, list[Any]], *arguments: str, launches: int = 2, **extra: str
+    folder: Path,
+    script: dict[str, list[Any]],
+    *arguments: str,
+    launches: int = 2,
+    top: str = "",
+    **extra: str,
 ) -> Run:
     """Runs the ready suite over the script's shapes; its record lies in `out`."""
-    suite(folder, *script, launches=launches)
+    suite(folder, *script, launches=launches, top=top)
     (folder / "scripted.py").write_text(SCRIPTED)
     return Run(
         folder,

@@ -12,7 +12,7 @@ from bench import pytest_plugin, suite
 from bench.tests.pytest_plugin.inner import Run
 
 MODULES = sorted(file.stem for file in Path(pytest_plugin.__file__).parent.glob("[!_]*.py"))
-OURS = ["bench", "bench.pytest_plugin", *(f"bench.pytest_plugin.{name}" for name in MODULES)]
+OURS = ["bench.pytest_plugin", *(f"bench.pytest_plugin.{name}" for name in MODULES)]
 """The plug-in's own modules: all of accelmark that is imported."""
 
 PLAIN = """
@@ -46,13 +46,14 @@ def test_a_run_of_something_else_is_left_alone(tmp_path: Path, off: tuple[str, .
         assert (tmp_path / "modules.txt").read_text().split() == OURS
 
 
-def test_a_project_keeps_a_package_of_our_name(tmp_path: Path) -> None:
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "__init__.py").touch()
-    (tmp_path / "bench" / "own.py").write_text("VALUE = 7")
+@pytest.mark.parametrize("place", ["bench", "tests/bench"])
+def test_a_project_keeps_a_package_of_our_name(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "__init__.py").touch()
+    (tmp_path / place / "own.py").write_text("VALUE = 7")
     (tmp_path / "pytest.ini").touch()
-    (tmp_path / "conftest.py").write_text("from bench.own import VALUE")
-    (tmp_path / "test_own.py").write_text("def test_own():\n    from bench.own import VALUE")
+    (tmp_path / place / "conftest.py").write_text("from bench.own import VALUE")
+    (tmp_path / place / "test_own.py").write_text("def test_own():\n    from bench import own")
     done = subprocess.run(
         [sys.executable, "-P", "-c", "import pytest; pytest.main()", "-q"],
         cwd=tmp_path,

@@ -39,15 +39,17 @@ def test_launches_of_different_cases_take_turns(mixed: Run) -> None:
     assert shapes == [*SHAPES, SHAPES[0], SHAPES[1], SHAPES[4]]
 
 
-def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["interrupt", "terminate"])
+def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path, how: str) -> None:
     """In a folder that it names, though none was asked for."""
-    run = scripted(tmp_path, {"8x8x8": [0.01, "interrupt"], "9x9x9": [0.02, 0.02]})
+    run = scripted(tmp_path, {"8x8x8": [0.01, how], "9x9x9": [0.02, 0.02]})
     assert run.code == pytest.ExitCode.INTERRUPTED, run.out
     assert "INTERRUPTED" in run.out and "KeyboardInterrupt" in run.out
     path = Path(run.out.split("record: ")[1].split()[0])
     found = runfile.read(path)
     assert [x.case.parameters["shape"] for x in found.launches] == ["8x8x8", "9x9x9"]
     assert found.end is not None and found.end.reason == "interrupted"
+    assert run.out.count("record: ") == 1
     path.unlink()
     path.parent.rmdir()
 
@@ -114,6 +116,29 @@ def test_a_record_whose_card_cannot_be_made_is_kept_and_named(tmp_path: Path) ->
     assert len(runfile.read(path).launches) == 2
     path.unlink()
     path.parent.rmdir()
+
+
+def test_a_run_whose_saving_fails_names_its_record(tmp_path: Path) -> None:
+    """pytest prints no summary then."""
+    (tmp_path / "tmp").mkdir()
+    unwritable = f"--benchmark-json={tmp_path / 'nowhere' / 'run.json'}"
+    run = scripted(tmp_path, {"8x8x8": [0.01, 0.02]}, unwritable, TMPDIR=str(tmp_path / "tmp"))
+    assert "FileNotFoundError" in run.err
+    path = Path(run.out.split("record: ")[1].split()[0])
+    assert len(runfile.read(path).launches) == 2
+
+
+def test_a_run_ends_with_the_budget_of_its_suite(tmp_path: Path) -> None:
+    """What it does not reach fails; the record, to go on with, is kept."""
+    script = {"8x8x8": [0.01, 0.02], "9x9x9": [0.01, 0.02]}
+    (tmp_path / "tmp").mkdir()
+    top, folder = "budget_minutes = 0.01", str(tmp_path / "tmp")
+    run = scripted(tmp_path, {**script}, top=top, TMPDIR=folder)
+    assert run.outcomes == {"failed": 1, "passed": 1}, run.out
+    assert "\nnot reached: too long for what the time budget left\n" in run.out
+    found = runfile.read(Path(run.out.split("record: ")[1].split()[0]))
+    assert found.run.budget_minutes == 0.01
+    assert found.end is not None and found.end.reason == "budget"
 
 
 def test_a_card_says_in_other_characters_what_its_stream_has_none_for(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ BAD = [
         {"SCRIPT": '{"8x8x8": [0.01, 0.01]}'},
         "--benchmark-compare-fail: there is no saved run to compare with.",
     ),
+    (
+        ["-p", "scripted"],
+        {"SCRIPT": "{}", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+        "pytest goes over one host, and RANK and WORLD_SIZE has",
+    ),
     ([], {"PYTEST_XDIST_WORKER": "gw0"}, "accelmark cannot measure under pytest-xdist: tests"),
 ]
 
@@ -70,9 +75,11 @@ def test_several_devices_are_the_first_ones(tmp_path: Path) -> None:
 
 
 def test_disabled_benchmarks_run_once_without_a_table(tmp_path: Path) -> None:
-    run = scripted(tmp_path, {"8x8x8": [0.01]}, "--benchmark-disable", "-W", "error")
-    assert run.code == 0 and run.outcomes == {"passed": 1}, run.out
-    assert "Name (time" not in run.out and "1 launch of 1 case" in run.out
+    """Whatever time they may take."""
+    script, arguments = {"8x8x8": [0.01], "9x9x9": [0.01]}, ("--benchmark-disable", "-W", "error")
+    run = scripted(tmp_path, {**script}, *arguments, top="budget_minutes = 0.01")
+    assert run.code == 0 and run.outcomes == {"passed": 2}, run.out
+    assert "Name (time" not in run.out and "2 launches of 2 cases" in run.out
     assert "record:" not in run.out, "kept only where --accelmark-out says so"
 
 
