@@ -16,11 +16,12 @@ from bench.records.run import Settings
 from bench.running import sampler
 from bench.serving import export
 from bench.tests.guide.documents import CLONE, PACKAGE
+from bench.tests.released import workloads
 
 
 def test_kernels_that_are_compiled_are_named_beside_the_models() -> None:
     (row,) = re.findall(r"^\| `compile` .*", guide.page("catalogue").text, re.MULTILINE)
-    for name in catalogue.plug_ins("workloads"):
+    for name in workloads():
         modes = catalogue.workload(name).modes
         if any("graph" in mode.executions for mode in modes.values()):
             continue  # a model
