@@ -37,7 +37,7 @@ LAUNCHES = Number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000
     "--concurrency", metavar="N[,N...]", help="So many requests in flight, each a load of its own."
 )
 @click.option("--rate", metavar="R[,R...]", help="Requests a second, at random; likewise.")
-@click.option("--offline", is_flag=True, help="All requests at once.")
+@click.option("--offline", is_flag=True, help="All requests at once; give 4 for each slot.")
 @click.option(
     "--requests",
     type=DEVICES,

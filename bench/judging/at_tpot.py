@@ -32,8 +32,8 @@ from bench.judging.side import Side
 from bench.judging.verdicts import DISTURBED
 from bench.records.run import RunFile
 
-SIDES = (("base", Code.NOT_IN_BASE), ("other", Code.NOT_IN_OTHER))
-"""What each is called, and the code of what it lacks."""
+SIDES = ("base", "other")
+"""What each is called."""
 
 
 def limit_seconds(tpot_ms: object) -> float:
@@ -86,8 +86,8 @@ def _judged(
     )
     limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
-        Reason(code, _lacking(who, curve, limit))
-        for (who, code), row, curve in zip(SIDES, (base, other), curves, strict=True)
+        Reason(Code.NO_LOAD_IN_LIMIT, _lacking(who, curve, limit))
+        for who, row, curve in zip(SIDES, (base, other), curves, strict=True)
         if row is None
     ]
     if base is None or other is None:
@@ -133,7 +133,7 @@ def _untried(
     """Why a side's best may not be all that it has: it gives less than the other's, and that was
     measured at a denser load: where it kept the limit and the side was disturbed, or which is
     denser than all of the side's own. One that saturated was measured."""
-    for i, (who, code) in enumerate(SIDES):
+    for i, who in enumerate(SIDES):
         mine, theirs = best[i], best[1 - i]
         own = _denser(mine, (*curves[i].points, *curves[i].saturated))
         there = _denser(mine, (row for row in curves[1 - i].points if not _disturbed(row)))
@@ -145,11 +145,12 @@ def _untried(
         if (mine.throughput or 0) >= (theirs.throughput or 0):
             continue
         if lost:
-            yield Reason(code, f"the {who} {_was(lost[0])}, where its best may lie: measure again")
+            where = f"the {who} {_was(lost[0])}, where its best may lie"
+            yield Reason(Code.BEST_NOT_MEASURED, f"{where}: measure again")
         elif there and all(map(_disturbed, own.values())):
             most = f"gave most at its densest load, {_load(mine)},"
             yield Reason(
-                code,
+                Code.BEST_NOT_MEASURED,
                 f"the {who} {_was(own[min(own)]) if own else most} and was not measured "
                 f"at {_load(there[min(there)])}, as the other side was: measure both at both",
             )
@@ -161,7 +162,7 @@ def _by_luck(
     """Why two loads may be those of luck: the launches leave open whether a side's, if they are
     unlike, or one that gives more, keeps the limit; of equal loads on the side that is behind."""
     unlike = density(best[0]) != density(best[1])
-    for (who, _), curve, mine, theirs in zip(SIDES, curves, best, best[::-1], strict=True):
+    for who, curve, mine, theirs in zip(SIDES, curves, best, best[::-1], strict=True):
         behind = (mine.throughput or 0) < (theirs.throughput or 0)
         for row in curve.points if unlike or behind else ():
             sure = unsteady(row) or (row is mine and not unlike)

@@ -42,6 +42,8 @@ class Code(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     NOT_REACHED = "not-reached"
+    NO_LOAD_IN_LIMIT = "no-load-in-limit"
+    BEST_NOT_MEASURED = "best-not-measured"
     LIMIT_IN_DOUBT = "limit-in-doubt"
     SIMULATED = "simulated"
     SHORT_MANTISSA = "short-mantissa"

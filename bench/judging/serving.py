@@ -152,7 +152,8 @@ def unfilled(served: Served) -> str:
     where it has one, and of other loads.
 
     How many are answered at a time is seen between first and last tokens, and of answers of one
-    token by how long the first one took of all the time (of others that may be a slow start).
+    token by how long the first one took of all the time (of others that may be a slow start). Where
+    those are all, it may be any number more.
     """
     answered = [r for r in served.requests if not r.failed] if served.sent_at_once else []
     if not answered:
@@ -165,10 +166,14 @@ def unfilled(served: Served) -> str:
     window = served.window
     if window is not None and sum(map(window.holds, ended)) >= FILLINGS * held:
         return ""
-    return (
-        f"no steady window: all {count} requests were sent at once, and the server answered {held} "
-        f"at a time. Give --requests {max(2 * FILLINGS * held, count + 1)} or more"
-    )
+    why = f"no steady window: all {count} requests were sent at once, and the server answered"
+    if held >= count:
+        return (
+            f"{why} them all at a time: how many it can is not known. Give --requests "
+            f"{2 * FILLINGS} times that (its slots)"
+        )
+    enough = max(2 * FILLINGS * held, count + 1)
+    return f"{why} {held} at a time. Give --requests {enough} or more"
 
 
 def percentiles(seconds: Sequence[float]) -> Percentiles:

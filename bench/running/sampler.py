@@ -1,12 +1,12 @@
 """The side process that reads the telemetry of devices: `python -m bench.running.sampler`.
 
 Reads one `Order` (a JSON line) from stdin and then looks at each device, at most five times a
-second, and less often where looking is dear: it may take no more than half a percent of the host,
-of all devices together. One process for all, as each would cost 24 MB and the imports; a thread for
-each, so that a source that hangs costs the others nothing. At each further line it answers with
-what it has seen since the last one, an `Answer` a device. Nothing waits for it: a source that
-hangs, hangs here, and the answer says so. When stdin closes, the parent is gone, and this process
-ends with whatever it has started.
+second, and less often where looking is dear: for half a percent of the host, of all devices
+together, but at least every five seconds. One process for all, as each would cost 24 MB and the
+imports; a thread for each, so that a source that hangs costs the others nothing. At each further
+line it answers with what it has seen since the last one, an `Answer` a device. Nothing waits for
+it: a source that hangs, hangs here, and the answer says so. When stdin closes, the parent is gone,
+and this process ends with whatever it has started.
 """
 
 from __future__ import annotations

@@ -26,6 +26,13 @@ NAMES = list(MODULES)
 WORKLOADS: dict[str, Workload] = {
     name: importlib.import_module(module).WORKLOAD for name, module in MODULES.items()
 }
+KERNELS = {
+    name
+    for name, workload in WORKLOADS.items()
+    if not any("graph" in mode.executions for mode in workload.modes.values())
+}
+"""Workloads without a model, each of which goes wrong in ways of its own: tested by itself. Every
+model can be recorded."""
 MODES = [
     (name, mode)
     for name, workload in WORKLOADS.items()

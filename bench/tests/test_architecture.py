@@ -323,6 +323,16 @@ def test_the_readme_names_every_room() -> None:
     assert missing == []
 
 
+def test_the_readme_names_the_packages_of_measuring() -> None:
+    """The room that has most files."""
+    readme = PACKAGE.parent / "README.md"
+    if not readme.exists():
+        pytest.skip("an installed package has no README beside it")
+    (row,) = [line for line in readme.read_text("utf-8").splitlines() if "| `measuring/` |" in line]
+    inside = {file.parent.name for file in (PACKAGE / "measuring").glob("*/__init__.py")}
+    assert inside == set(re.findall(r"`(\w+)`", row))
+
+
 def test_at_load_sees_what_it_should() -> None:
     """The reader itself: loading statements, not functions', not the type checker's."""
     tree = ast.parse(

@@ -28,6 +28,7 @@ from bench.tests.backends.simulated_commands import (
     under_way,
 )
 from bench.tests.conftest import Accelmark
+from bench.tests.released import workloads
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="workers need POSIX process groups"),
@@ -90,11 +91,10 @@ def test_every_work_is_measured_on_the_second_die(commands: Commands) -> None:
     assert host_fallbacks(done.err.splitlines()) == ()
     (run,) = done.runs
     assert len(measured(run)) == len(run.run.plan)
-    workloads = {name: catalogue.workload(name) for name in catalogue.plug_ins("workloads")}
     every = {
         (name, mode)
-        for name, workload in workloads.items()
-        for mode, declared in workload.modes.items()
+        for name in workloads()
+        for mode, declared in catalogue.workload(name).modes.items()
         if not declared.together and declared.burst is None  # of several dies; of 40 s of rest
     }
     assert {(case.workload, case.mode) for case in run.run.plan} == every

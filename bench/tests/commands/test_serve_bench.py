@@ -17,7 +17,8 @@ from bench.records.outcome import Measured
 from bench.records.run import MOST_LAUNCHES
 from bench.records.runfile import read
 from bench.serving import export, gate, run, session, verdict
-from bench.serving.cases import LEAST_REQUESTS, ROUNDS, Asks
+from bench.serving.cases import LEAST_REQUESTS, ROUNDS, Asks, cases, ramp_of
+from bench.serving.gate import FLOOR, ROUNDING, bound
 from bench.tests.conftest import Accelmark
 from bench.tests.serving.mock import Manners, Mock, reference
 from bench.tests.serving.values import MANIFEST, asks
@@ -260,8 +261,6 @@ def test_a_model_that_nobody_exported_is_refused(accelmark: Accelmark, tmp_path:
 
 
 def test_a_load_of_our_own_engine_is_never_the_same_work() -> None:
-    from bench.serving.cases import cases
-
     wanted: Asks = asks()
     (case,) = cases(wanted, MANIFEST)
     assert case.workload == "endpoint" and case.execution == "server"
@@ -285,3 +284,12 @@ def test_help_and_guide_say_how_many_requests_a_load_has(accelmark: Accelmark) -
     said = f"{ROUNDS} for each in flight, {LEAST_REQUESTS} at least."
     assert code == 0 and f"Of each load. Default: {said}" in " ".join(out.split())
     assert said in guide.page("serve-bench").text
+
+
+def test_the_guide_says_what_is_right_and_when_an_open_load_is_full() -> None:
+    said = " ".join(guide.page("serve-bench").text.split())
+    assert f"within {ROUNDING:g} times that of the same model" in said
+    assert f"on this host, or {FLOOR:g}." in said and bound(0.0) == FLOOR
+    assert "begins when a tenth of the requests has ended" in said
+    open_ones = cases(asks(concurrencies=(), offline=True, rates=(2.0,), requests=200), MANIFEST)
+    assert [ramp_of(case) for case in open_ones] == [20, 20]

@@ -32,6 +32,7 @@ from bench.tests.guide.documents import (
     blocks,
     card,
 )
+from bench.tests.released import workloads
 
 MOST_LINES = 220
 SCREEN_LINES = 50
@@ -254,7 +255,7 @@ def test_where_a_precision_is_not_is_said() -> None:
     """Of those that are said to be everywhere, or in all of a kind, but for some."""
     modes = {
         (name, mode): (set(found.precisions), mode.startswith("train"))
-        for name in catalogue.plug_ins("workloads")
+        for name in workloads()
         for mode, found in catalogue.load("workloads", name).modes.items()
     }
 
@@ -274,6 +275,19 @@ def test_where_a_precision_is_not_is_said() -> None:
         named = {*re.findall(r"`([\w-]+)`", exceptions), *re.findall(r"` (grouped)", exceptions)}
         absent = lacking(precision, trained) | ({"lora"} if precision == "bf16-amp" else set())
         assert named - ({"gemm"} if "grouped" in named else set()) == absent, precision
+
+
+def test_where_a_narrow_precision_is_is_said() -> None:
+    """The workloads that have it, by name."""
+    having: dict[str, set[str]] = {}
+    for name in workloads():
+        for mode in catalogue.load("workloads", name).modes.values():
+            for precision in mode.precisions:
+                having.setdefault(precision, set()).add(name)
+    for precision in ("fp8", "int8", "fp8-row", "fp8-block128", "mxfp8", "mxfp4", "nvfp4"):
+        page = guide.page("catalogue").text
+        (said,) = re.findall(rf"^\|[^|]*`{precision}`[^|]*\| .+ \| (.+) \|$", page, re.M)
+        assert set(re.findall(r"`([\w-]+)`", said)) == having[precision], precision
 
 
 def test_what_a_card_leaves_out_first_is_said_in_its_order() -> None:

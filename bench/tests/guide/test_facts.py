@@ -10,15 +10,18 @@ from bench import catalogue, cli, guide
 from bench.backend import Backend, DeviceInfo
 from bench.commands import check_backend
 from bench.conformance.check import passed, unseen
+from bench.conformance.checks._operators import OPERATORS
 from bench.conformance.examine import Examined
 from bench.records.run import Settings
+from bench.running import sampler
 from bench.serving import export
 from bench.tests.guide.documents import CLONE, PACKAGE
+from bench.tests.released import workloads
 
 
 def test_kernels_that_are_compiled_are_named_beside_the_models() -> None:
     (row,) = re.findall(r"^\| `compile` .*", guide.page("catalogue").text, re.MULTILINE)
-    for name in catalogue.plug_ins("workloads"):
+    for name in workloads():
         modes = catalogue.workload(name).modes
         if any("graph" in mode.executions for mode in modes.values()):
             continue  # a model
@@ -33,6 +36,20 @@ def test_what_a_backend_says_of_settings_is_told_to_who_writes_one() -> None:
     page = guide.page("new-backend").text
     for said in (Backend.recorded_variables, Backend.heeded, Backend.harmful_variables):
         assert f"\n| `{said.__name__}` | " in page
+
+
+def test_the_operators_of_the_kit_are_counted() -> None:
+    (row,) = re.findall(r"^\| `operators` \| (.*) \|$", guide.page("new-backend").text, re.M)
+    assert row.startswith(f"{len(OPERATORS)} operators ")
+    assert re.findall(r"`(\w+)`", row) == [one.name for one in OPERATORS if not one.gradients]
+
+
+def test_how_often_a_device_is_looked_at_is_said() -> None:
+    for text in (guide.page("telemetry").text, sampler.__doc__ or ""):
+        said = " ".join(text.split())
+        assert "at most five times a second" in said and sampler.LEAST_INTERVAL_SECONDS == 0.2
+        assert "half a percent of the host" in said and sampler.HOST_SHARE == 0.005
+        assert "at least every five seconds" in said and sampler.MOST_INTERVAL_SECONDS == 5.0
 
 
 def test_the_end_of_the_conformance_kit_is_what_it_prints() -> None:
@@ -83,7 +100,6 @@ def test_the_time_under_load_first_is_the_most_of_a_suite() -> None:
 
 def test_examples_that_are_said_to_be_short_are() -> None:
     for page, folder in (("new-backend", "backends"), ("new-workload", "workloads")):
-        (named,) = re.findall(
-            rf"`bench/({folder}/\w+\.py)` is (?:the shortest|a short)", guide.page(page).text
-        )
+        said = " ".join(guide.page(page).text.split())
+        (named,) = re.findall(rf"`bench/({folder}/\w+\.py)` is (?:the shortest|a short)", said)
         assert len((PACKAGE / named).read_text(encoding="utf-8").splitlines()) < 115

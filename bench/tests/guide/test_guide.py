@@ -86,7 +86,7 @@ def test_search_gives_page_heading_and_line(accelmark: Accelmark) -> None:
 
 def test_a_phrase_is_found_across_the_end_of_a_line() -> None:
     lines = guide.page("statistics").text.splitlines()
-    at = next(k for k, line in enumerate(lines) if line.startswith("Steps within one process"))
+    at = next(k for k, line in enumerate(lines) if line.startswith("Steps of one process"))
     phrase = f"{lines[at].rpartition(' ')[2]} {lines[at + 1].partition(' ')[0]}"
     assert not any(phrase in line for line in lines)
     hit = guide.search(phrase.upper())[0]

@@ -25,7 +25,7 @@ from bench.report import Canvas
 from bench.reports._flat_comparison import flat
 from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
-from bench.tests.judging.test_at_tpot import near
+from bench.tests.judging.test_at_tpot import at_once, near
 from bench.tests.judging.test_clocks import looks
 from bench.tests.judging.test_clocks import run as at_clock
 from bench.tests.judging.test_configured import ran, with_torch
@@ -161,7 +161,9 @@ SYSTEMS: dict[Code, Callable[[], Pair]] = {
 }
 """Two runs that are judged so as whole systems."""
 AT_LIMIT: dict[Code, Callable[[], Pair]] = {
-    Code.LIMIT_IN_DOUBT: lambda: (near(20, 25, 27), near(20, 25, 30.2))
+    Code.NO_LOAD_IN_LIMIT: lambda: (near(20, 25, 27), near(33, 35, 37)),
+    Code.BEST_NOT_MEASURED: lambda: (at_once(1, 2), at_once(1, 2, 4)),
+    Code.LIMIT_IN_DOUBT: lambda: (near(20, 25, 27), near(20, 25, 30.2)),
 }
 """Two that are judged so at 30 ms a token."""
 VERDICTS: dict[Code, CompareVerdict] = {

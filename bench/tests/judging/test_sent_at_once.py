@@ -43,7 +43,7 @@ def at_once(slots: int, requests: int, tokens: int = 100) -> Served:
 
 
 @pytest.mark.parametrize("tokens", [2, 100])
-@pytest.mark.parametrize("slots", [13, 16, 24, 32, 39, 40])
+@pytest.mark.parametrize("slots", [13, 16, 24, 32, 39])
 def test_a_window_within_the_first_filling_is_none_and_how_many_give_one_is_said(
     slots: int, tokens: int
 ) -> None:
@@ -52,6 +52,15 @@ def test_a_window_within_the_first_filling_is_none_and_how_many_give_one_is_said
     if why:
         enough = int(why.split("--requests ")[1].split()[0])
         assert 3 * slots <= enough <= 5 * slots and unfilled(at_once(slots, enough, tokens)) == ""
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 100])
+@pytest.mark.parametrize("slots", [40, 41, 256])
+def test_where_all_are_answered_at_a_time_no_number_is_said(slots: int, tokens: int) -> None:
+    """A server of 256 slots would be advised 160, then 640, then 1,024."""
+    why = unfilled(at_once(slots, 40, tokens))
+    assert "all at a time: how many it can is not known. Give --requests 4 times that" in why
+    assert unfilled(at_once(slots, 4 * slots, tokens)) == ""
 
 
 @pytest.mark.parametrize(("slots", "counts"), [(8, True), (13, True), (24, False), (40, False)])

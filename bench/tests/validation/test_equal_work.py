@@ -17,6 +17,7 @@ from bench.measuring import operators
 from bench.precision import PRECISIONS
 from bench.records import environment
 from bench.records.proof import Proof, StepReading, Vector
+from bench.tests.released import workloads
 from bench.tests.scripts.equal_work import stand_ins
 from bench.tests.small_workloads import build, one_thread, site
 from bench.tests.validation import equal_work, planted
@@ -90,7 +91,7 @@ def test_the_cases_are_those_of_the_suite_at_every_precision() -> None:
         "gemm-matmul fp32",
         "bert-train bf16-amp",
     ]
-    modes = {name: catalogue.workload(name).modes for name in catalogue.plug_ins("workloads")}
+    modes = {name: catalogue.workload(name).modes for name in workloads()}
     alone = {
         name
         for name, of in modes.items()

@@ -19,15 +19,22 @@ from bench.measuring.gates.numerics import gate
 from bench.precision import PRECISIONS
 from bench.quantized_product import multiply
 from bench.tests.replay import FakeRecorder
-from bench.tests.small_workloads import CASES, FP32, WORKLOADS, build, one_thread, site, small
+from bench.tests.small_workloads import (
+    CASES,
+    FP32,
+    KERNELS,
+    WORKLOADS,
+    build,
+    one_thread,
+    site,
+    small,
+)
 from bench.workloads import _generation, _model_spots, _quantized
 from bench.workloads._model_spots import ABSENT
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
 pytestmark = pytest.mark.usefixtures("small_vision")
-
-OPERATORS = ("gemm", "attention", "memory", "transfer", "launch")
 
 
 @contextmanager
@@ -68,7 +75,7 @@ def void(name: str, mode: str, given: Any, at: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "precision"), [case for case in CASES if case[0] not in OPERATORS]
+    ("name", "mode", "precision"), [case for case in CASES if case[0] not in KERNELS]
 )
 def test_a_right_model_is_never_void(name: str, mode: str, precision: str) -> None:
     job: Any = build(name, mode, site(PRECISIONS[precision]))

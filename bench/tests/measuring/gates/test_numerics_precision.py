@@ -11,13 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.tests.measuring.proving.wrong_workloads import (
-    KERNELS,
     TF32_CASES,
     gate_wrong,
     one_reference,
     small_pipeline,
 )
-from bench.tests.small_workloads import CASES, one_thread
+from bench.tests.small_workloads import CASES, KERNELS, one_thread
 
 __all__ = ["one_reference", "one_thread", "small_pipeline"]  # fixtures, used by being here
 

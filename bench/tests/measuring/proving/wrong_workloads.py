@@ -15,9 +15,6 @@ from bench.tests.small_workloads import MODES, WORKLOADS, site
 from bench.workload import Job, Parameters, Site, Workload
 from bench.workloads import resnet50, vit_b16
 
-KERNELS = ("attention", "gemm", "launch", "memory", "transfer")
-"""Workloads without a model: each goes wrong in ways of its own, tested by itself."""
-
 TF32_CASES = [
     (name, mode, "tf32")
     for name, mode in MODES
