@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 from bench import catalogue
 from bench.errors import AccelmarkError, ComparisonError
 from bench.exchange.benchmark_json import read_any
-from bench.judging import chips, systems
-from bench.judging.at_tpot import compare_at_tpot, limit_seconds
-from bench.judging.compare import Prices, compare, whole
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging import chips
+from bench.judging.comparing import systems
+from bench.judging.comparing.at_tpot import compare_at_tpot, limit_seconds
+from bench.judging.comparing.compare import Prices, compare, whole
+from bench.judging.comparing.comparison import CaseComparison, Comparison
+from bench.judging.explaining.explained import explain_run
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning import plan, suite_file
@@ -41,12 +43,13 @@ from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import read
 from bench.report import Canvas, Report
 from bench.reports._compared import compared
-from bench.running import probe, reached, seating
+from bench.running import probe, reached
 from bench.running.elsewhere import HERE, Elsewhere, elsewhere, require_alone
 from bench.running.explanations import Explaining
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
-from bench.running.placement import require_one_host
+from bench.running.hosts import seating
+from bench.running.hosts.placement import require_one_host
 from bench.running.resume import require_run, resume
 from bench.running.session import open_session
 
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from _typeshed import StrPath
 
     from bench.backend import DeviceInfo
-    from bench.running.leader import Leader
+    from bench.running.hosts.leader import Leader
 
     Runs = RunFile | StrPath
     """A run, or where it lies."""
@@ -78,6 +81,7 @@ __all__ = [
     "Void",
     "compare_runs",
     "compare_systems",
+    "explain_run",
     "explain_suite",
     "read_run",
     "render",
@@ -193,7 +197,7 @@ def explain_suite(
 
     suite: a shipped suite's name, a .toml file, or the name of a case (a glob) of the shipped
     suites: of the first that has it; trying: whether known remedies are tried, too; the rest as of
-    `run_suite`. `bench.judging.explained.explain_run` judges it.
+    `run_suite`. `bench.judging.explaining.explained.explain_run` judges it.
     """
     found, pattern = suite_of(str(suite), only)
     plan.require(found, None, wanted(None, precision), pattern)
@@ -238,7 +242,7 @@ def resume_run(
     """
     budget = suite_file.budget("resume_run", budget_minutes)
     file = read(record)
-    if is_complete(file):
+    if file.complete:
         return file
     require_run(file)
     budget = budget or file.run.budget_minutes
@@ -276,11 +280,6 @@ def choose(
     chips.chips()  # a bad file of the user's is said now, not after the hours of a run
     chosen = probe.choose_of(address) if where == HERE else reached.choose_by(where, address)
     return chosen._replace(here=leader.agree(chosen.device, chosen.here)) if leader else chosen
-
-
-def is_complete(run: RunFile) -> bool:
-    """Whether a run ended because nothing was left to measure."""
-    return run.end is not None and run.end.reason == "complete"
 
 
 def read_run(path: StrPath) -> RunFile:

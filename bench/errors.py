@@ -76,8 +76,8 @@ class MissingPackage(AccelmarkError):
 class ComparisonError(AccelmarkError):
     """Runs that cannot be set side by side at all.
 
-    code: of the rule that forbids it (`bench.judging.reasons`), named at the end of the message;
-    empty where the options are at fault, not the runs.
+    code: of the rule that forbids it (`bench.judging.comparing.reasons`), named at the end of the
+    message; empty where the options are at fault, not the runs.
     """
 
     def __init__(self, message: str, code: str = "") -> None:

@@ -77,13 +77,13 @@ def ab(
     then calls FASTER or SLOWER is noise of this machine.
     """
     from bench import api
-    from bench.judging.verdicts import unanswered
+    from bench.judging.comparing.verdicts import unanswered
     from bench.planning import plan, suite_file
     from bench.planning.instead import both, wanted
     from bench.records.runfile import read
-    from bench.running import seating
     from bench.running.header import begin, run_id
-    from bench.running.placement import require_one_host
+    from bench.running.hosts import seating
+    from bench.running.hosts.placement import require_one_host
     from bench.running.session import open_session
     from bench.running.turns import alternate
 

@@ -19,7 +19,7 @@ from bench.errors import OutputError, RecordError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
-    from bench.judging.comparison import Comparison
+    from bench.judging.comparing.comparison import Comparison
     from bench.records.run import RunFile, Settings
     from bench.report import Canvas
     from bench.running.face import Face

@@ -79,8 +79,8 @@ def compare(
 ) -> None:
     """Say who is faster than BASE, by how much, how surely; or why that cannot be said."""
     from bench import api
-    from bench.judging import verdicts
-    from bench.judging.compare import Prices
+    from bench.judging.comparing import verdicts
+    from bench.judging.comparing.compare import Prices
 
     for option, given in (("--price", prices), ("--devices", devices)):
         if given and len(given) != len(others) + 1:

@@ -136,7 +136,7 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
     """The explanations of a run in one of `FORMATS`; raises `RecordError` where it has none."""
     from bench.errors import RecordError
     from bench.exchange.chrome_trace import traced
-    from bench.judging.explained import explain_run
+    from bench.judging.explaining.explained import explain_run
     from bench.reports import _comma_separated, _explained, _flat_explained
 
     found = explain_run(run)
@@ -155,7 +155,7 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
 
 def finish(run: RunFile, measured: bool) -> None:
     """Leaves with the exit code of what was explained; measured: by this command, now."""
-    from bench.judging.explained import explain_run
+    from bench.judging.explaining.explained import explain_run
 
     if measured and run.end is not None and run.end.reason == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
@@ -167,7 +167,7 @@ def compared(
     base: RunFile, others: Sequence[RunFile], as_json: bool, as_csv: bool, width: int
 ) -> str:
     """Explained runs against the first: a card each, or rows of all."""
-    from bench.judging.explained_pairs import explained_pairs
+    from bench.judging.explaining.explained_pairs import explained_pairs
     from bench.reports import _comma_separated, _explained_pairs
 
     each = [(other, explained_pairs(base, other)) for other in others]

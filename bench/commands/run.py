@@ -24,7 +24,7 @@ from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
     from bench.records.run import RunFile
-    from bench.running.leader import Leader
+    from bench.running.hosts.leader import Leader
 
 
 @click.command(short_help="Measure a suite and print its card.")
@@ -135,9 +135,9 @@ def _resume(
     from bench.running.resume import require_run
 
     file = api.read_run(record)
-    if file.passing or not api.is_complete(file):
+    if file.passing or not file.complete:
         require_run(file)  # before it is read again, which a pipe cannot be
-    if api.is_complete(file):
+    if file.complete:
         say(f"{file.path}: this run is complete: nothing is left to measure.")
         _finish(file, leader, wide=wide)
         return
@@ -156,7 +156,7 @@ def _resume(
 def _finish(result: RunFile, leader: Leader | None, *, wide: bool) -> None:
     """Prints the card of a run that has ended, and leaves with its exit code."""
     from bench import api
-    from bench.judging.explained import ended_before
+    from bench.judging.explaining.explained import ended_before
 
     show(render("table", [result], wide=wide), result.path)
     if result.run.explanations:

@@ -136,7 +136,7 @@ def serve_bench(
     """
     from bench import api
     from bench.planning.arrivals import Lengths
-    from bench.running.placement import require_one_host
+    from bench.running.hosts.placement import require_one_host
     from bench.serving import cases, export, watched
     from bench.serving import run as serving
     from bench.serving.session import Ask

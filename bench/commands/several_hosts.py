@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.commands.common import say
 
 if TYPE_CHECKING:
-    from bench.running.leader import Leader
+    from bench.running.hosts.leader import Leader
 
 
 @contextlib.contextmanager
@@ -21,18 +21,18 @@ def hosts(suite: str | None, **options: object) -> Iterator[Leader | None]:
     suite, options: what the command was given, the same on all hosts. On another host than the
     leader's it follows to the end, and then leaves with the leader's exit code.
     """
-    from bench.running.placement import placement
+    from bench.running.hosts.placement import placement
 
     found = placement(os.environ)
     if found is None:
         yield None
         return
-    from bench.running import alike
-    from bench.running.leader import leading
+    from bench.running.hosts import alike
+    from bench.running.hosts.leader import leading
 
     facts = alike.software(suite, options)
     if found.rank:
-        from bench.running.follower import follow
+        from bench.running.hosts.follower import follow
 
         sys.exit(follow(found, facts, say))
     with leading(found, facts, say) as leader:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.judging.explained import ExplainedCase
+from bench.judging.explaining.explained import ExplainedCase
 from bench.records.run import RunFile
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from bench.judging.differences import Difference
+from bench.judging.comparing.differences import Difference
 from bench.records.observed import THROTTLING, Reading, Telemetry
 from bench.records.outcome import Measured
 from bench.records.run import Launch, RunFile

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bench import units
+from bench.judging.ranks.scaling import scalings
 from bench.judging.row import UNDISTURBED, Row
-from bench.judging.scaling import scalings
 from bench.planning.sweep import batch_of, without_batch
 from bench.records.outcome import DOES_NOT_FIT
 
@@ -53,7 +53,7 @@ class Curve(msgspec.Struct, frozen=True):
 def curves(rows: Sequence[Row]) -> Iterator[Curve]:
     """The sweeps among a run's rows of which at least one point has a number.
 
-    Batches that grow with the devices are another question, which `bench.judging.scaling` answers.
+    Batches that grow with the devices are another question (`bench.judging.ranks.scaling`).
     """
     found: dict[str, list[Row]] = {}
     for row in rows:

@@ -13,14 +13,14 @@ import msgspec
 from bench import stats, units
 from bench.judging import cold
 from bench.judging.clocks import CLOCKS_SET, clocks_set
-from bench.judging.exchanged import exposed, reduced
 from bench.judging.interval import Interval
 from bench.judging.load import load_of
-from bench.judging.pairs import pairs
+from bench.judging.ranks.exchanged import exposed, reduced
+from bench.judging.ranks.pairs import pairs
+from bench.judging.ranks.slow import rank_times
 from bench.judging.row import LatencySummary, Row, Verdict
 from bench.judging.served import arrives_at_a_rate, summarized
 from bench.judging.serving import BEHIND, falls_behind
-from bench.judging.slow import rank_times
 from bench.planning.least_flop import least_flop
 from bench.records.case import Case
 from bench.records.environment import UNSEARCHED, section

@@ -10,9 +10,9 @@ from bench import stats, units
 from bench.judging.endpoint import EndpointSummary
 from bench.judging.interval import Interval
 from bench.judging.load import Load
-from bench.judging.pairs import Pairs
+from bench.judging.ranks.pairs import Pairs
+from bench.judging.ranks.slow import RankTimes
 from bench.judging.served import ServingSummary
-from bench.judging.slow import RankTimes
 from bench.planning.shapes import ARITHMETIC
 from bench.planning.tuning import Trial
 from bench.planning.versions import today
@@ -53,7 +53,7 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Efficiency(Interval, frozen=True, kw_only=True):
-    """Throughput a device, over that of the same work on fewer; see `bench.judging.scaling`."""
+    """Throughput a device, over that of the same work on fewer: `bench.judging.ranks.scaling`."""
 
     against: int
     """So many devices: one, or the fewest at which the work was measured. Of that point itself the
@@ -61,7 +61,7 @@ class Efficiency(Interval, frozen=True, kw_only=True):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """What joins the devices, by a collective's times over sizes; see `bench.judging.links`."""
+    """What joins the devices, by a collective's times over sizes: `bench.judging.ranks.links`."""
 
     latency: Interval
     """Seconds of an operation of no bytes."""

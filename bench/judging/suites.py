@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from bench import catalogue
 from bench.errors import AccelmarkError
-from bench.judging.comparability import unequal
-from bench.judging.comparison import CaseComparison
+from bench.judging.comparing.comparability import unequal
+from bench.judging.comparing.comparison import CaseComparison
 from bench.judging.row import Row
 from bench.planning import plan, suite_file
 from bench.planning.instead import OPTION

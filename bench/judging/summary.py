@@ -11,10 +11,10 @@ from bench import units
 from bench.judging import cold
 from bench.judging.ceilings import with_cache, with_ceilings, with_peak
 from bench.judging.endpoint import endpoint_of
-from bench.judging.links import with_links
 from bench.judging.measured import estimated_peak_bytes, measured_row
+from bench.judging.ranks.links import with_links
+from bench.judging.ranks.scaling import with_efficiency
 from bench.judging.row import Row
-from bench.judging.scaling import with_efficiency
 from bench.judging.serving import unfilled
 from bench.planning.sweep import Limits
 from bench.planning.tuning import Search, Trial, figures, in_words

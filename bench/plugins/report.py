@@ -5,8 +5,8 @@ by case, `bench.units` writes numbers as every other report does.
 """
 
 from bench import units
-from bench.judging.compare import compare
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.comparison import CaseComparison, Comparison
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.records.case import Case

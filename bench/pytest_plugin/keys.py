@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from bench.judging.side import Side
+    from bench.judging.comparing.side import Side
     from bench.pytest_plugin.options import Plan
     from bench.pytest_plugin.replay import ItemClock
     from bench.records.case import Case

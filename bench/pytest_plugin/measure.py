@@ -45,8 +45,9 @@ def _measure(session: pytest.Session) -> None:
     from bench.judging import chips
     from bench.planning.instead import slow
     from bench.records import runfile
-    from bench.running import placement, probe, seating
+    from bench.running import probe
     from bench.running.header import begin, command_line, run_id
+    from bench.running.hosts import placement, seating
     from bench.running.session import open_session
 
     config = session.config

@@ -11,8 +11,8 @@ from bench.pytest_plugin.keys import COMPARED, KEY, PLAN, RUN, SAVED
 from bench.pytest_plugin.options import benchmarks_disabled
 
 if TYPE_CHECKING:
+    from bench.judging.comparing.side import Side
     from bench.judging.row import Row
-    from bench.judging.side import Side
     from bench.records.case import Case
     from bench.records.run import RunFile
 
@@ -48,9 +48,9 @@ def judges(config: pytest.Config) -> bool:
 def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
     """Why what was measured may not be held against the saved runs, as `accelmark compare` has it;
     empty where it may."""
-    from bench.judging.comparability import incomparable
+    from bench.judging.comparing.comparability import incomparable
+    from bench.judging.comparing.side import Side
     from bench.judging.row import UNDISTURBED
-    from bench.judging.side import Side
 
     if judges(config) and row.verdict not in UNDISTURBED:
         return f"not judged: {row.verdict}: {row.reason}"
@@ -72,9 +72,9 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
     """
     from bench.errors import RecordError
     from bench.exchange import benchmark_json
-    from bench.judging.comparability import disqualified, unequal
+    from bench.judging.comparing.comparability import disqualified, unequal
+    from bench.judging.comparing.side import Side
     from bench.judging.row import UNDISTURBED
-    from bench.judging.side import Side
     from bench.planning.versions import today
     from bench.records import runfile
 

@@ -1,7 +1,7 @@
 """A step explained: its operators, what each took, what it must do, and what this box can do.
 
 Raw as the rest of a record is: shares, bounds, coverage and most flags are computed from these
-values (`bench.judging.explained`) and never stored.
+values (`bench.judging.explaining.explained`) and never stored.
 """
 
 from __future__ import annotations

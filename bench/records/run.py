@@ -197,3 +197,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     def cut_short(self) -> bool:
         """Whether the damage is a last line that was being written: all before it is whole."""
         return self.damage is not None and self.flaw == "cut short"
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ended because nothing was left to measure."""
+        return self.end is not None and self.end.reason == "complete"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
-from bench.judging.configured import in_turns
+from bench.judging.comparing.configured import in_turns
 from bench.records.private import PRIVATE
 from bench.records.run import Run
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats
-from bench.judging import links
 from bench.judging.clocks import CLOCKS_SET
 from bench.judging.curves import Curve, curves
-from bench.judging.links import sweeps
 from bench.judging.load import BURST, SUSTAINED_SECONDS
+from bench.judging.ranks import links
+from bench.judging.ranks.links import sweeps
+from bench.judging.ranks.scaling import scalings
 from bench.judging.row import UNDISTURBED, Row
-from bench.judging.scaling import scalings
 from bench.judging.tracks import settings, tuned
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from bench.errors import ComparisonError
-from bench.judging.comparison import Comparison
+from bench.judging.comparing.comparison import Comparison
 from bench.report import Canvas
 
 COMPARISON_FORMATS = ("table", "json", "csv")

@@ -12,11 +12,11 @@ from rich.padding import Padding
 from rich.text import Text
 
 from bench import units
-from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.reasons import Code
+from bench.judging.comparing.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.comparing.reasons import Code
+from bench.judging.comparing.verdicts import COMPARE_LAUNCHES, DISTURBED
+from bench.judging.comparing.whole import is_joint
 from bench.judging.row import Row
-from bench.judging.verdicts import COMPARE_LAUNCHES, DISTURBED
-from bench.judging.whole import is_joint
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports import _serving

@@ -6,12 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import units
-from bench.judging.compare import WITNESS_TOLERANCE
-from bench.judging.comparison import CaseComparison, CompareVerdict, Comparison
-from bench.judging.differences import ABSENT, Difference, states
-from bench.judging.reasons import Code
+from bench.judging.comparing.compare import WITNESS_TOLERANCE
+from bench.judging.comparing.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.comparing.differences import ABSENT, Difference, states
+from bench.judging.comparing.reasons import Code
+from bench.judging.comparing.verdicts import (
+    COMPARE_LAUNCHES,
+    EQUIVALENCE,
+    LEAST_DIFFERENCE,
+    SIGNIFICANCE,
+)
 from bench.judging.row import Row
-from bench.judging.verdicts import COMPARE_LAUNCHES, EQUIVALENCE, LEAST_DIFFERENCE, SIGNIFICANCE
 from bench.planning.tuning import in_words
 from bench.reports import _systems
 from bench.reports._card_notes import FLAGS

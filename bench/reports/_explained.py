@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from bench import units
-from bench.judging.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
-from bench.judging.remedies import measured, said
+from bench.judging.explaining.explained import MEANINGS, ClassRow, ExplainedCase, OperatorRow
+from bench.judging.explaining.remedies import measured, said
 from bench.planning.instead import cause, in_place
 from bench.planning.tuning import in_words
 from bench.records.run import RunFile

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bench import stats
-from bench.judging.explained_pairs import ClassPair, ExplainedPair, OperatorPair
+from bench.judging.explaining.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import (
     OPERATOR,

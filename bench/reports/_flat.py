@@ -6,10 +6,10 @@ import operator
 from typing import Any
 
 from bench.judging.interval import Interval
-from bench.judging.pairs import Pairs
+from bench.judging.ranks.pairs import Pairs
+from bench.judging.ranks.slow import RankTimes
 from bench.judging.row import Efficiency, LatencySummary, Link, Row
 from bench.judging.served import ServingSummary
-from bench.judging.slow import RankTimes
 from bench.records.executed import Executed
 from bench.records.run import RunFile
 from bench.reports import _endpoint

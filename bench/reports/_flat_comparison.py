@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from bench.judging.comparison import CaseComparison, Comparison
-from bench.judging.configured import Configured
-from bench.judging.equal_work import EqualWork
+from bench.judging.comparing.comparison import CaseComparison, Comparison
+from bench.judging.comparing.configured import Configured
+from bench.judging.comparing.equal_work import EqualWork
+from bench.judging.comparing.system import NAMES
 from bench.judging.row import Row
-from bench.judging.system import NAMES
 from bench.records.run import RunFile
 from bench.reports._flat import columns, ends, of_interval
 from bench.reports._serving import arrival

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.judging.explained import ClassRow, ExplainedCase, OperatorRow
+from bench.judging.explaining.explained import ClassRow, ExplainedCase, OperatorRow
+from bench.judging.explaining.remedies import helped, measured
 from bench.judging.interval import Interval
-from bench.judging.remedies import helped, measured
 from bench.records.run import RunFile
 from bench.reports._flat import columns, of_interval
 

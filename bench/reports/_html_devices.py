@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench import units
-from bench.judging import links
-from bench.judging.pairs import Pairs
+from bench.judging.ranks import links
+from bench.judging.ranks.pairs import Pairs
+from bench.judging.ranks.scaling import Scaling, scalings
+from bench.judging.ranks.slow import RankTimes
 from bench.judging.row import Efficiency, Link, Row
-from bench.judging.scaling import Scaling, scalings
-from bench.judging.slow import RankTimes
 from bench.planning.sweep import without_batch
 from bench.reports import _scaling
 from bench.reports._flat import ends

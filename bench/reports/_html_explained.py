@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.judging.explained import ExplainedCase, OperatorRow, explain_run
+from bench.judging.explaining.explained import ExplainedCase, OperatorRow, explain_run
 from bench.reports._explained import called, ms
 from bench.reports._html_side import Side
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 from bench import units
 from bench.errors import ComparisonError, RecordError
-from bench.judging.compare import compare, whole
-from bench.judging.comparison import Comparison
-from bench.judging.systems import otherwise_spread
+from bench.judging.comparing.compare import compare, whole
+from bench.judging.comparing.comparison import Comparison
+from bench.judging.comparing.systems import otherwise_spread
 from bench.reports._comparison_notes import JUDGED, WORDS
 from bench.reports._html_side import Side
 from bench.reports._wording import handed_on, ratio

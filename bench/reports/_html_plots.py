@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bench import stats, units
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.comparing.comparison import CaseComparison, Comparison
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import Row
 from bench.planning.shapes import ARITHMETIC, BANDWIDTH

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bench.judging.differences import in_words
+from bench.judging.comparing.differences import in_words
 from bench.reports._html_side import NONE, Side
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from bench import units
+from bench.judging.comparing.side import by_work
 from bench.judging.row import Row
-from bench.judging.side import by_work
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.run import RunFile

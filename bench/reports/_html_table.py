@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench import units
-from bench.judging.links import in_words
+from bench.judging.ranks.links import in_words
 from bench.judging.row import Row
 from bench.reports._html_side import NONE, Side, name_of
 from bench.reports._wording import (

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from bench import units
 from bench.judging.interval import Interval
+from bench.judging.ranks.scaling import Scaling
 from bench.judging.row import Efficiency, Row
-from bench.judging.scaling import Scaling
 from bench.planning.sweep import BATCH
 from bench.reports._labels import name_of, plain
 from bench.reports._wording import share, word_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bench import stats, units
-from bench.judging.comparison import CaseComparison
+from bench.judging.comparing.comparison import CaseComparison
 from bench.judging.interval import Interval
 from bench.judging.row import Row
 from bench.judging.served import OVERHEAD_LIMIT, ServingCurve, ServingSummary

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.comparing.comparison import CaseComparison, Comparison
+from bench.judging.comparing.system import Product
 from bench.judging.interval import Interval
-from bench.judging.system import Product
 from bench.reports._wording import ratio, share
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import stats, units
-from bench.judging.explained import ended_before
+from bench.judging.explaining.explained import ended_before
 from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bench import units
 from bench.errors import ComparisonError, RecordError
-from bench.judging.compare import compare, whole
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.comparing.compare import compare, whole
+from bench.judging.comparing.comparison import CaseComparison, Comparison
+from bench.judging.comparing.systems import otherwise_spread
 from bench.judging.curves import curves
+from bench.judging.ranks.scaling import Scaling, scalings
 from bench.judging.row import Row
-from bench.judging.scaling import Scaling, scalings
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
-from bench.judging.systems import otherwise_spread
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from bench import units
+from bench.judging.ranks.scaling import Scaling, scalings
 from bench.judging.row import Row
-from bench.judging.scaling import Scaling, scalings
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.planning.sweep import batch_of, without_batch

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from bench.records.outcome import DOES_NOT_FIT, Phase
 
 if TYPE_CHECKING:
-    from bench.running.remote import RemoteWorker
+    from bench.running.hosts.remote import RemoteWorker
     from bench.running.worker_process import WorkerProcess
 
 QUIET_SECONDS = 40.0

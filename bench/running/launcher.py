@@ -19,9 +19,9 @@ from bench.records.limits import SHARES, phase_limit
 from bench.records.observed import Telemetry
 from bench.records.outcome import Measured, Skipped, Void
 from bench.records.run import Settings
-from bench.running import seating
 from bench.running.handing import Handing
-from bench.running.leader import Leader
+from bench.running.hosts import seating
+from bench.running.hosts.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.stems import Stems
 from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker

@@ -10,7 +10,7 @@ import msgspec
 from bench.measuring.messages import Report
 from bench.records.outcome import Block, Failed, Measured, Share
 from bench.records.reason import reason
-from bench.running.seating import Seat
+from bench.running.hosts.seating import Seat
 from bench.running.worker_process import failed
 from bench.telemetry.joined import of_ranks
 

@@ -19,10 +19,11 @@ from bench.records import environment
 from bench.records.cpu_limits import usable_cores
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
-from bench.running import child, seating
+from bench.running import child
 from bench.running.elsewhere import TORCH
 from bench.running.header import utc_now
-from bench.running.seating import ONE, Hosts
+from bench.running.hosts import seating
+from bench.running.hosts.seating import ONE, Hosts
 
 HOST_FACTS = (
     *("accelmark", "git", "packages", "python", "system", "machine", "cpu", "usable_cores"),

@@ -34,8 +34,8 @@ from bench.running.explanations import NOTHING, Explaining, explain
 from bench.running.face import Ahead, Face, Start
 from bench.running.handing import Handing
 from bench.running.header import utc_now
+from bench.running.hosts.leader import Leader
 from bench.running.launcher import Finished
-from bench.running.leader import Leader
 from bench.running.monitor import Monitor, watched
 from bench.running.rehearsals import Rehearsals, counted
 from bench.running.sampler import Order

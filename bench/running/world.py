@@ -20,11 +20,12 @@ from bench.measuring.ranks import joining
 from bench.records.cpu_limits import usable_cores
 from bench.records.limits import phase_limit
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
-from bench.running import blame, child, seating, wire
+from bench.running import blame, child
 from bench.running.ears import Ears, awake
-from bench.running.leader import Leader
+from bench.running.hosts import seating, wire
+from bench.running.hosts.leader import Leader
+from bench.running.hosts.remote import RemoteHost, RemoteWorker
 from bench.running.one_report import End, first, merged
-from bench.running.remote import RemoteHost, RemoteWorker
 from bench.running.worker_process import (
     IMPORTING,
     LAST_GAP_SECONDS,

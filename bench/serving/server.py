@@ -22,7 +22,7 @@ from bench.records.private import cleaned, cleaned_facts, own_names
 from bench.records.runfile import UNREADABLE
 from bench.running import scratch
 from bench.running.child import reap
-from bench.running.wire import interface_of, is_loopback
+from bench.running.hosts.wire import interface_of, is_loopback
 from bench.serving.framing import Broken, Head
 from bench.serving.stream import plain
 from bench.serving.wire import Endpoint, Pool

@@ -14,6 +14,7 @@ from bench import api
 from bench.backend import DeviceInfo
 from bench.commands.explain import explain
 from bench.commands.run import run
+from bench.records.run import RunFile
 from bench.running import probe
 from bench.running.elsewhere import HERE
 
@@ -103,7 +104,7 @@ def test_what_differs_from_the_default_is_in_it(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "is_complete", lambda file: False)
+    monkeypatch.setattr(RunFile, "complete", False)
     before, after = (
         parsed(command, typed(call, *arguments, **given)) for given in ({}, {name: VALUES[name]})
     )

@@ -17,8 +17,8 @@ from bench import former, guide
 
 API = """
 AccelmarkError Case CaseComparison Comparison Failed Launch Measured Prices Row RunFile Settings
-Skipped Void compare_runs compare_systems explain_suite read_run render resume_run run_suite
-summarize_run
+Skipped Void compare_runs compare_systems explain_run explain_suite read_run render resume_run
+run_suite summarize_run
 """
 BACKEND = """
 Backend Device DeviceInfo DeviceUnavailable FailureKind Memory NotAvailable NotObservable

@@ -14,7 +14,7 @@ import math
 import pytest
 import scipy
 
-from bench.judging.comparison import CompareVerdict
+from bench.judging.comparing.comparison import CompareVerdict
 from bench.records.run import Settings
 from bench.tests.scripts.truth import AUTO, FIXED, Kind, covered, told_apart, truth, verdicts
 

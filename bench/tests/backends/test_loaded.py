@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench.backends import _loaded
-from bench.judging.compare import compare
-from bench.judging.reasons import Code
-from bench.tests.judging.test_configured import CPU, ran
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.reasons import Code
+from bench.tests.judging.comparing.test_configured import CPU, ran
 
 MAPS = """7f0 r-xp 00 08:02 1  /opt/some where/libcublasLt.so.13
 7f1 r-xp 00 08:02 2                /opt/rocm/lib/librocblas.so.5.0.70000

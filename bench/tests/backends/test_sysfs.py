@@ -12,8 +12,8 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.backends import _sysfs, rocm, xpu
-from bench.judging.compare import compare
-from bench.tests.judging.test_configured import ran
+from bench.judging.comparing.compare import compare
+from bench.tests.judging.comparing.test_configured import ran
 
 AMD = {
     "hwmon/hwmon3/power1_cap": "750000000\n",

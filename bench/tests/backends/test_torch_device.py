@@ -14,10 +14,10 @@ import pytest
 from bench.backend import DeviceInfo
 from bench.backends import _torch_device, cuda, generic, mps, rocm, xpu
 from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.precision import PRECISIONS
 from bench.records.execution import RESERVED
-from bench.tests.judging.test_configured import ran
+from bench.tests.judging.comparing.test_configured import ran
 
 INFO = DeviceInfo(backend="some", index=1, name="Some", memory_bytes=1)
 

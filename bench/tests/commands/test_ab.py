@@ -12,7 +12,7 @@ import pytest
 
 from bench import api
 from bench.backend import DeviceInfo
-from bench.judging.verdicts import unanswered
+from bench.judging.comparing.verdicts import unanswered
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
 from bench.records.outcome import Cold, Failed, Measured, Outcome, Skipped

@@ -17,7 +17,7 @@ import pytest
 from bench.commands.explain import compared
 from bench.records.runfile import Writer
 from bench.tests.conftest import Accelmark
-from bench.tests.judging.accounts import account, explained_file
+from bench.tests.judging.explaining.accounts import account, explained_file
 
 
 @pytest.fixture

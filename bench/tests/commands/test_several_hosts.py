@@ -12,11 +12,12 @@ from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_OK
 from bench.measuring.messages import Progress
 from bench.records.outcome import Failed, Measured
 from bench.records.runfile import read
-from bench.running import alike, blame, child, follower, greeting, launcher, probe, wire, world
-from bench.running.placement import placement
+from bench.running import blame, child, launcher, probe, world
+from bench.running.hosts import alike, follower, greeting, wire
+from bench.running.hosts.placement import placement
 from bench.tests.conftest import Accelmark
-from bench.tests.running.test_hosts_launches import WAITS, command
-from bench.tests.running.two_hosts import Following, free_port
+from bench.tests.running.hosts.test_hosts_launches import WAITS, command
+from bench.tests.running.hosts.two_hosts import Following, free_port
 
 CPU = DeviceInfo(backend="cpu", index=0, name="CPU", memory_bytes=None)
 SUITE = """

@@ -30,7 +30,7 @@ from bench.records import runfile
 from bench.records.outcome import Measured, Outcome, Skipped, Void
 from bench.records.run import Resumed, RunFile
 from bench.report import Canvas
-from bench.tests.judging.accounts import account, explanation
+from bench.tests.judging.explaining.accounts import account, explanation
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import (
     failed,

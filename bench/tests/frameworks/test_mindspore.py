@@ -17,8 +17,8 @@ from bench import catalogue
 from bench.conformance.worker import checks
 from bench.errors import DeviceUnavailable
 from bench.frameworks._hand_over import handed_over
-from bench.judging.compare import compare
-from bench.judging.equal_work import of_launches
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.equal_work import of_launches
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Answer, Channel, Order, Report, Request
 from bench.measuring.proving.watch import READ_AFTER

@@ -13,7 +13,7 @@ import pytest
 from bench import catalogue
 from bench.frameworks import _mindspore_jobs as jobs
 from bench.frameworks import _mindspore_llama as llama
-from bench.judging.equal_work import of_launches
+from bench.judging.comparing.equal_work import of_launches
 from bench.measuring.messages import Report
 from bench.precision import PRECISIONS
 from bench.records.case import Case

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.judging.equal_work import of_launches
+from bench.judging.comparing.equal_work import of_launches
 from bench.measuring.messages import Report
 from bench.measuring.proving.watch import READ_AFTER
 from bench.records.case import Case

@@ -15,7 +15,7 @@ import torch
 
 from bench import catalogue
 from bench.frameworks._hand_over import handed_over
-from bench.judging.equal_work import of_launches
+from bench.judging.comparing.equal_work import of_launches
 from bench.measuring.gates.handed import Draw, HandedDraws
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Answer, Channel, Order, Report, Request

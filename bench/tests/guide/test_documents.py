@@ -14,7 +14,7 @@ import pytest
 
 from bench import catalogue, guide
 from bench.conformance.worker import checks
-from bench.judging.comparison import CompareVerdict
+from bench.judging.comparing.comparison import CompareVerdict
 from bench.judging.row import Verdict
 from bench.records.flaws import Kind
 from bench.records.outcome import Flag

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from bench.judging.clocks import clocks_set
-from bench.judging.compare import compare
-from bench.judging.comparison import Comparison
-from bench.judging.reasons import Code
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.comparison import Comparison
+from bench.judging.comparing.reasons import Code
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.observed import Reading, Watched

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from bench import stats
-from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import compare
-from bench.judging.comparison import CaseComparison
+from bench.judging.comparing.at_tpot import compare_at_tpot
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.comparison import CaseComparison
+from bench.judging.comparing.systems import compare_systems
 from bench.judging.summary import summarize
-from bench.judging.systems import compare_systems
 from bench.records.outcome import Flag, Outcome
 from bench.records.run import RunFile
 from bench.report import Canvas

@@ -9,9 +9,9 @@ import pytest
 
 from bench.errors import ComparisonError
 from bench.judging.ceilings import ceilings
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.reasons import Code
 from bench.judging.load import BURST, TWO_ANSWERS, Load
-from bench.judging.reasons import Code
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.observed import Reading

@@ -9,8 +9,8 @@ import pytest
 
 import bench
 from bench.errors import ComparisonError
-from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import Prices, compare
+from bench.judging.comparing.at_tpot import compare_at_tpot
+from bench.judging.comparing.compare import Prices, compare
 from bench.judging.served import best_within, serving_curves
 from bench.judging.summary import summarize
 from bench.records.outcome import Measured

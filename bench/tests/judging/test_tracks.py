@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bench.exchange import benchmark_json
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.case import SEARCHED, Case

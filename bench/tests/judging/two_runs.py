@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from bench.judging.comparison import CaseComparison, Comparison
+from bench.judging.comparing.comparison import CaseComparison, Comparison
 from bench.records.case import Case
 from bench.records.outcome import Outcome, Void
 from bench.records.run import End, RunFile, Settings

@@ -10,9 +10,9 @@ import pytest
 from bench import api
 from bench.backend import DeviceInfo
 from bench.errors import SuiteError
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.systems import compare_systems
 from bench.judging.summary import summarize
-from bench.judging.systems import compare_systems
 from bench.planning import plan
 from bench.planning.suite_file import Suite
 from bench.records.case import Case
@@ -159,7 +159,7 @@ def test_what_is_beyond_the_run_starts_nothing_and_is_no_fault(
     assert code == 0, error
     (path,) = tmp_path.glob("*.jsonl")
     run = api.read_run(path)
-    assert not run.launches and api.is_complete(run)
+    assert not run.launches and run.complete
     why = "it takes more devices than this run, which takes 2"
     assert [row.reason for row in api.summarize_run(run)] == [why] * 2
     cut = path.read_text(encoding="utf-8").splitlines(keepends=True)[0]

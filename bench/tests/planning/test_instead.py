@@ -11,7 +11,7 @@ import pytest
 from bench import api
 from bench.backend import DeviceInfo
 from bench.errors import SuiteError, UnknownName
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.suites import suite_of
 from bench.judging.summary import summarize
 from bench.planning import plan

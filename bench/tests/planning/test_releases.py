@@ -13,7 +13,7 @@ import pytest
 
 from bench import api, catalogue, guide
 from bench.errors import SuiteError, UnknownName
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.suites import suite_of
 from bench.planning import expected, plan, selected
 from bench.planning.suite_file import find_suite, read_suite

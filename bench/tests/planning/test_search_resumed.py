@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.judging.side import Side
+from bench.judging.comparing.side import Side
 from bench.planning.tuning import candidates
 from bench.records.case import Choice
 from bench.records.outcome import Failed, Outcome

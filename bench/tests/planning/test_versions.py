@@ -14,10 +14,10 @@ import pytest
 import bench
 from bench import catalogue
 from bench.errors import RecordError, SuiteError
-from bench.judging.comparability import unequal
-from bench.judging.pairing import pairs
+from bench.judging.comparing.comparability import unequal
+from bench.judging.comparing.pairing import pairs
+from bench.judging.comparing.side import by_work
 from bench.judging.row import Row
-from bench.judging.side import by_work
 from bench.measuring import messages
 from bench.measuring.launch import Launch
 from bench.planning import plan, versions

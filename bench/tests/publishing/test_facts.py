@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.publishing import publish
 from bench.records import environment, private
 from bench.records.private import PRIVATE

@@ -13,7 +13,7 @@ from bench.publishing import publish
 from bench.records import private
 from bench.records.explained import Account, Explanation, Unexplained
 from bench.records.run import End, Launch, Resumed, Run
-from bench.tests.judging.accounts import account, explanation
+from bench.tests.judging.explaining.accounts import account, explanation
 from bench.tests.publishing.test_private import (
     PLACES,
     holds_words,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import RecordError
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.records import runfile
 from bench.records.opened import StoredLaunches

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.records.outcome import Outcome
 from bench.records.run import RunFile

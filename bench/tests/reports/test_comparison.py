@@ -9,9 +9,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import Prices, compare
-from bench.judging.comparison import CompareVerdict
+from bench.judging.comparing.at_tpot import compare_at_tpot
+from bench.judging.comparing.compare import Prices, compare
+from bench.judging.comparing.comparison import CompareVerdict
 from bench.records.run import End, RunFile
 from bench.report import Canvas
 from bench.reports import html, markdown
@@ -19,7 +19,7 @@ from bench.reports._comparison import render
 from bench.reports._comparison_notes import WORDS
 from bench.reports._flat_comparison import flat
 from bench.tests import scaled, served_runs
-from bench.tests.judging.test_at_tpot import near
+from bench.tests.judging.comparing.test_at_tpot import near
 from bench.tests.judging.two_runs import (
     CASE,
     FAST,

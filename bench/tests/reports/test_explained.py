@@ -11,8 +11,8 @@ import pytest
 
 from bench import catalogue
 from bench.commands.explain import explained
-from bench.judging.explained import explain_run
-from bench.judging.explained_pairs import (
+from bench.judging.explaining.explained import explain_run
+from bench.judging.explaining.explained_pairs import (
     ClassPair,
     ExplainedPair,
     OperatorPair,
@@ -27,7 +27,7 @@ from bench.report import Canvas
 from bench.reports import _explained, _explained_pairs, _flat_explained
 from bench.reports._html_explained import bar, roofline
 from bench.tests.conftest import Accelmark
-from bench.tests.judging.accounts import MM, REFUSED, account, explained_file, operator
+from bench.tests.judging.explaining.accounts import MM, REFUSED, account, explained_file, operator
 from bench.tests.values import make_case, make_run
 
 CARD = """\

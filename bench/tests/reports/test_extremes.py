@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from bench import catalogue, stats
 from bench.errors import AccelmarkError
 from bench.exchange.benchmark_json import from_document, to_document
-from bench.judging.compare import Prices, compare
-from bench.judging.comparison import CaseComparison
-from bench.judging.systems import compare_systems
-from bench.judging.verdicts import with_verdicts
+from bench.judging.comparing.compare import Prices, compare
+from bench.judging.comparing.comparison import CaseComparison
+from bench.judging.comparing.systems import compare_systems
+from bench.judging.comparing.verdicts import with_verdicts
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Cold, Measured, Memory, Work
 from bench.records.run import RunFile

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bench import catalogue
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.records.observed import Reading
 from bench.records.outcome import Outcome, Skipped

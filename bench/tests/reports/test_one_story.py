@@ -11,9 +11,9 @@ import pytest
 
 from bench import api
 from bench.exchange.benchmark_json import to_document
-from bench.judging.at_tpot import compare_at_tpot
-from bench.judging.compare import compare
-from bench.judging.reasons import Code
+from bench.judging.comparing.at_tpot import compare_at_tpot
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.reasons import Code
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry

@@ -14,7 +14,7 @@ from bench.records.outcome import Outcome
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.tests import scaled
-from bench.tests.judging.test_slow import cluster, run_of
+from bench.tests.judging.ranks.test_slow import cluster, run_of
 from bench.tests.judging.two_runs import FAST, SLOW, runs, steps
 from bench.tests.reports.pages import Page
 from bench.tests.reports.test_again_server import file as server

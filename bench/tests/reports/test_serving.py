@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bench import api
-from bench.judging.at_tpot import compare_at_tpot
+from bench.judging.comparing.at_tpot import compare_at_tpot
 from bench.judging.served import ServingCurve, serving_curves
 from bench.judging.summary import summarize
 from bench.records.run import RunFile

@@ -10,9 +10,9 @@ import pytest
 
 from bench.api import render as render_any
 from bench.errors import ComparisonError
-from bench.judging.compare import Prices, compare
-from bench.judging.comparison import Comparison
-from bench.judging.systems import compare_systems
+from bench.judging.comparing.compare import Prices, compare
+from bench.judging.comparing.comparison import Comparison
+from bench.judging.comparing.systems import compare_systems
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports._comparison import render

@@ -10,7 +10,7 @@ import pytest
 
 from bench.commands.run import _finish
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK
-from bench.judging.explained import explain_run
+from bench.judging.explaining.explained import explain_run
 from bench.judging.summary import summarize
 from bench.measuring.messages import Progress, Report, Request
 from bench.records.case import Case
@@ -25,7 +25,7 @@ from bench.running.session import Session
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
-from bench.tests.judging.accounts import REFUSED, account
+from bench.tests.judging.explaining.accounts import REFUSED, account
 from bench.tests.planning.tuned_runs import tuned_case
 from bench.tests.values import make_case, make_measured, make_run
 

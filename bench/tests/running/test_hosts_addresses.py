@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench.errors import EXIT_OK, HostsError
-from bench.running import door, follower, greeting, wire
-from bench.running.leader import leading
-from bench.tests.running.two_hosts import FACTS, Following, placed, refused
+from bench.running.hosts import door, follower, greeting, wire
+from bench.running.hosts.leader import leading
+from bench.tests.running.hosts.two_hosts import FACTS, Following, placed, refused
 
 
 def test_a_leader_elsewhere_than_its_address_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench.running.wire import Connection
+from bench.running.hosts.wire import Connection
 from bench.running.worker_process import WorkerProcess
 from bench.tests.running.scripted_workers import request, scripted
 

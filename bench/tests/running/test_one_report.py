@@ -10,8 +10,8 @@ import pytest
 
 from bench.measuring.messages import Report
 from bench.records.outcome import Failed, Measured, Outcome, Skipped, Void
+from bench.running.hosts.seating import Seat
 from bench.running.one_report import End, first, merged
-from bench.running.seating import Seat
 from bench.tests.running.scripted_workers import REPORT
 from bench.tests.values import make_measured
 

@@ -15,8 +15,9 @@ from bench.errors import DeviceUnavailable
 from bench.records.case import Case
 from bench.records.run import Settings
 from bench.records.runfile import read
-from bench.running import probe, seating, turns
+from bench.running import probe, turns
 from bench.running.header import begin
+from bench.running.hosts import seating
 from bench.running.resume import resume
 from bench.tests.conftest import Accelmark
 from bench.tests.values import make_case

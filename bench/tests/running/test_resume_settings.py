@@ -16,7 +16,7 @@ from bench.measuring.messages import Place
 from bench.measuring.ranks import joining
 from bench.records import environment
 from bench.records.cpu_limits import usable_cores
-from bench.running import alike
+from bench.running.hosts import alike
 from bench.running.resume import mixed_launches, mixture, resume
 from bench.tests.running.test_resume import (
     CPU,

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.records.runfile import read
 
 SUITE = """

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from bench import stats
+from bench.judging.ranks.scaling import with_efficiency
 from bench.judging.row import Row
-from bench.judging.scaling import with_efficiency
 from bench.records.run import Settings
 from bench.tests.values import make_case
 

@@ -29,9 +29,9 @@ from typing import NamedTuple
 import msgspec
 
 from bench import stats
-from bench.judging.explained import ExplainedCase, changed_names
-from bench.judging.explained_pairs import pair
-from bench.judging.remedies import LEAST_GAIN, helped, said
+from bench.judging.explaining.explained import ExplainedCase, changed_names
+from bench.judging.explaining.explained_pairs import pair
+from bench.judging.explaining.remedies import LEAST_GAIN, helped, said
 from bench.records.case import Case
 from bench.records.explained import Explained, Tried
 from bench.tests.scripts import explain_measured

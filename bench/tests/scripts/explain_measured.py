@@ -17,7 +17,7 @@ import msgspec
 
 from bench import catalogue
 from bench.backend import DeviceInfo
-from bench.judging.explained import ExplainedCase, explained_case
+from bench.judging.explaining.explained import ExplainedCase, explained_case
 from bench.planning.instead import wanted
 from bench.planning.plan import parameters_of, whole
 from bench.planning.suite_file import find_suite, read_suite

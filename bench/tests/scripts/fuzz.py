@@ -26,7 +26,7 @@ import msgspec
 from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.exchange.benchmark_json import read_any
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.records.outcome import Measured

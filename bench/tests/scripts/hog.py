@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import catalogue
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.measuring.messages import Request
 from bench.planning import plan, suite_file
 from bench.records.case import Case

@@ -17,7 +17,7 @@ import statistics
 import sys
 from collections.abc import Callable
 
-from bench.judging.slow import slow_ranks
+from bench.judging.ranks.slow import slow_ranks
 
 CHIPS, HOSTS = 0.005, 0.004
 """Relative standard deviations between chips and between hosts: what stays over launches."""

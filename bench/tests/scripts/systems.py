@@ -12,8 +12,8 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 
+from bench.judging.comparing.systems import compare_systems
 from bench.judging.interval import Interval
-from bench.judging.systems import compare_systems
 from bench.records.run import RunFile, Settings
 from bench.tests.judging.two_systems import on
 from bench.tests.scripts.truth import AUTO, FIXED, Kind, draw, launches, population

@@ -16,8 +16,8 @@ from typing import Literal
 import msgspec
 
 from bench import stats
-from bench.judging.compare import compare
-from bench.judging.comparison import CompareVerdict
+from bench.judging.comparing.compare import compare
+from bench.judging.comparing.comparison import CompareVerdict
 from bench.judging.summary import summarize
 from bench.records.case import Case
 from bench.records.outcome import Block

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bench import units
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Flag

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.judging.compare import compare
+from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.records.observed import Reading, Reason, Telemetry
 from bench.records.outcome import Block, Flag, Measured

@@ -38,7 +38,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench import catalogue
-from bench.judging.equal_work import Finding, of_launches
+from bench.judging.comparing.equal_work import Finding, of_launches
 from bench.planning import plan, suite_file
 from bench.records.case import Case
 from bench.tests.validation.launches import STACKS, Ask, Launches, Stack, Told

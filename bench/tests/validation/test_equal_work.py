@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bench import catalogue
-from bench.judging.equal_work import Finding
+from bench.judging.comparing.equal_work import Finding
 from bench.measuring import operators
 from bench.precision import PRECISIONS
 from bench.records import environment

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.judging.equal_work import judged
+from bench.judging.comparing.equal_work import judged
 from bench.measuring.gates.numerics import gate, relative_error
 from bench.measuring.proving.watch import Watch
 from bench.precision import PRECISIONS

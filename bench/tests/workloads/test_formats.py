@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.backends import ascend, rocm, xpu
 from bench.formats import Operand, encode
-from bench.judging.equal_work import judged
+from bench.judging.comparing.equal_work import judged
 from bench.measuring.gates.numerics import gate, relative_error
 from bench.precision import PRECISIONS, Precision, Scales
 from bench.quantized_product import Products, Ready

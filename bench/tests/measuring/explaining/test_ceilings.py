@@ -9,10 +9,10 @@ import torch
 
 from bench.backend import DeviceInfo
 from bench.backends.cpu import CpuDevice
-from bench.judging.bounds import bound
+from bench.judging.explaining.bounds import bound
 from bench.measuring.explaining import ceilings
 from bench.records.explained import Ceilings
-from bench.tests.judging.accounts import operator
+from bench.tests.judging.explaining.accounts import operator
 
 MIB = 2**20
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.backends.cpu import BACKEND
-from bench.judging.remedies import said
+from bench.judging.explaining.remedies import said
 from bench.measuring.explaining.remedies import UNUSED, Bench, remedies, tried, try_one
 from bench.measuring.explaining.spellings import SPELLINGS, Spelled
 from bench.measuring.explaining.tape import recorded

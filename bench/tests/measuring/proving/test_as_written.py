@@ -18,7 +18,7 @@ from bench.measuring.proving.written import _judged, compared
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.proof import Noise
-from bench.tests.judging.test_equal_work import vector
+from bench.tests.judging.comparing.test_equal_work import vector
 from bench.tests.measuring.test_asked import SETTINGS
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site

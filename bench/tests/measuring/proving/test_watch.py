@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import catalogue
-from bench.judging.equal_work import judged
+from bench.judging.comparing.equal_work import judged
 from bench.measuring.proving.watch import READ_AFTER, Watch
 from bench.measuring.proving.witness import Sample
 from bench.measuring.timing.engine import Engine

@@ -1,0 +1,1 @@
+"""What the accounts of a step say of it."""

@@ -1,0 +1,1 @@
+"""What there is to say of several devices that do one step."""

@@ -1,0 +1,1 @@
+"""Several hosts that do one run together."""
