@@ -219,7 +219,8 @@ class Backend(ABC):
         return {}
 
     def silencing_variables(self) -> tuple[str, ...]:
-        """Environment variables that no worker is given: they would hide what must be seen."""
+        """Environment variables of which no worker is given a user's: they would hide what must be
+        seen."""
         return ()
 
     def fallbacks(self, lines: Iterable[str]) -> tuple[str, ...]:

@@ -91,6 +91,10 @@ class GenericBackend(TorchBackend):
         here = {name: value for name, (of, value) in own if importlib.util.find_spec(of)}
         return {**super().worker_environment(), **here}
 
+    def silencing_variables(self) -> tuple[str, ...]:
+        """What keeps a package from saying that an operator runs on the host."""
+        return (*super().silencing_variables(), *ANNOUNCED)
+
     def recorded_variables(self) -> tuple[str, ...]:
         """The families of every vendor that may be behind it, and of the type that many borrow."""
         return FAMILIES

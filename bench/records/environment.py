@@ -161,13 +161,13 @@ def worker_variables(
 ) -> dict[str, str]:
     """The whole environment of a worker: the user's goes before the backend's, `forced` first.
 
-    What a launcher says of our own process is left out, and what is to be unset whoever set it.
+    What a launcher says of our own process is left out, and of both what is to be unset.
     """
     own = {name: value for name, value in os.environ.items() if not LAUNCHERS.fullmatch(name)}
     if "TORCHELASTIC_RUN_ID" in os.environ:
         own = {k: v for k, v in own.items() if not OF_TORCHRUN.fullmatch(f"{k}={v}")}
-    given = {**backends, **own, **(forced or {})}
-    return {name: value for name, value in given.items() if name not in unset}
+    own.update(forced or {})
+    return {**backends, **{name: value for name, value in own.items() if name not in unset}}
 
 
 def section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -173,7 +173,8 @@ def _counts(
     """Whether a variable may be why two runs differ.
 
     One that a backend itself sets on every machine is part of that backend, and no setting where
-    the other run is of another; nor between two vendors' devices is one that voids where it is on.
+    the other run is of another; nor between two vendors' devices is one that voids where it is on;
+    nor is one of which no worker is given a user's.
     """
     compared = _compared(files)
     values = {value for found in variables for value in found.get(name, ())}
@@ -185,9 +186,11 @@ def _counts(
     backends = [str(file.run.device.get("backend")) for file in files]
     vendors = {file.run.device.get("vendor") for file in files}
     told = [_told(backend) for backend in backends]
-    if len(vendors) > 1 and any(name in voiding for _, voiding in told):
+    if len(vendors) > 1 and any(name in voiding for _, voiding, _ in told):
         return False
-    defaults = [given.get(name) for given, _ in told]
+    if any(name in unset for *_, unset in told):
+        return False
+    defaults = [given.get(name) for given, *_ in told]
     own = all(
         values.get(name, set()) <= {default}
         for values, default in zip(variables, defaults, strict=True)
@@ -201,13 +204,18 @@ def _looked_for(file: RunFile, name: str) -> bool:
     return any(not isinstance(one, list) or is_among(name, map(str, one)) for one in words)
 
 
-def _told(backend: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Variables that a backend sets, and those that void where they are on."""
+def _told(backend: str) -> tuple[Mapping[str, str], Mapping[str, str], tuple[str, ...]]:
+    """Variables that a backend sets, those that void where they are on, and those of which no
+    worker is given a user's."""
     try:
         plug_in = catalogue.backend(backend)
     except AccelmarkError:  # of a package that is not here
-        return {}, {}
-    return plug_in.worker_environment(), plug_in.harmful_variables()
+        return {}, {}, ()
+    return (
+        plug_in.worker_environment(),
+        plug_in.harmful_variables(),
+        plug_in.silencing_variables(),
+    )
 
 
 def _variables(file: RunFile) -> dict[str, set[str]]:

@@ -101,6 +101,9 @@ def test_what_one_vendors_plug_in_needs_is_no_setting_of_anothers(
     base = ran(0.01, {"ENABLE_FALLBACK_TO_CPU": "0"}, device, **looked)
     other = ran(0.01, device={**device, "vendor": vendor}, **looked)
     assert bool(compare(base, other).configured.settings) is differ
+    said = {"ENFLAME_LOG_DEBUG_LEVEL": "DEBUG", "ENFLAME_LOG_DEBUG_MOD": "FALLBACK"}
+    announced = ran(0.01, said, {**device, "vendor": "Enflame"}, **looked)
+    assert not compare(announced, other).configured.settings, "no user sets it for a worker"
 
 
 def test_other_reports_name_it_too() -> None:
@@ -109,7 +112,7 @@ def test_other_reports_name_it_too() -> None:
     assert text.index("**Settings differ**") < text.index("| case | base | other")
     assert "**SLOWER**: settings differ" in text
     pair = Pair(Side(0, base), Side(1, other))
-    assert pair.settings == ["Settings differ: DNNL_MAX_CPU_ISA (absent, SSE41)."]
+    assert pair.settings == ["Settings differ: DNNL_MAX_CPU_ISA (run 0: absent, run 1: SSE41)."]
 
 
 def test_without_a_difference_the_chip_is_judged() -> None:
