@@ -135,8 +135,8 @@ def run_suite(
     precision: in which every case is measured that has it, by default what the suite says, or has
     instead on a device that lacks it.
 
-    The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `SuiteError`,
-    `UnknownName`, `DeviceUnavailable` or `OutputError` before anything is measured.
+    The run may have ended early (`RunFile.end`); `resume_run` goes on. Raises `HostsError`,
+    `SuiteError`, `UnknownName`, `DeviceUnavailable` or `OutputError` before it measures.
     """
     read_suite, spread = suite_file.read_suite(suite_file.find_suite(suite)), devices
     is_open = plan.leaves_devices_open(read_suite)

@@ -117,11 +117,14 @@ def _unseen(package: importlib.metadata.Distribution, given: str) -> dict[str, s
     """The flaw of one that lies where a launch does not look; nothing for all others.
 
     Launches are started without the folder of the script, or the current one, and without what the
-    program has added to its path.
+    program has added to its path. One that is installed from its own folder may be found there.
     """
     folder = os.path.realpath(str(package.locate_file("")))
-    usual = (*given.split(os.pathsep), *map(sysconfig.get_path, ("purelib", "platlib")))
-    if sys.flags.safe_path or folder in _real(usual) or folder in _looked_in(given):
+    usual = _real((*given.split(os.pathsep), *map(sysconfig.get_path, ("purelib", "platlib"))))
+    if sys.flags.safe_path or folder in usual or folder in _looked_in(given):
+        return {}
+    looked = [*usual, *_looked_in(given)]
+    if any(importlib.metadata.distributions(name=package.name, path=looked)):
         return {}
     flaw = f"not used: it lies in {folder}, where no launch looks"
     return {"flaw": flaw, "remedy": "Install that package."}

@@ -38,8 +38,8 @@ THREADS = "runtime_num_threads"
 """MindSpore's name for how many threads its kernels of the host have."""
 BACKOFF = "MS_DISABLE_KERNEL_BACKOFF"
 """At 1 a graph has no operator run on the host in the device's place. Read once in a process."""
-SIZE, LONG = 1024, 4097.0
-"""As `bench.backends._trial`: what is a matrix product to libraries, and a number of 12 bits."""
+SIZE, LONG = 1024, 2.0**18 + 2.0**9 + 1
+"""As `bench.backends._trial`: what is a matrix product to libraries, and a number of 18 bits."""
 
 
 def current(name: str) -> str:
@@ -349,7 +349,8 @@ def opened(backend: Backend, info: DeviceInfo, target: str, precision: Precision
 
 def mode_of(precision: Precision) -> str:
     """What `MODE` is to be. Products look at `HF32` only where it is not set (MindSpore's
-    `OpApiUtil::GetCubeMathType`), so of a short float32 it is left alone."""
+    `OpApiUtil::GetCubeMathType`), so of a short float32 it is left alone: before a 910B they are of
+    float16 then, which `shortened` tells."""
     return NOT_SET if precision.shortened else KEPT
 
 
@@ -359,14 +360,17 @@ def keeps_to_the_device() -> Look:
     return Look(what=BACKOFF, asked="1", seen=os.environ.get(BACKOFF, NOT_SET), then=then)
 
 
-def shortens() -> bool:
-    """Whether a product of float32 loses the last bits of its operands: 2^12 + 1 needs 12 bits of
-    mantissa, of which the short formats keep 10 or 11."""
+def shortened() -> str:
+    """Why a product of float32 is none of a short float32, which loses the last of `LONG`'s bits
+    and nothing else: float16 has no number so large."""
     import mindspore as ms
     import numpy as np
     from mindspore import ops
 
     long = ms.Tensor(np.full((SIZE, SIZE), LONG, np.float32))
-    return (
-        float(ops.matmul(long, ms.Tensor(np.eye(SIZE, dtype=np.float32))).asnumpy()[0, 0]) != LONG
-    )
+    found = float(ops.matmul(long, ms.Tensor(np.eye(SIZE, dtype=np.float32))).asnumpy()[0, 0])
+    if not abs(found - LONG) < LONG / 2**7:
+        return f"of the switch this device makes another arithmetic: {LONG:g} by 1 gives {found:g}"
+    if found == LONG:
+        return "float32 products keep their whole mantissa here although the switch is on"
+    return ""

@@ -48,6 +48,7 @@ SILENT = "3"
 REFUSALS = (TypeError, RuntimeError, ValueError)
 """How MindSpore says that it has no kernel for something."""
 WAITS = "the host waits for every operator"
+ALONE = "the thread that runs Python does what others would for each operator"
 BUILDERS = {**jobs.BUILDERS, **models.BUILDERS, **llama.BUILDERS}
 """What there is, by workload and mode."""
 
@@ -171,7 +172,7 @@ class MindSpore(Framework):
         """What makes the host wait, and what lets Python run parts of a graph."""
         return {
             "MS_DEV_LAUNCH_BLOCKING": WAITS,
-            "MS_DEV_HOST_BLOCKING_RUN": WAITS,
+            "MS_DEV_HOST_BLOCKING_RUN": ALONE,
             "MS_DEV_JIT_SYNTAX_LEVEL": "Python may run parts of what is compiled",
         }
 
@@ -232,9 +233,7 @@ class MindSpore(Framework):
             precision.shortened
             and devices.standing(target, devices.HF32[0])[devices.HF32[0]] == "1"
         )
-        if short and not devices.shortens():
-            return "float32 products keep their whole mantissa here although the switch is on"
-        return None
+        return (devices.shortened() if short else "") or None
 
     def open(self, backend: Backend, index: int, precision: Precision) -> Device:
         """The device, in PyNative mode."""

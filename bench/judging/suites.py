@@ -80,7 +80,8 @@ def _command(run: Run, lacking: Sequence[Case]) -> str:
     written = {case.fingerprint for case in cases}
     others = {work.fingerprint for work in lacking}
     beside = [case for case in cases if case.fingerprint not in others]
-    over = f" --devices {devices}" if devices else ""
+    most = max(work.devices for work in lacking)
+    over = f" --devices {most}" if devices and most > 1 else ""
     by_option: dict[str, dict[str, None]] = {}
     for work in lacking:
         option = "" if work.fingerprint in written else f" {OPTION} {work.precision}"

@@ -7,6 +7,7 @@ reached; it is made from `results/` by `python -m bench.tests.scripts.times`.
 from __future__ import annotations
 
 import functools
+import math
 
 import msgspec
 
@@ -53,6 +54,8 @@ class Expected(msgspec.Struct, frozen=True):
     """Whether its cases go on after these launches, until their intervals are narrow."""
     outlast: int = 0
     """Cases that take longer than a launch may: two are ended, and the case has failed."""
+    capped: bool = False
+    """Whether all time that the suite's budget gives is taken."""
 
 
 ACCELERATOR = Known(
@@ -99,9 +102,9 @@ def expected(suite: Suite, known: Known) -> Expected:
             unknown += 1
             continue
         seconds += first + (launches - 1) * further
-    if suite.budget_minutes is not None:
-        seconds = min(seconds, 60 * suite.budget_minutes)
-    return Expected(seconds, estimated, unknown, settings.launches == "auto", outlast)
+    budget = math.inf if suite.budget_minutes is None else 60 * suite.budget_minutes
+    capped, opened = seconds >= budget, settings.launches == "auto"
+    return Expected(min(seconds, budget), estimated, unknown, opened, outlast, capped)
 
 
 def _by_shapes(case: Case, settings: Settings, known: Known) -> float:
@@ -125,7 +128,8 @@ def said(found: Expected) -> str:
         return "not known"
     time = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.0f} hours"
     time = "under a minute" if minutes < 1 else time
-    least = "at least" if found.open or found.unknown else "about"
+    more = (found.open or found.unknown) and not found.capped
+    least = "at least" if more else "about"
     words = [f"{least} {time}" if minutes >= 1 else time]
     if found.estimated:
         words.append("estimated from shapes")

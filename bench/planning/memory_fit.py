@@ -17,6 +17,8 @@ from bench.records.outcome import DOES_NOT_FIT
 from bench.records.parallelism import MOST_DEVICES, NONE, Parallelism
 from bench.workload import Site, Unsupported, Workload
 
+INSTEAD = ". Over "
+"""Begins what would do instead, where a case does not fit."""
 MARGIN = 0.8
 """A case is skipped only if even this share of its estimate is more than the device has. Estimates
 are within 20 % of what is measured (`python -m bench.tests.scripts.fit`); what lies closer is
@@ -96,8 +98,8 @@ def more_devices(
             return ""
         if MARGIN * needed <= capacity:
             return (
-                f'. Over {size} devices it would fit: parallelism = "{kind}", or --devices {size} '
-                "where the suite leaves it open"
+                f'{INSTEAD}{size} devices it would fit: parallelism = "{kind}", or --devices '
+                f"{size} where the suite leaves it open"
             )
     return ""
 

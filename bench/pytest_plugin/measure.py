@@ -64,14 +64,14 @@ def _measure(session: pytest.Session) -> None:
     for why, names in slow(chosen).items():
         if any(case.precision in names for case in plan.whole.cases):
             say(f"  {', '.join(names)}: {why}. Quicker: --accelmark-precision fp32")
+    cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
+    left_out, instead, budget = plan.whole.left_out, plan.whole.instead, plan.budget_minutes
+    seating.require_first(cases, chosen, left_out)
     kept = config.getoption("accelmark_out")
     folder = Path(kept or tempfile.mkdtemp(prefix="accelmark-"))
     identity = run_id()
     path = folder / f"{plan.suite.name}-{chosen.backend}-{identity}.jsonl"
-    cases = tuple({case.fingerprint: case for case in cases_of(session)}.values())
     typed = command_line("pytest", [str(word) for word in config.invocation_params.args])
-    left_out, instead, budget = plan.whole.left_out, plan.whole.instead, plan.budget_minutes
-    seating.require_first(cases, chosen, left_out)
     header = (identity, plan.suite.title, cases, plan.settings, chosen, typed)
     writer = begin(path, *header, left_out, instead, budget_minutes=budget)
     face = PlainFace(say, plan.settings)

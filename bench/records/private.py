@@ -26,7 +26,7 @@ FOLDER = "(folder)"
 
 _SLASHES = r"[/\\]+"
 _QUANTITY = (
-    r"(?:\d[\d.,]*/\d[\d.,]*|w/(?=\s)|[A-Z]{2,4}\d?/[A-Z]{2,4}\d?"
+    r"(?:\d[\d.,]*/\d[\d.,]*|w/(?=\s)|[CDQST]PX/NPS\d"
     r"|(?:[kMGT]?Hz|[mk]?W|[kMGT]i?B)/\d[\d.,]*"
     r"|[^\W_]+/(?:s|h|J|W|step|item|token|image|sequence|sample|kernel|launch|FLOP|OP|B)"
     r"|[Nn]/[Aa]|I/O|and/or)(?![\w/\\])"
@@ -88,7 +88,10 @@ _COUNTRIES = (
     "kz li lt lu lv mx ng nl no nz ph pk pl qa ro ru sa se sg si sk th tr tw ua uk uy vn za"
 ).replace(" ", "|")
 """Ends of hosts' names, but for what ends the names of files and of modules, too."""
-_SOURCE = "c|cc|cpp|cu|cuh|cxx|f90|go|h|hpp|inl|js|json|log|mlir|py|pyx|rs|sh|so|toml|txt"
+_SOURCE = (
+    "c|cc|cl|cpp|cu|cuh|cxx|f90|go|h(?:ip|pp)?|inc|inl|java|js|json|ll|log|metal|mlir|mm|ptx|py|pyx|rs"
+    "|safetensors|sh|so|toml|ttg?ir|txt|ya?ml"
+)
 _LABELS = r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)"
 _DOMAIN = re.compile(
     rf"{_LABELS}+(?:com|org|net|edu|gov|mil|int|lan|local|localdomain|internal|intranet|corp"

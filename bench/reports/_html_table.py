@@ -71,7 +71,8 @@ def _number(value: float | None, text: Callable[[float], str], note: str = "") -
 
 
 def _energy_cell(row: Row) -> Cell:
-    return _number(row.items_per_joule, lambda v: units.joules(1 / v, row.item))
+    joules = 1 / row.items_per_joule if row.items_per_joule else None
+    return _number(joules, lambda v: units.joules(v, row.item))
 
 
 def _case_cell(row: Row) -> Cell:

@@ -6,12 +6,13 @@ interpreter, its packages and its environment variables.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from bench import catalogue
+from bench import catalogue, stats
 from bench.backend import DeviceInfo
 from bench.errors import RecordError
 from bench.planning import versions
@@ -48,7 +49,11 @@ def resume(
     measured under other conditions, and as `seating.require_first` does.
     """
     require_run(file)
-    seating.require_first(file.run.plan, device, file.run.left_out)
+    made = Counter(launch.case.fingerprint for launch in file.launches)
+    wanted = file.run.settings.launches
+    most = stats.LOOKS[-1] if wanted == "auto" else wanted
+    lacking = [case for case in file.run.plan if made[case.fingerprint] < most]
+    seating.require_first(lacking, device, file.run.left_out)
     whys = [(case.label, versions.unknown(case)) for case in file.run.plan]
     if any(why for _, why in whys):
         listed = "".join(f"\n  - {label}: {why}" for label, why in whys if why)

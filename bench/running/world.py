@@ -17,6 +17,7 @@ import msgspec
 from bench import catalogue
 from bench.measuring.messages import Place, Report, Request
 from bench.measuring.ranks import joining
+from bench.planning.memory_fit import INSTEAD
 from bench.records.cpu_limits import usable_cores
 from bench.records.limits import phase_limit
 from bench.records.outcome import Failed, Measured, Outcome, Phase, Skipped, Void
@@ -326,9 +327,10 @@ class World:
         rank = first(self._ends())
         self._named = rank
         report = self._reports[rank]
-        alike = {_reason(self._reports[r].outcome) for r in self._reports}
+        alike = {_reason(one.outcome).partition(INSTEAD)[0] for one in self._reports.values()}
         if len(alike) == 1 and len(self._reports) == len(self.workers) and not _hung(report):
-            return report  # all say the same: no rank's fault
+            # All say the same: no rank's fault. One may have had no time left to say what to do.
+            return max((report, *self._reports.values()), key=lambda one: len(_reason(one.outcome)))
         return msgspec.structs.replace(report, outcome=self._signed(rank, report.outcome))
 
     def _ends(self) -> list[End]:

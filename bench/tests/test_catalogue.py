@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,3 +152,17 @@ def test_what_no_launch_sees_is_said_before_one_is_started(
     monkeypatch.setattr(catalogue, "_looked_in", lambda given: {str(folder)})
     catalogue._installed.cache_clear()
     assert catalogue.plug_ins("workloads")["their-work"].package == "theirs"
+
+
+def test_what_is_installed_from_its_own_folder_is_seen_from_there(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """setuptools leaves what it built beside the source, and that is found first there."""
+    install("theirs", "1.2", workloads="their-work")
+    monkeypatch.delenv("PYTHONPATH")
+    assert catalogue.plug_ins("workloads")["their-work"].flaw
+    site = tmp_path / "site"
+    shutil.copytree(tmp_path / "theirs-1.2", site)
+    monkeypatch.setattr(catalogue, "_looked_in", lambda given: frozenset({str(site)}))
+    catalogue._installed.cache_clear()
+    assert not catalogue.plug_ins("workloads")["their-work"].flaw

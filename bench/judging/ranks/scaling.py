@@ -165,8 +165,8 @@ def _beside(base: Row, row: Row) -> Efficiency:
 
 
 def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
-    """Their launches of the rounds that both have; the first of each, equally many, where those are
-    too few for an interval.
+    """Their launches of the rounds that both have. Where those are too few for an interval, and for
+    one launch alone, which was made again, the first of each, equally many.
 
     A run whose number of launches adapts ends one case after 5 and another after 20, and of either
     what was slowed from outside is left out. A cluster that drifts meanwhile would be taken for one
@@ -175,9 +175,10 @@ def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
     """
     mine, theirs = (dict(zip(one.rounds, one.rates, strict=True)) for one in (base, row))
     both = [k for k in mine if k in theirs]
-    if len(both) < stats.MINIMUM_LAUNCHES:
-        fewest = min(len(mine), len(theirs))
-        return list(base.rates[:fewest]), list(row.rates[:fewest])
+    fewest = min(len(mine), len(theirs))
+    if len(both) < stats.MINIMUM_LAUNCHES and (not both or len(both) == fewest - 1):
+        first = fewest if both else min(fewest, stats.MINIMUM_LAUNCHES - 1)
+        return list(base.rates[:first]), list(row.rates[:first])
     return [mine[k] for k in both], [theirs[k] for k in both]
 
 

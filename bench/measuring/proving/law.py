@@ -109,7 +109,7 @@ class Law:
         """Which of what the optimizer moves the last step gave a gradient."""
         self._before: dict[str, Array] = {}
         self.not_over = ""
-        """Why `over` said nothing; empty where it did, or was not asked."""
+        """Why `over` said nothing of what it was to; empty where it did."""
 
     def before(self) -> None:
         """Notes weights and state of what the last step gave a gradient."""

@@ -146,7 +146,7 @@ def _untrue(
 ) -> Iterator[str]:
     """In a block, steps give what they give apart."""
     longest = otherwise.edges.slowest(round(1e9 * min(otherwise.step_seconds, MOST_SECONDS)))
-    steps = min(2 * SHORT_BLOCK, int(1e9 * MOST_SECONDS / 2 / max(longest, 1)))
+    steps = min(2 * SHORT_BLOCK, int(1e9 * MOST_SECONDS / 12 / max(longest, 1)))
     if steps < 2:
         return
     apart = {key: float(total) for key, total in taken(otherwise, steps, True)}

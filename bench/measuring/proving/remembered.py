@@ -23,7 +23,7 @@ KEPT_SECONDS, MOST_KEPT = 0.02, 64
 def complaints(otherwise: Otherwise, torchs: bool = True) -> Iterator[str]:
     """What was not computed, but kept, with figures. Takes steps. torchs: whether the tensors are
     torch's, of which a row can be changed where it lies."""
-    if 4 * otherwise.step_seconds < MOST_SECONDS:
+    if 12 * otherwise.step_seconds < MOST_SECONDS:
         yield from _known(otherwise) if torchs and otherwise.repeats() else ()
         if isinstance(otherwise.job, WindowedJob):
             yield from _behind(otherwise, otherwise.job)

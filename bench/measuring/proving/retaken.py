@@ -30,6 +30,7 @@ TURNED = 0.6
 WALK_SECONDS, HELD = 2.0, 32
 """The last steps of a window that are taken anew, and how many of them are held to what they are
 as written."""
+LONG = "a step takes too long for so many more of them"
 ROUTED = "experts"
 """A fact of models of which a rounding may choose another expert."""
 SILENT = Noise(error=0.0, norm_error=0.0)
@@ -55,6 +56,8 @@ class Retaken(NamedTuple):
         if law is not None and (steps + RETAKEN) * seconds < MOST_SECONDS:
             for finding in law.over(self.job.step, steps, self.edges):
                 yield finding.complaint
+        elif law is not None:
+            law.not_over = LONG
         if RETAKEN * seconds < MOST_SECONDS:
             yield from self._altered()
 
@@ -125,7 +128,7 @@ class Retaken(NamedTuple):
         nothing is said."""
         steps = job.begin()
         seconds = self.edges.slowest(round(1e9 * min(step_seconds, MOST_SECONDS))) / 1e9
-        if 4 * seconds >= MOST_SECONDS:
+        if 12 * seconds >= MOST_SECONDS:
             return
         walked = min(steps, max(2, int(WALK_SECONDS / max(seconds, 1e-9))))
         noise, found = self.noise.get(OUTPUT, SILENT), list[tuple[float, float]]()

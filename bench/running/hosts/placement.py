@@ -106,7 +106,11 @@ def placement(given: Mapping[str, str]) -> Placement | None:
 
 def require_one_host(who: str) -> None:
     """Raises `HostsError` where a launcher has started several: each would do the whole work."""
-    found = placement(os.environ)
+    try:
+        found = placement(os.environ)
+    except HostsError as error:  # of several on one host, too
+        once = "is done once, by one process that no launcher has started"
+        raise HostsError(f"{who} {once}. {error}") from error
     if found is not None:
         raise HostsError(
             f"{who} goes over one host, and {found.launcher} has started it on {found.hosts}. "

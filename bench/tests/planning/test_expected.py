@@ -79,6 +79,7 @@ def test_auto_takes_its_first_look_at_least_and_a_budget_ends_it() -> None:
     assert expected.expected(auto, known()) == Expected(9 + 4 * 2, 0, 0, open=True)
     short = suite(SQUARE, budget_minutes=0.1)
     assert expected.expected(short, known()).seconds == pytest.approx(6)
+    assert expected.expected(short, known()).capped
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_auto_takes_its_first_look_at_least_and_a_budget_ends_it() -> None:
         (Expected(290, 0, 0, open=False), "about 5 min"),
         (Expected(290, 2, 0, open=False), "about 5 min, estimated from shapes"),
         (Expected(290, 0, 0, open=True), "at least 5 min"),
+        (Expected(720, 0, 2, open=True, capped=True), "about 12 min, 2 of its cases not known"),
         (Expected(8000, 0, 3, open=False), "at least 2 hours, 3 of its cases not known"),
     ],
 )

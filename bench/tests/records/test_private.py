@@ -44,6 +44,7 @@ KEPT = [
     "2.13.0+cpu, 12.4.131, libcudart.so.12, commit 1dd04213cbb2e1f10e6195ddfb8efd24f1f7c76b",
     "AMD EPYC, Intel(R) Xeon(R) Processor @ 2.20GHz, ~5 % of it, 1024x1024x1024",
     "AMD RYZEN AI MAX+ 395 w/ Radeon 8060S, SPX/NPS1 at 1980 MHz/2100 MHz, 350 W/700 W",
+    "OperationUtils.mm:1022, x.hip:1234",
     "x.py:1234: in f, RegisterCPU.cc:2300, libc10.so.1, a.b.py, v1.model.pt, README.de.md, x.at(3)",
     "torch.ops.aten.lt, aten.add.to, torch._inductor.ir, llama-3.2-1b:1024",
     "",
@@ -68,6 +69,7 @@ def test_what_is_not_private_stays(text: str) -> None:
         ('File "/srv/me/a b/x.py", line 3, in f', 'File "x.py", line 3, in f'),
         ("from /srv/of me/", "from (folder)"),
         ("me@node7", PRIVATE),
+        ("ME/LAB is full", "LAB is full"),
     ],
 )
 def test_of_a_path_the_last_name_stays(text: str, left: str) -> None:

@@ -204,10 +204,12 @@ def test_energy_has_its_unit() -> None:
     case = make_case()
     counted: dict[str, Any] = {"energy_method": "counter", "energy_absent": None}
     outcome = make_measured(0.1, unit="image", energy_joules=0.4, **counted)
-    text = Page(render(make_file([case], make_launches(case, [outcome] * 3)))).text
+    page = render(make_file([case], make_launches(case, [outcome] * 3)))
+    text = Page(page).text
     (row,) = summarize(make_file([case], make_launches(case, [outcome] * 3)))
     assert row.items_per_joule is not None
     assert units.joules(1 / row.items_per_joule, "image") in text and " energy " in text
+    assert f'data-v="{1 / row.items_per_joule}"' in page, "it sorts by what it shows"
 
 
 def test_runs_with_nothing_in_common_say_why() -> None:

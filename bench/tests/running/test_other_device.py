@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from bench.running.header import begin
 from bench.running.hosts import seating
 from bench.running.resume import resume
 from bench.tests.conftest import Accelmark
-from bench.tests.values import make_case
+from bench.tests.values import make_case, make_launches, make_measured
 
 FIRST = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=None)
 THIRD = msgspec.structs.replace(FIRST, index=2)
+RUN = ["accelmark", "run"]
 PAIR = make_case(devices=2, parallelism="dp2")
 SUITE = """
 [[case]]
@@ -95,7 +97,23 @@ def test_two_sides_of_a_pair_are_no_pair_with_itself(
 
 
 def test_nor_does_such_a_run_go_on(tmp_path: Path) -> None:
-    command = ["accelmark", "run"]
-    begin(tmp_path / "r.jsonl", "id", "pair", [PAIR], Settings(), THIRD, command).close()
+    begin(tmp_path / "r.jsonl", "id", "pair", [PAIR], Settings(), THIRD, RUN).close()
     with pytest.raises(DeviceUnavailable, match="--device cuda:2: "):
-        resume(read(tmp_path / "r.jsonl"), THIRD, command)
+        resume(read(tmp_path / "r.jsonl"), THIRD, RUN)
+
+
+def test_but_for_one_whose_pairs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an older version had measured them."""
+    plan, asked = [PAIR, make_case()], list[Any]()
+    writer = begin(tmp_path / "r.jsonl", "id", "pair", plan, Settings(launches=1), THIRD, RUN)
+    with contextlib.closing(writer):
+        writer.append(*make_launches(PAIR, [make_measured()]))
+
+    def first(cases: Any, *_: Any) -> Any:
+        asked.extend(cases)
+        raise Planned
+
+    monkeypatch.setattr(seating, "require_first", first)
+    with pytest.raises(Planned):
+        resume(read(tmp_path / "r.jsonl"), THIRD, RUN)
+    assert asked == plan[1:]

@@ -238,6 +238,14 @@ def test_what_does_not_fit_ends_a_sweep_though_each_rank_has_other_figures() -> 
     assert re.fullmatch(r"does not fit: rank (\d) \(cpu\): the device has 1\d GiB", outcome.reason)
 
 
+@pytest.mark.parametrize("slow", [0, 1])
+def test_one_that_had_no_time_to_say_what_would_fit_is_not_at_fault(slow: int) -> None:
+    code = f"""more = ". Over 4 devices it would fit" if rank != {slow} else ""
+report(status="skipped", reason="does not fit: 80 GiB" + more)"""
+    said = "does not fit: 80 GiB. Over 4 devices it would fit"
+    assert run(code, devices=2).report.outcome == Skipped(reason=said)
+
+
 @pytest.mark.usefixtures("all_heard")
 def test_the_words_kept_are_those_of_the_named_rank() -> None:
     finished = run('os.write(2, b"I am %d\\n" % rank)\nif rank == 1: os._exit(3)\n' + PEERS)

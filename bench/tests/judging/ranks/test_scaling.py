@@ -201,6 +201,19 @@ def test_with_too_few_rounds_in_common_it_is_of_as_many_first_ones() -> None:
     assert list(map(len, of_equal_rounds(*found))) == [3, 3]
 
 
+@pytest.mark.parametrize(("slowed", "common"), [(3, 2), (5, 0)])
+def test_a_drift_is_no_scaling_where_few_rounds_are_common(slowed: int, common: int) -> None:
+    """Launches of other rounds would give an interval, and it would be wrong."""
+    times = [0.01 * 1.01**k for k in range(10)]
+    late = [*steps(times[:slowed], flags=("THROTTLED",)), *steps(times[slowed:])]
+    found = summarize(
+        system({"none": late, "dp8": steps(times[:5])}, settings=Settings(launches=10))
+    )
+    mine, theirs = of_equal_rounds(*found)
+    assert len(mine) == len(theirs) == 2
+    assert not common or mine == pytest.approx([1 / x for x in times[3:5]], rel=1e-6)
+
+
 # --- What is exposed -----------------------------------------------------------------------------
 
 
