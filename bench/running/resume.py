@@ -49,11 +49,6 @@ def resume(
     measured under other conditions, and as `seating.require_first` does.
     """
     require_run(file)
-    made = Counter(launch.case.fingerprint for launch in file.launches)
-    wanted = file.run.settings.launches
-    most = stats.LOOKS[-1] if wanted == "auto" else wanted
-    lacking = [case for case in file.run.plan if made[case.fingerprint] < most]
-    seating.require_first(lacking, device, file.run.left_out)
     whys = [(case.label, versions.unknown(case)) for case in file.run.plan]
     if any(why for _, why in whys):
         listed = "".join(f"\n  - {label}: {why}" for label, why in whys if why)
@@ -61,6 +56,11 @@ def resume(
             f"{file.path}: this release does not run all that was planned:{listed}\n"
             "Go on with the accelmark that planned it, or start a new run."
         )
+    made = Counter(launch.case.fingerprint for launch in file.launches)
+    wanted = file.run.settings.launches
+    most = stats.LOOKS[-1] if wanted == "auto" else wanted
+    lacking = [case for case in file.run.plan if made[case.fingerprint] < most]
+    seating.require_first(lacking, device, file.run.left_out)
     host, described = environment.host(), msgspec.to_builtins(device)
     differences = mixture(file.run, host, described)
     apart = {"packages", "python"} if file.run.framework != TORCH else set()  # another interpreter

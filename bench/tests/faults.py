@@ -172,7 +172,7 @@ FAULTS = (
         name="host out of memory: refused",
         how="the worker may have 64 MiB more (RLIMIT_AS) and asks for 1 GiB",
         act=plain("exhaust_memory@import"),
-        rows=("FAILED (oom in import): MemoryError",),
+        rows=("FAILED (oom in import): MemoryError",) * 2,
     ),
     Fault(
         name="host out of memory: killed",

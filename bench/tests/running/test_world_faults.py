@@ -110,6 +110,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The plug-in is here, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FAULTY))
+    monkeypatch.setenv("PYTHONPATH", str(FAULTY), prepend=os.pathsep)
     monkeypatch.delenv("FAULT", raising=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -82,10 +83,10 @@ def test_two_explained_runs_are_refused_and_doubted_as_compare_does() -> None:
     assert pair.parts and not pair.chip_doubt
     (pair,) = explained_pairs(base, set_otherwise)
     assert pair.chip_doubt == "a setting may be the cause: OMP_NUM_THREADS (absent, 1)"
-    for width, heading in ((60, "ceil    share"), (100, "ceiling     share")):
+    for width, heading in ((60, r"ceil\w* +share"), (100, "ceiling +share")):
         text = _explained_pairs.card(base, set_otherwise, [pair], width)
         assert "No verdict on the chip: a setting may be the cause" in text.replace("\n", " ")
-        assert heading in text and max(map(len, text.splitlines())) <= width
+        assert re.search(heading, text) and max(map(len, text.splitlines())) <= width
         assert "software" not in text and text.count("chip") == 1, "in the doubt alone"
 
 
