@@ -117,11 +117,7 @@ def ab(
             stack.callback(writer.close)
             sessions.append(
                 open_session(
-                    *(writer, what.cases, settings, device, face),
-                    python=side.python,
-                    forced=side.forced,
-                    here=here,
-                    left_out=what.left_out,
+                    writer, device, face, python=side.python, forced=side.forced, here=here
                 )
             )
         reason = alternate(*sessions)
