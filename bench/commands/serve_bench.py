@@ -175,7 +175,7 @@ def serve_bench(
         token=_token(token_variable),
         request_seconds=request_limit,
         ready_seconds=ready_limit,
-        watch=watched.watch(server_device if device else None, device_count),
+        monitor=watched.watch(server_device if device else None, device_count),
     )
     path = serving.run(
         ask,

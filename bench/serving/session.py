@@ -23,6 +23,7 @@ from bench.records.endpoint import Endpoint as Seen
 from bench.records.endpoint import Server
 from bench.records.observed import Telemetry
 from bench.records.outcome import Failed, Measured, Outcome, Void
+from bench.running.monitor import Monitor
 from bench.serving import cases as asked_cases
 from bench.serving import gate, server, verdict
 from bench.serving.export import Manifest
@@ -30,7 +31,7 @@ from bench.serving.framing import Broken
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Reference, Text
 from bench.serving.stream import Answer, Asked, Dialect, Spoken, speak, stream
-from bench.serving.watched import NOBODY_LOOKED, Watch, with_seen
+from bench.serving.watched import NOBODY_LOOKED, with_seen
 from bench.serving.wire import Endpoint, Pool
 from bench.telemetry.joined import Sight
 
@@ -56,8 +57,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     request_seconds: float = 600.0
     ready_seconds: float = 1800.0
-    watch: Watch = Watch()
-    """At the server's devices, while loads are made."""
+    monitor: Monitor | None = None
+    """Of the server's devices, while loads are made; None: nobody said which those are."""
 
 
 class Came(NamedTuple):
@@ -280,9 +281,12 @@ async def _speak(it: _Launch, when: str) -> list[Spoken]:
 async def _loaded(it: _Launch, case: Case, began: float) -> _Loaded:
     drawn = asked_cases.drawn(case, it.ask.manifest.vocabulary, it.seed, it.begun)
     before = await server.counters(it.pool)
-    it.ask.watch.begin()
+    monitor = it.ask.monitor
+    if monitor is not None:
+        monitor.lets_go()
     driven = await drive(it.pool, it.dialect, drawn, it.ask.request_seconds)
-    sights = it.ask.watch.end(driven.zero_ns)
+    begun = {} if monitor is None else dict.fromkeys(monitor.order.indices, driven.zero_ns)
+    sights = () if monitor is None else monitor.saw((), begun)
     counted = (await server.counters(it.pool)).since(before)
     said = [round(count) for count in (counted.cached, driven.cached) if count is not None]
     it.say(f"{case.label}: {len(driven.answers)} requests in {driven.wall_seconds:.1f} s")
