@@ -93,6 +93,13 @@ class Stand:
         """Why the device has no such precision; None where it has."""
         return self.framework.unsupported(self.backend, self.device.info, precision)
 
+    def lacks(self, name: str) -> str:
+        """Why the device has no precision of that name; else empty, and it is open for that."""
+        why = self.unsupported(PRECISIONS[name])
+        if why is None:
+            self.open(PRECISIONS[name])
+        return why or ""
+
     @property
     def place(self) -> torch.device:
         """Where tensors go."""

@@ -124,12 +124,9 @@ def formats(stand: Stand) -> Iterator[Finding]:
     """Each precision: how much of its operands a product keeps."""
     for name, form in FORMATS.items():
         title = f"{name} matmul keeps {form.bits} bits"
-        precision = PRECISIONS[name]
-        denied = stand.unsupported(precision)
-        if denied is not None:
+        if denied := stand.lacks(name):
             yield unseen(title, denied)
             continue
-        stand.open(precision)
         bits = _kept_bits(stand, name, form)
         reason = f"it ran as {KNOWN.get(bits, 'a shorter format')}, not as {name}"
         next = "Turn off, in Framework.open, the switch by which the device shortens its operands"

@@ -162,10 +162,9 @@ def switches(stand: Stand) -> Iterator[Finding]:
     said = device.float32_reduced()
     bits = {name: kept_bits(stand, form.dtype, form.bits, call) for name, call in PRODUCTS.items()}
     yield reads_back(said, bits)
-    short = PRECISIONS["tf32"]
-    if stand.unsupported(short) is not None:
+    if stand.lacks("tf32"):
         return
-    said = stand.open(short).float32_reduced()
+    said = stand.device.float32_reduced()
     bits = {"matmul": kept_bits(stand, form.dtype, form.bits, PRODUCTS["matmul"])}
     stand.open(PRECISIONS["fp32"])
     yield reads_back(said, bits, " in tf32")

@@ -42,11 +42,9 @@ def formats(stand: Stand) -> Iterator[Finding]:
     """What each format that the device has makes of codes, scales, layouts and normals."""
     for name in FORMATS:
         how = PRECISIONS[name]
-        reason = stand.unsupported(how)
-        if reason is not None:
-            yield unseen(f"{name} is {name}", reason)
+        if why := stand.lacks(name):
+            yield unseen(f"{name} is {name}", why)
             continue
-        stand.open(how)
         for check in (_codes, _scales, _layout, _numbers):
             try:
                 yield check(stand, name, how)
@@ -155,11 +153,9 @@ def grouped(stand: Stand) -> Iterator[Finding]:
 
     for name in GROUPED:
         title, how = f"{name}: grouped products", PRECISIONS[name]
-        reason = stand.unsupported(how)
-        if reason is not None:
-            yield unseen(title, reason)
+        if why := stand.lacks(name):
+            yield unseen(title, why)
             continue
-        stand.open(how)
         rows = [encode(_normals(count, K, count), how, False) for count in COUNTS]
         matrices = [encode(_normals(N, K, 9 + i), how, True) for i in range(len(COUNTS))]
         exact = torch.cat(
@@ -184,12 +180,9 @@ def by_experts(stand: Stand) -> Iterator[Finding]:
     import torch
 
     title, how = "mxfp4: rows of bfloat16 by experts", PRECISIONS["mxfp4"]
-    wide = PRECISIONS["bf16"]
-    reason = stand.unsupported(wide)
-    if reason is not None:
-        yield unseen(title, reason)
+    if why := stand.lacks("bf16"):
+        yield unseen(title, why)
         return
-    stand.open(wide)
     rows = [_normals(count, K, count).to(torch.bfloat16) for count in COUNTS]
     matrices = [encode(_normals(N, K, 9 + i), how, True) for i in range(len(COUNTS))]
     exact = [a.double() @ b.exactly().t() for a, b in zip(rows, matrices, strict=True)]
