@@ -37,7 +37,7 @@ from bench.running.hosts.wire import (
 )
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
-from bench.running.worker_process import WorkerProcess, failed
+from bench.running.worker_process import NoWorker, WorkerProcess, start_worker
 from bench.telemetry.joined import Sight
 
 LEADER = "leader"
@@ -156,11 +156,9 @@ class Follower:
         given = child.variables(plug_in, own)
         interface = wire.interface_of(self._connection.own_address)
         variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
-        try:
-            worker = WorkerProcess(request, variables, self._command)
-        except OSError as error:
-            why = f"no worker could be started: {error.strerror or error}"
-            self._connection.send(wire.Said(number, failed("error", "start", why), died=True))
+        worker = start_worker(lambda: WorkerProcess(request, variables, self._command))
+        if isinstance(worker, NoWorker):
+            self._connection.send(wire.Said(number, worker.report, died=True))
             return
         self._workers[number] = worker
         self._requests[number] = request
