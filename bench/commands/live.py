@@ -110,9 +110,8 @@ class LiveFace:
 
     def starts(self, start: Start, ahead: Ahead) -> None:
         """Shows the next launch as under way."""
-        self._now, self._ahead[self.side], self._since = start, ahead, self.clock()
-        self._here = self._place.get((self.side, start.case.fingerprint), 0)
-        self.progress(Progress(phase="start"))
+        self._ahead[self.side] = ahead
+        self._shows(start)
 
     def progress(self, progress: Progress) -> None:
         """Shows the phase and the throughput so far."""
@@ -127,14 +126,16 @@ class LiveFace:
 
     def explains(self, case: Case, number: int, of: int) -> None:
         """Shows the case as under way."""
-        start = Start(case, number, of, False, None, False, 0.0, None)
-        self._now, self._since = start, self.clock()
-        self._here = self._place.get((self.side, case.fingerprint), 0)
-        self.progress(Progress(phase="start"))
+        self._shows(Start(case, number, of, False, None, False, 0.0, None))
 
     def explained(self, explanation: Explanation) -> None:
         """Says in its row whether it could be."""
         self._said[self.side, explanation.fingerprint] = account_in_words(explanation)
+
+    def _shows(self, start: Start) -> None:
+        self._now, self._since = start, self.clock()
+        self._here = self._place.get((self.side, start.case.fingerprint), 0)
+        self.progress(Progress(phase="start"))
 
     def _draw(self) -> None:
         with contextlib.suppress(OSError):
