@@ -120,9 +120,9 @@ def advice(threads: int, quota: float | None) -> str:
     return f"set OMP_NUM_THREADS={fits}, or {raised}" if fits < threads else raised
 
 
-def warning(threads: int, proc: Path = PROC, cgroups: Path = CGROUPS) -> str:
+def warning(threads: int) -> str:
     """What is to be said before so many threads are measured; empty where nothing is."""
-    quota = quota_cores(proc, cgroups)
+    quota = quota_cores()
     helps = advice(threads, quota)
     if not helps:
         return ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from bench.measuring.messages import Report
-from bench.records.case import Case
 from bench.records.explained import Account, Explanation, Unexplained
 from bench.records.outcome import Measured, Skipped
 from bench.running.header import utc_now
@@ -50,10 +50,6 @@ class Explaining(NamedTuple):
     done: Sequence[Explanation] = ()
     """What the record holds already."""
 
-    def of(self, case: Case) -> int:
-        """How often a case was explained before the run went on."""
-        return sum(one.fingerprint == case.fingerprint for one in self.done)
-
 
 NOTHING = Explaining()
 
@@ -61,7 +57,7 @@ NOTHING = Explaining()
 def explain(session: Session) -> EndReason:
     """Has each case explained, as often as is asked; in turn, so that drift hits all alike."""
     explaining = session.explaining
-    done = {state.case.fingerprint: explaining.of(state.case) for state in session.states}
+    done = Counter(one.fingerprint for one in explaining.done)
     longest = max((one.seconds for one in explaining.done), default=0.0)
     for number in range(explaining.each):
         for state in session.states:

@@ -130,13 +130,10 @@ class Follower:
                 self._connection.send(found)
             case Start(number, request):
                 self._start(ears, number, request)
-            case Stacks(numbers):
-                asked = [(n, self._workers[n]) for n in numbers if n in self._workers]
-                for _, worker in asked:
-                    worker.ask_for_stacks()
+            case Stacks(number) if number in self._workers:
+                self._workers[number].ask_for_stacks()
                 time.sleep(blame.STACK_SECONDS)
-                for number, worker in asked:
-                    self._connection.send(wire.Frames(number, worker.stacks()))
+                self._connection.send(wire.Frames(number, self._workers[number].stacks()))
             case LetGo(number) if number in self._workers:
                 self._eyes.lets_go()
                 self._workers[number].let_go()

@@ -207,7 +207,7 @@ class RemoteWorker(Worker):
     def ask_for_stacks(self) -> None:
         """Has it write its threads' stacks; waits for nothing."""
         self._stacks = None
-        self.host.send(wire.Stacks((self.number,)))
+        self.host.send(wire.Stacks(self.number))
 
     def stacks(self) -> str:
         """What it has written of them."""
