@@ -91,6 +91,7 @@ class WorkerProcess(Worker):
         pass_fds: descriptors that it gets too; stem: what it is forked from, if it is.
         """
         super().__init__()
+        self.request = request
         self._given = given
         self._limit = request.limit_seconds
         self._of_phases = request.settings.launch_limit_seconds

@@ -64,9 +64,8 @@ class World:
         self._own_devices = not catalogue.backend(request.backend).is_host
         """Whether each rank has a device of its own; ranks of a host that computes share it."""
         self._reports: dict[int, Report] = {}
+        """By rank, in the order in which they reported or ended."""
         self._bad_since: float | None = None
-        self._order: list[int] = []
-        """Ranks in the order of their reports or ends."""
         self._seats = seating.seats(
             request.case.devices,
             seating.ONE if leader is None else leader.hosts,
@@ -284,7 +283,6 @@ class World:
 
     def _take(self, rank: int, report: Report) -> None:
         self._reports[rank] = report
-        self._order.append(rank)
         if not isinstance(report.outcome, Measured) and self._bad_since is None:
             self._bad_since = awake()
 
@@ -315,8 +313,7 @@ class World:
         self._named = blamed
         report = failed("timeout", phases.get(blamed, "start"), message)
         # Of all that stand still nobody's later word is the cause.
-        self._reports = {**self._reports, **dict.fromkeys(waiting, report)}
-        self._order += [blamed, *(rank for rank in waiting if rank != blamed)]
+        self._reports |= dict.fromkeys((blamed, *waiting), report)
 
     def _joined(self) -> Report:
         """Their reports as one."""
@@ -334,9 +331,9 @@ class World:
     def _ends(self) -> list[End]:
         """How each of those ended that did, in their order."""
         return [
-            End(rank, self._reports[rank], self.workers[rank].died)
-            for rank in self._order
-            if not isinstance(self._reports[rank].outcome, Measured)
+            End(rank, report, self.workers[rank].died)
+            for rank, report in self._reports.items()
+            if not isinstance(report.outcome, Measured)
         ]
 
     def _signed(self, rank: int, outcome: Outcome) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -76,7 +76,6 @@ class Follower:
         self._workers: dict[int, WorkerProcess] = {}
         self._ended: dict[int, WorkerProcess] = {}
         """Of the last launch: those whose last words the leader has not asked for."""
-        self._requests: dict[int, Request] = {}
         self._eyes = Eyes()
 
     def run(self) -> Over:
@@ -158,13 +157,12 @@ class Follower:
             self._connection.send(wire.Said(number, worker.report, died=True))
             return
         self._workers[number] = worker
-        self._requests[number] = request
         self._eyes.start(request, given)
         ears.attend(number, worker.process)
 
     def _finish(self, ears: Ears, number: int) -> wire.Left:
         """Ends a worker, and with the first of a launch all others, which are ended, too."""
-        self._eyes.saw(self._workers, self._requests)
+        self._eyes.saw(self._workers.values())
         if number in self._workers:
             for one in self._workers:
                 ears.leave(one)
@@ -174,7 +172,7 @@ class Follower:
         worker = self._ended.pop(number, None)
         if worker is None:
             return wire.Left(number, "", ())
-        request = self._requests.pop(number)
+        request = worker.request
         plug_in = catalogue.backend(request.backend)
         lines: dict[tuple[str, ...], str] = {}
         for line in worker.stderr_lines():
@@ -214,16 +212,16 @@ class Eyes:
             self._monitor.lets_go()
             self._let_go = True
 
-    def saw(self, workers: Mapping[int, WorkerProcess], requests: Mapping[int, Request]) -> None:
+    def saw(self, workers: Collection[WorkerProcess]) -> None:
         """Fills `sights`, before the first of these workers is ended."""
         if self._monitor is None or self._told:
             return
         first_steps: dict[int, int | None] = {}
-        for number, worker in workers.items():
+        for worker in workers:
             report = worker.report
             first = None if report is None else report.first_step_ns
-            first_steps.setdefault(requests[number].index, first)
-        pids = [worker.pid for worker in workers.values()]
+            first_steps.setdefault(worker.request.index, first)
+        pids = [worker.pid for worker in workers]
         self.sights = {one.index: one for one in self._monitor.saw(pids, first_steps)}
         self._told = True
 
