@@ -14,7 +14,7 @@ from bench.records.explained import Account, Explanation, Unexplained
 from bench.records.outcome import Measured, Skipped
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
-from bench.running.worker_process import NoWorker, within
+from bench.running.worker_process import within, without_worker
 
 if TYPE_CHECKING:
     from bench.running.case_state import CaseState
@@ -83,7 +83,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     seed = session.settings.seed + number
     reason = TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else ""
     if reason := reason or (state.beyond and session.limits.beyond(case)) or "":
-        choice, report = None, NoWorker(Skipped(reason=reason)).report
+        choice, report = None, without_worker(Skipped(reason=reason))
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
     else:
         request = msgspec.structs.replace(

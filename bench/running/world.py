@@ -127,11 +127,6 @@ class World:
         return WorkerProcess(request, variables, command, pass_fds=held)
 
     @property
-    def pid(self) -> int:
-        """Process id of rank 0."""
-        return self.workers[0].pid
-
-    @property
     def pids_here(self) -> list[int]:
         """Process ids of the ranks of this host."""
         return [one.pid for one in self.workers if isinstance(one, WorkerProcess)]

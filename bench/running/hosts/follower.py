@@ -16,7 +16,7 @@ import msgspec
 from bench import catalogue
 from bench.errors import EXIT_INCOMPLETE
 from bench.measuring.kept import byte_code
-from bench.measuring.messages import Progress, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.measuring.ranks import joining
 from bench.records.cpu_limits import usable_cores
 from bench.running import blame, child, launcher, probe, scratch
@@ -37,7 +37,7 @@ from bench.running.hosts.wire import (
 )
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
-from bench.running.worker_process import NoWorker, WorkerProcess, start_worker
+from bench.running.worker_process import WorkerProcess, start_worker
 from bench.telemetry.joined import Sight
 
 LEADER = "leader"
@@ -153,8 +153,8 @@ class Follower:
         interface = wire.interface_of(self._connection.own_address)
         variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
         worker = start_worker(lambda: WorkerProcess(request, variables, self._command))
-        if isinstance(worker, NoWorker):
-            self._connection.send(wire.Said(number, worker.report, died=True))
+        if isinstance(worker, Report):
+            self._connection.send(wire.Said(number, worker, died=True))
             return
         self._workers[number] = worker
         self._eyes.start(request, given)

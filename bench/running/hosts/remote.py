@@ -145,9 +145,6 @@ class RemoteHost:
 class RemoteWorker(Worker):
     """A worker on another host."""
 
-    pid = 0
-    """No process of this host."""
-
     def __init__(self, host: RemoteHost, number: int) -> None:
         super().__init__()
         self.host = host
