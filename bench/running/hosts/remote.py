@@ -128,18 +128,16 @@ class RemoteHost:
 
     def _take(self, message: wire.Message) -> RemoteWorker | None:
         """The worker that it is news of."""
-        if isinstance(message, Found):
-            self._found = message
-        if isinstance(message, Beat):
-            for number, seconds in message.used.items():
-                if number in self.workers:
-                    self.workers[number].used = seconds
-        if not isinstance(message, Said | Frames | Left):
-            return None
-        worker = self.workers.get(message.worker)
-        if worker is not None:
-            worker.heard(message)
-        return worker if isinstance(message, Said) else None
+        match message:
+            case Found():
+                self._found = message
+            case Beat(used):
+                for number in used.keys() & self.workers.keys():
+                    self.workers[number].used = used[number]
+            case Said(number) | Frames(number) | Left(number) if number in self.workers:
+                self.workers[number].heard(message)
+                return self.workers[number] if isinstance(message, Said) else None
+        return None
 
 
 class RemoteWorker(Worker):
