@@ -162,8 +162,8 @@ class Follower:
 
     def _finish(self, ears: Ears, number: int) -> wire.Left:
         """Ends a worker, and with the first of a launch all others, which are ended, too."""
-        self._eyes.saw(self._workers.values())
         if number in self._workers:
+            self._eyes.saw(self._workers.values())
             for one in self._workers:
                 ears.leave(one)
             child.end(*(worker.process for worker in self._workers.values()))
@@ -192,12 +192,12 @@ class Eyes:
         self.sights: dict[int, Sight] = {}
         """Of the launch whose first worker has been ended, by the device."""
         self._monitor: Monitor | None = None
-        self._let_go = self._told = False
-        """Whether a worker of the launch under way has been; whether it was told what was seen."""
+        self._let_go = False
+        """Whether a worker of the launch under way has been."""
 
     def start(self, request: Request, given: Mapping[str, str]) -> None:
         """A worker of a launch is there. given: its environment."""
-        self._let_go = self._told = False
+        self._let_go = False
         if self.count == 0:
             return
         if self._monitor is None:
@@ -214,7 +214,7 @@ class Eyes:
 
     def saw(self, workers: Collection[WorkerProcess]) -> None:
         """Fills `sights`, before the first of these workers is ended."""
-        if self._monitor is None or self._told:
+        if self._monitor is None:
             return
         first_steps: dict[int, int | None] = {}
         for worker in workers:
@@ -223,7 +223,6 @@ class Eyes:
             first_steps.setdefault(worker.request.index, first)
         pids = [worker.pid for worker in workers]
         self.sights = {one.index: one for one in self._monitor.saw(pids, first_steps)}
-        self._told = True
 
     def close(self) -> None:
         """Nobody looks any more."""
