@@ -115,7 +115,7 @@ def _started(
     command: tuple[str, ...],
     leader: Leader | None,
     stems: Stems | None,
-    handing: Handing | None = None,
+    handing: Handing | None,
 ) -> WorkerProcess | World | Report:
     """A worker, or as many as the case takes devices; or what is said where there is none."""
     if late := comes_for_too_long(request.case, request.settings):

@@ -81,7 +81,6 @@ class World:
             )
             self.workers: list[WorkerProcess | RemoteWorker] = []
             for rank, seat in enumerate(self._seats):
-                held = (listener.fileno(),) if rank == 0 else ()
                 place = Place(
                     rank=rank,
                     size=len(self._seats),
@@ -95,11 +94,10 @@ class World:
                     parallelism=request.case.parallelism,
                     address=address,
                     port=listener.getsockname()[1],
-                    listener=held[0] if held else None,
+                    listener=None if rank else listener.fileno(),
                 )
-                index = seat.local_rank if self._own_devices else request.index
-                own = msgspec.structs.replace(request, place=place, index=index)
-                self.workers.append(self._started(own, place, command, held))
+                own = msgspec.structs.replace(request, place=place, index=self._device(rank))
+                self.workers.append(self._started(own, place, command))
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
@@ -116,7 +114,7 @@ class World:
         """The rank whose words are the launch's."""
 
     def _started(
-        self, request: Request, place: Place, command: tuple[str, ...], held: tuple[int, ...]
+        self, request: Request, place: Place, command: tuple[str, ...]
     ) -> WorkerProcess | RemoteWorker:
         """A rank, here or on its host."""
         if place.host:
@@ -124,6 +122,7 @@ class World:
         interface = wire.interface_of(place.address)
         shared = not self._own_devices
         variables = joining.variables(self._given, place, usable_cores(), shared, interface)
+        held = () if place.listener is None else (place.listener,)
         return WorkerProcess(request, variables, command, pass_fds=held)
 
     @property
