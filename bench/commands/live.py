@@ -44,7 +44,6 @@ class Row(NamedTuple):
     number: int
     side: str
     case: Case
-    fingerprint: str
 
     @property
     def label(self) -> str:
@@ -102,9 +101,9 @@ class LiveFace:
         """Gives each case its row; those of two sides stand together."""
         self._ahead[self.side] = ahead
         self._limits[self.side] = Limits()
-        self._plan += [Row(k, self.side, case, case.fingerprint) for k, case in enumerate(plan)]
+        self._plan += [Row(k, self.side, case) for k, case in enumerate(plan)]
         self._plan.sort(key=lambda row: row[:2])
-        self._place = {(row.side, row.fingerprint): k for k, row in enumerate(self._plan)}
+        self._place = {(row.side, row.case.fingerprint): k for k, row in enumerate(self._plan)}
         self._longest = max((len(row.label) for row in self._plan), default=0)
         self._draw()
 
@@ -202,7 +201,7 @@ class LiveFace:
 
     def _row(self, place: int, column: int) -> Text:
         row = self._plan[place]
-        said = self._said.get((row.side, row.fingerprint))
+        said = self._said.get((row.side, row.case.fingerprint))
         under_way = self._now is not None and place == self._here
         if said is None:
             beyond = self._limits[row.side].beyond(row.case)
