@@ -45,7 +45,6 @@ from bench.report import Canvas, Report
 from bench.reports._compared import compared
 from bench.running import probe, reached
 from bench.running.elsewhere import HERE, Elsewhere, elsewhere, require_alone
-from bench.running.explanations import Explaining
 from bench.running.face import Face, Nobody
 from bench.running.header import begin, command_line, run_id
 from bench.running.hosts import seating
@@ -168,13 +167,10 @@ def run_suite(
         writer = begin(path, *header, *whys, framework=where.framework)
         with contextlib.closing(writer):
             open_session(
-                *(writer, what.cases, settings, chosen, face, 60 * budget if budget else None),
+                *(writer, chosen, face, 60 * budget if budget else None),
                 here=here,
-                left_out=what.left_out,
                 leader=leader,
-                explaining=Explaining(int(explain)),
                 python=where.python,
-                framework=where.framework,
             ).run()
     return read(writer.path)
 
@@ -215,12 +211,7 @@ def explain_suite(
         header = (identity, found.title, what.cases, settings, chosen, command)
         writer = begin(path, *header, *whys, only_explained=True)
         with contextlib.closing(writer):
-            open_session(
-                *(writer, what.cases, settings, chosen, face),
-                here=here,
-                left_out=what.left_out,
-                explaining=Explaining(launches, only=True, trying=trying),
-            ).run()
+            open_session(writer, chosen, face, here=here, trying=trying).run()
     return read(writer.path)
 
 
@@ -250,22 +241,18 @@ def resume_run(
     where = elsewhere(file.run.framework, python)
     with looking():
         chosen, remarks, here = choose(address, leader, where)
-    settings = file.run.settings
     given = {"resume": record, "budget-minutes": budget_minutes, "python": python}
     typed = command or _as_typed(["run"], given)
-    with watch(chosen, remarks, settings) as face:
+    with watch(chosen, remarks, file.run.settings) as face:
         writer = resume(file, chosen, typed, leader.hosts if leader else seating.ONE, here)
         with contextlib.closing(writer):
             file = read(file.path)  # a large one's launches lie in it as it is now
             open_session(
-                *(writer, file.run.plan, settings, chosen, face, 60 * budget if budget else None),
-                done=file.launches,
+                *(writer, chosen, face, 60 * budget if budget else None),
+                done=file,
                 here=here,
-                left_out=file.run.left_out,
                 leader=leader,
-                explaining=Explaining(file.run.explanations, done=file.explanations),
                 python=where.python,
-                framework=where.framework,
             ).run()
     return read(writer.path)
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.records.cpu_limits import said_in
 from bench.records.observed import Reading
-from bench.telemetry.contention import said_in
 from bench.telemetry.figures import ALL_ONES, figure
 from bench.telemetry.source import Source
 

@@ -104,24 +104,17 @@ def ab(
     what = plan.whole(read_suite, spread, taken, only)
     for one in chosen:
         seating.require_first(what.cases, one.device, what.left_out)
-    paths = [
-        out / f"{read_suite.name}-{one.device.backend}-{identity}-{letter}.jsonl"
-        for letter, one in zip("ab", chosen, strict=True)
-    ]
     with face_of(settings) as face, contextlib.ExitStack() as stack:
         sessions = []
-        for path, (device, _, here), side in zip(paths, chosen, sides, strict=True):
-            name = f"{identity}{path.stem[-2:]}"
+        for letter, (device, _, here), side in zip("ab", chosen, sides, strict=True):
+            name = f"{identity}-{letter}"
+            path = out / f"{read_suite.name}-{device.backend}-{name}.jsonl"
             header = (name, read_suite.title, what.cases, settings, device, typed())
             writer = begin(path, *header, what.left_out, what.instead)
             stack.callback(writer.close)
             sessions.append(
                 open_session(
-                    *(writer, what.cases, settings, device, face),
-                    python=side.python,
-                    forced=side.forced,
-                    here=here,
-                    left_out=what.left_out,
+                    writer, device, face, python=side.python, forced=side.forced, here=here
                 )
             )
         reason = alternate(*sessions)

@@ -167,25 +167,21 @@ def termination_as_interrupt() -> Iterator[None]:
     What is ignored stays so: `nohup` starts a command that shall outlive its terminal. Another
     thread than the main one leaves all as it is.
     """
-    names = [
-        name
-        for name in ("SIGTERM", "SIGHUP")
-        if threading.current_thread() is threading.main_thread()
-        and hasattr(signal, name)
-        and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN
-    ]
+    ours = threading.current_thread() is threading.main_thread()
+    known = [one for one in signal.Signals if one.name in ("SIGTERM", "SIGHUP") and ours]
+    ending = [one for one in known if signal.getsignal(one) != signal.SIG_IGN]
 
     def interrupt(*_: object) -> None:
-        for name in names:  # what ends the terminal ends it more than once
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        for one in ending:  # what ends the terminal ends it more than once
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    before = {one: signal.signal(one, interrupt) for one in ending}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def put_report(text: str, format_name: str, path: Path | None = None) -> None:

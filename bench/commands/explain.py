@@ -15,7 +15,7 @@ import click
 from bench.commands.common import WIDE, canvas, looking, put_report, say, typed, watching
 from bench.commands.options import (
     DEVICE,
-    Number,
+    LAUNCHES,
     output_option,
     precision_option,
     width_option,
@@ -25,7 +25,6 @@ from bench.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
 if TYPE_CHECKING:
     from bench.records.run import RunFile
 
-LAUNCHES = Number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000)
 FORMATS = ("table", "json", "csv", "trace")
 
 

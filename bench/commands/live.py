@@ -44,7 +44,6 @@ class Row(NamedTuple):
     number: int
     side: str
     case: Case
-    fingerprint: str
 
     @property
     def label(self) -> str:
@@ -102,17 +101,16 @@ class LiveFace:
         """Gives each case its row; those of two sides stand together."""
         self._ahead[self.side] = ahead
         self._limits[self.side] = Limits()
-        self._plan += [Row(k, self.side, case, case.fingerprint) for k, case in enumerate(plan)]
+        self._plan += [Row(k, self.side, case) for k, case in enumerate(plan)]
         self._plan.sort(key=lambda row: row[:2])
-        self._place = {(row.side, row.fingerprint): k for k, row in enumerate(self._plan)}
+        self._place = {(row.side, row.case.fingerprint): k for k, row in enumerate(self._plan)}
         self._longest = max((len(row.label) for row in self._plan), default=0)
         self._draw()
 
     def starts(self, start: Start, ahead: Ahead) -> None:
         """Shows the next launch as under way."""
-        self._now, self._ahead[self.side], self._since = start, ahead, self.clock()
-        self._here = self._place.get((self.side, start.case.fingerprint), 0)
-        self.progress(Progress(phase="start"))
+        self._ahead[self.side] = ahead
+        self._shows(start)
 
     def progress(self, progress: Progress) -> None:
         """Shows the phase and the throughput so far."""
@@ -127,14 +125,16 @@ class LiveFace:
 
     def explains(self, case: Case, number: int, of: int) -> None:
         """Shows the case as under way."""
-        start = Start(case, number, of, False, None, False, 0.0, None)
-        self._now, self._since = start, self.clock()
-        self._here = self._place.get((self.side, case.fingerprint), 0)
-        self.progress(Progress(phase="start"))
+        self._shows(Start(case, number, of, False, None, False, 0.0, None))
 
     def explained(self, explanation: Explanation) -> None:
         """Says in its row whether it could be."""
         self._said[self.side, explanation.fingerprint] = account_in_words(explanation)
+
+    def _shows(self, start: Start) -> None:
+        self._now, self._since = start, self.clock()
+        self._here = self._place.get((self.side, start.case.fingerprint), 0)
+        self.progress(Progress(phase="start"))
 
     def _draw(self) -> None:
         with contextlib.suppress(OSError):
@@ -201,7 +201,7 @@ class LiveFace:
 
     def _row(self, place: int, column: int) -> Text:
         row = self._plan[place]
-        said = self._said.get((row.side, row.fingerprint))
+        said = self._said.get((row.side, row.case.fingerprint))
         under_way = self._now is not None and place == self._here
         if said is None:
             beyond = self._limits[row.side].beyond(row.case)

@@ -46,6 +46,7 @@ COLUMNS = Number(int, "a whole number from 40 to 500", lambda n: 40 <= n <= 500)
 ABOVE_ZERO = Number(float, "a number above 0", lambda n: 0 < n < math.inf)
 PERCENT = Number(float, "a number from 0 to 100", lambda n: 0 <= n <= 100)
 DEVICES = Number(int, "a whole number from 1 up", lambda n: n >= 1)
+LAUNCHES = Number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000)
 DEVICE = click.option(
     "--device",
     metavar="BACKEND[:INDEX]",

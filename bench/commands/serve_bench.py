@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import WIDE, Side, choose, render, say, show
-from bench.commands.options import ABOVE_ZERO, DEVICES, SEED, Number
+from bench.commands.options import ABOVE_ZERO, DEVICES, LAUNCHES, SEED, Number
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, ServerError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench.serving.wire import Endpoint
 
 SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
-LAUNCHES = Number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000)
 
 
 @click.command(short_help="Measure a server that somebody set up.")
@@ -175,7 +174,7 @@ def serve_bench(
         token=_token(token_variable),
         request_seconds=request_limit,
         ready_seconds=ready_limit,
-        watch=watched.watch(server_device if device else None, device_count),
+        monitor=watched.watch(server_device if device else None, device_count),
     )
     path = serving.run(
         ask,

@@ -93,6 +93,13 @@ class Stand:
         """Why the device has no such precision; None where it has."""
         return self.framework.unsupported(self.backend, self.device.info, precision)
 
+    def lacks(self, name: str) -> str:
+        """Why the device has no precision of that name; else empty, and it is open for that."""
+        why = self.unsupported(PRECISIONS[name])
+        if why is None:
+            self.open(PRECISIONS[name])
+        return why or ""
+
     @property
     def place(self) -> torch.device:
         """Where tensors go."""
@@ -141,11 +148,6 @@ def note(title: str, observed: str, next: str = "") -> Finding:
 def judged(title: str, good: bool, observed: str, reason: str, next: str) -> Finding:
     """A pass, or else a failure for that reason."""
     return passed(title, observed) if good else failed(title, observed, reason, next)
-
-
-def first_line(error: BaseException) -> str:
-    """Of its words; its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def after(title: str, backend: Backend, error: BaseException) -> Finding:

@@ -17,7 +17,6 @@ from bench.conformance.check import Check, Finding, failed, unseen
 from bench.conformance.worker import Task, checks
 from bench.errors import OutputError
 from bench.lifeline import Lifeline
-from bench.records import environment
 from bench.records.reason import reason
 from bench.running import child, scratch
 from bench.running.ears import Lines
@@ -56,10 +55,8 @@ def examine(
     `OutputError` where its compilers have no place to write.
     """
     command = command or lifeline.command("bench.conformance.worker", where.python)
-    backend = catalogue.backend(device.backend)
-    variables, unset = backend.worker_environment(), backend.silencing_variables()
     with contextlib.ExitStack() as stack:
-        given = environment.worker_variables(variables, _folders(where, stack), unset)
+        given = child.variables(catalogue.backend(device.backend), _folders(where, stack))
         for first in range(0, len(wanted), TOGETHER):
             batch = wanted[first : first + TOGETHER]
             yield from _batch(device, batch, given, command, where.framework)
@@ -89,23 +86,23 @@ def _batch(
     framework: str,
 ) -> Generator[Examined, None, None]:
     with contextlib.ExitStack() as stack:
-        running: list[_Running | Examined] = [
-            _not_applicable(check)
+        running = [
+            None
             if check.absent
             else stack.enter_context(_Running(check, device, given, command, framework))
             for check in batch
         ]
-        for one in running:
-            if isinstance(one, _Running):
-                one.until_imported()
-        for one in running:
-            yield one.result() if isinstance(one, _Running) else one
-
-
-def _not_applicable(check: Check) -> Examined:
-    """One that a framework has no like of."""
-    finding = unseen(check.summary, check.absent)
-    return Examined(check=check.name, summary=check.summary, findings=(finding,), seconds=0.0)
+        for there in filter(None, running):
+            there.until_imported()
+        for check, one in zip(batch, running, strict=True):
+            start = time.monotonic()
+            found = [unseen(check.summary, check.absent)] if one is None else one.findings()
+            yield Examined(
+                check=check.name,
+                summary=check.summary,
+                findings=tuple(found),
+                seconds=time.monotonic() - start if one else 0.0,
+            )
 
 
 class _Running:
@@ -148,20 +145,15 @@ class _Running:
         late = f"it had not imported its framework after {IMPORT_SECONDS:.0f} s"
         self._line(time.monotonic() + IMPORT_SECONDS, late)
 
-    def result(self) -> Examined:
-        """Gives it its turn and hears it out."""
-        start = time.monotonic()
-        found = list(self._findings(start + self._check.limit_seconds))
-        child.end(self._process)
-        return Examined(
-            check=self._check.name,
-            summary=self._check.summary,
-            findings=tuple(found),
-            seconds=time.monotonic() - start,
-        )
-
-    def _findings(self, deadline: float) -> Generator[Finding, None, None]:
+    def findings(self) -> list[Finding]:
+        """Gives it its turn, hears it out, and ends it."""
+        deadline = time.monotonic() + self._check.limit_seconds
         self._tell(b"")
+        found = list(self._said(deadline))
+        child.end(self._process)
+        return found
+
+    def _said(self, deadline: float) -> Generator[Finding, None, None]:
         late = f"it did not end within {self._check.limit_seconds:.0f} s"
         while not self._end:
             line = self._line(deadline, late)

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from bench.conformance.check import Check, Finding, Stand, after, judged, note, passed, unseen
 from bench.conformance.checks import declared, failures, memory, telemetry, timing
 from bench.conformance.checks._jobs import Given, held, output, product
@@ -124,12 +126,9 @@ def formats(stand: Stand) -> Iterator[Finding]:
     """Each precision: how much of its operands a product keeps."""
     for name, form in FORMATS.items():
         title = f"{name} matmul keeps {form.bits} bits"
-        precision = PRECISIONS[name]
-        denied = stand.unsupported(precision)
-        if denied is not None:
+        if denied := stand.lacks(name):
             yield unseen(title, denied)
             continue
-        stand.open(precision)
         bits = _kept_bits(stand, name, form)
         reason = f"it ran as {KNOWN.get(bits, 'a shorter format')}, not as {name}"
         next = "Turn off, in Framework.open, the switch by which the device shortens its operands"
@@ -268,41 +267,40 @@ def _state(stand: Stand) -> str:
         return f"fails ({type(wrong).__name__})"
 
 
-CHECKS = (
+LIKES = {
+    "synchronize": (timing.synchronize,),
+    "events": (timing.events,),
+    "memory": (peak,),
+    "out of memory": (exhausted,),
+    "formats": (formats,),
+    "transfers": (transfers,),
+    "failures": (refused,),
+    "telemetry": (telemetry.readings,),
+}
+"""Of torch's checks those that say the same of a framework: their parts."""
+OWN = (
     Check(
         name="declared",
         summary="what the framework says is so",
         parts=(declared.identity, precisions),
     ),
-    Check(name="synchronize", summary="it blocks until work is done", parts=(timing.synchronize,)),
-    Check(
-        name="events", summary="device time agrees with the host's clock", parts=(timing.events,)
-    ),
-    Check(name="memory", summary="counters move as they must", parts=(peak,)),
-    Check(name="out of memory", summary="said to be that, and survived", parts=(exhausted,)),
-    Check(name="formats", summary="the dtype asked for is the dtype run", parts=(formats,)),
-    Check(name="transfers", summary="copies change no bit", parts=(transfers,)),
     Check(name="draws", summary="a job is made of what it is handed", parts=(draws,)),
     Check(name="executions", summary="what is compiled computes the same", parts=(compiled,)),
     Check(name="host fallback", summary="kernels run on the device", parts=(fallback,)),
-    Check(name="failures", summary="each is sorted into its kind", parts=(refused,)),
     Check(
         name="shortened",
         summary="the short float32 is what it says",
         parts=(shortened,),
         precision=SHORT,
     ),
-    *telemetry.CHECKS,
 )
 
 
 def of_frameworks(of_torch: dict[str, Check]) -> dict[str, Check]:
     """The kit in the order of torch's, by name: of each of its checks the like, or why not."""
-    mine = {check.name: check for check in CHECKS}
-    found = {
-        name: mine.pop(name)
-        if name in mine
-        else Check(name=name, summary=check.summary, parts=(), absent=WHY.get(name, OTHERS))
+    absent = {
+        name: Check(name=name, summary=check.summary, parts=(), absent=WHY.get(name, OTHERS))
         for name, check in of_torch.items()
     }
-    return {**found, **mine}
+    alike = {n: msgspec.structs.replace(of_torch[n], parts=parts) for n, parts in LIKES.items()}
+    return absent | alike | {check.name: check for check in OWN}

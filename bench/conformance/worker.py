@@ -8,7 +8,6 @@ at last `null`.
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import importlib
 import os
@@ -25,8 +24,8 @@ from bench import catalogue, lifeline
 from bench.conformance.check import Check, Finding, Stand, after
 from bench.conformance.of_frameworks import of_frameworks
 from bench.measuring.surroundings import hide_plug_ins
-from bench.measuring.worker import STACKS_SIGNAL
-from bench.records.encoding import encoded, never_refusing
+from bench.measuring.worker import begun
+from bench.records.encoding import encoded
 from bench.running.elsewhere import TORCH
 
 FIRST = (
@@ -78,14 +77,7 @@ def findings(task: Task) -> Iterator[Finding]:
 
 def main() -> None:
     """The process: `python -m bench.conformance.worker`."""
-    lifeline.hold()
-    gc.disable()  # a sixth of the import time
-    faulthandler.enable()
-    if STACKS_SIGNAL is not None:
-        faulthandler.register(STACKS_SIGNAL, all_threads=True)
-    private = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    never_refusing(sys.stdout)
+    private = begun()
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
     backend = catalogue.backend(task.backend)
     hide_plug_ins(backend)

@@ -7,7 +7,6 @@ second is the one that other work can be held against: *sustained*, after ten se
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -17,6 +16,7 @@ from bench.records.observed import Reading
 from bench.records.outcome import Measured
 from bench.records.run import Launch
 from bench.telemetry.flags import observed_clock, steady_readings
+from bench.telemetry.joined import median
 
 SUSTAINED_SECONDS = 10.0
 """Under load, before the first block that counts."""
@@ -53,9 +53,9 @@ def load_of(case: Case, launches: Sequence[Launch]) -> Load | None:
         return None
     return Load(
         seconds=min(sum(b.wall_ns for b in outcome.warmup[1:]) / 1e9 for outcome in outcomes),
-        clock_mhz=_median([observed_clock(launch) for launch in launches]),
-        watts=_median([_read(launch, lambda r: r.power_watts) for launch in launches]),
-        celsius=_median([_read(launch, lambda r: r.temperature_celsius) for launch in launches]),
+        clock_mhz=median([observed_clock(launch) for launch in launches]),
+        watts=median([_read(launch, lambda r: r.power_watts) for launch in launches]),
+        celsius=median([_read(launch, lambda r: r.temperature_celsius) for launch in launches]),
     )
 
 
@@ -63,9 +63,4 @@ def _read(launch: Launch, quantity: Callable[[Reading], float | None]) -> float 
     """The median of what was read while a launch was measured."""
     if launch.telemetry is None or not isinstance(launch.outcome, Measured):
         return None
-    return _median([quantity(r) for r in steady_readings(launch.outcome, launch.telemetry)])
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    return median([quantity(r) for r in steady_readings(launch.outcome, launch.telemetry)])

@@ -15,29 +15,33 @@ import gc
 import os
 import signal
 import sys
+from typing import BinaryIO
 
 import msgspec
 
 from bench import lifeline
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Request
-from bench.records.encoding import never_refusing
+from bench.records.encoding import own_stdout
 
 STACKS_SIGNAL = getattr(signal, "SIGUSR1", None)
 """At this a worker writes the stacks of its threads to stderr; None where there is no such."""
 
 
-def main(imported_seconds: float | None = None) -> None:
-    """The worker process: `python -m bench.measuring.worker`, or a fork of `bench.measuring.stem`,
-    which took so long to import."""
+def begun() -> BinaryIO:
+    """What a process does first that is asked for one thing; gives where its answers go."""
     lifeline.hold()
     gc.disable()  # a sixth of the import time; the engine wants it off anyway
     faulthandler.enable()  # a segmentation fault leaves its Python stack on stderr
     if STACKS_SIGNAL is not None:
         faulthandler.register(STACKS_SIGNAL, all_threads=True)
-    private = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    never_refusing(sys.stdout)
+    return own_stdout()
+
+
+def main(imported_seconds: float | None = None) -> None:
+    """The worker process: `python -m bench.measuring.worker`, or a fork of `bench.measuring.stem`,
+    which took so long to import."""
+    private = begun()
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     channel = Channel(private)
     launch = Launch(request, channel, lifeline.wait_for_turn)

@@ -77,11 +77,8 @@ def _measure(session: pytest.Session) -> None:
     face = PlainFace(say, plan.settings)
     try:
         with contextlib.closing(writer):
-            reason = open_session(
-                *(writer, cases, plan.settings, chosen, face, 60 * budget if budget else None),
-                here=here,
-                left_out=left_out,
-            ).run()
+            limit = 60 * budget if budget else None
+            reason = open_session(writer, chosen, face, limit, here=here).run()
     finally:
         config.stash[RECORD] = writer.path
     config.stash[RUN] = runfile.read(writer.path)

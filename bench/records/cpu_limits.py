@@ -85,7 +85,7 @@ def groups(
     all. In a container whose own part alone is mounted, the path that the kernel gives leads
     nowhere below the mount, and the mount itself is the group.
     """
-    for line in _text(proc / "self/cgroup").splitlines():
+    for line in said_in(proc / "self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
@@ -107,8 +107,8 @@ def groups(
 def memory_limit(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     """Bytes of memory that the strictest of its groups lets them have; None where none limits."""
     names = ("memory.max", "memory.limit_in_bytes")
-    found = [_text(folder / n) for _, folder in groups("memory", proc, cgroups) for n in names]
-    return min((int(text) for text in found if text.strip().isdecimal()), default=None)
+    found = [said_in(folder / n) for _, folder in groups("memory", proc, cgroups) for n in names]
+    return min((int(text) for text in found if text.isdecimal()), default=None)
 
 
 def advice(threads: int, quota: float | None) -> str:
@@ -120,9 +120,9 @@ def advice(threads: int, quota: float | None) -> str:
     return f"set OMP_NUM_THREADS={fits}, or {raised}" if fits < threads else raised
 
 
-def warning(threads: int, proc: Path = PROC, cgroups: Path = CGROUPS) -> str:
+def warning(threads: int) -> str:
     """What is to be said before so many threads are measured; empty where nothing is."""
-    quota = quota_cores(proc, cgroups)
+    quota = quota_cores()
     helps = advice(threads, quota)
     if not helps:
         return ""
@@ -134,9 +134,9 @@ def warning(threads: int, proc: Path = PROC, cgroups: Path = CGROUPS) -> str:
 
 def _quota(folder: Path) -> float | None:
     """Of cpu.max (`QUOTA PERIOD`, version 2), or of cpu.cfs_quota_us and its period (version 1)."""
-    words = _text(folder / "cpu.max").split()
+    words = said_in(folder / "cpu.max").split()
     if not words:
-        words = [_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+        words = [said_in(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
     if len(words) == 1:
         words.append("100000")  # the kernel's own period
     if len(words) != 2 or not all(word.isdecimal() for word in words):  # "max", "-1", absent
@@ -148,15 +148,16 @@ def _quota(folder: Path) -> float | None:
 def _cpuset(folder: Path) -> int | None:
     """Cores in a list such as `0-3,8`: those in force, else those that were asked for."""
     for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
-        text = _text(folder / name).strip()
+        text = said_in(folder / name)
         if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
             ends = [[int(n) for n in part.split("-")] for part in text.split(",")]
             return sum(max(part[-1] - part[0], 0) + 1 for part in ends)
     return None
 
 
-def _text(path: Path) -> str:
+def said_in(path: Path) -> str:
+    """What the kernel says in a file; nothing where it cannot be read."""
     try:
-        return path.read_text(encoding="ascii", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

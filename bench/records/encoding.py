@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import Any, TextIO
+import os
+import sys
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -32,10 +34,16 @@ def encoded(value: Any) -> bytes:
         return msgspec.json.encode(_readable(msgspec.to_builtins(value)))
 
 
-def never_refusing(stream: TextIO) -> None:
-    """A library's word that the locale cannot say must not fail what the library does."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+def own_stdout() -> BinaryIO:
+    """The stdout that this process was started with, for its answers alone.
+
+    Whatever else prints goes to stderr; a word that the locale cannot say must not fail a library.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return answers
 
 
 def _readable(value: Any) -> Any:

@@ -101,7 +101,8 @@ class Writer:
         option: by which another folder is given.
         """
         self.path = self._first = path = Path(path)
-        self.command: tuple[str, ...] = ()
+        self.run: Run | None = None
+        """The header that it has written, or goes on from."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("x+b", buffering=0)
@@ -121,7 +122,7 @@ class Writer:
         """
         writer = cls.__new__(cls)
         writer.path = writer._first = Path(run.path)
-        writer.command = run.run.command
+        writer.run = run.run
         try:
             writer._file = writer.path.open("r+b", buffering=0)
             try:
@@ -175,7 +176,12 @@ class Writer:
                 f"{flaws.go_on(str(self.path), self.command)}"
             ) from error
         if isinstance(line, Run):
-            self.command = line.command
+            self.run = line
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """By which the run was begun; empty before its header is there."""
+        return () if self.run is None else self.run.command
 
     def _gone(self) -> bool:
         """Whether its name leads to another file, or to none: deleted, moved or replaced."""

@@ -199,11 +199,9 @@ def groups(states: Sequence[CaseState], together: int) -> Iterator[list[CaseStat
     sweeps: set[str] = set()
     for state in states:
         sweep = without_batch(state.case).fingerprint
-        alone = state.case.devices > 1
-        if group and (alone or group[-1].case.devices > 1):
-            yield group
-            group, sweeps = [], set()
-        if len(group) == together or (sweep in sweeps and not state.seconds):
+        full = len(group) == together or (sweep in sweeps and not state.seconds)
+        alone = any(one.case.devices > 1 for one in (state, *group[-1:]))
+        if group and (full or alone):
             yield group
             group, sweeps = [], set()
         group.append(state)

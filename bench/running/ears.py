@@ -7,7 +7,6 @@ import os
 import selectors
 import time
 from collections.abc import Hashable
-from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.running.child import Process
@@ -32,12 +31,7 @@ class Ears:
     def __enter__(self) -> Ears:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for key in list(self._ends):
             self.leave(key)
         self._selector.close()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from bench.measuring.messages import Report
-from bench.records.case import Case
 from bench.records.explained import Account, Explanation, Unexplained
-from bench.records.outcome import Cold, Measured, Skipped
+from bench.records.outcome import Measured, Skipped
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
-from bench.running.worker_process import within
+from bench.running.worker_process import within, without_worker
 
 if TYPE_CHECKING:
     from bench.running.case_state import CaseState
@@ -50,10 +50,6 @@ class Explaining(NamedTuple):
     done: Sequence[Explanation] = ()
     """What the record holds already."""
 
-    def of(self, case: Case) -> int:
-        """How often a case was explained before the run went on."""
-        return sum(one.fingerprint == case.fingerprint for one in self.done)
-
 
 NOTHING = Explaining()
 
@@ -61,7 +57,7 @@ NOTHING = Explaining()
 def explain(session: Session) -> EndReason:
     """Has each case explained, as often as is asked; in turn, so that drift hits all alike."""
     explaining = session.explaining
-    done = {state.case.fingerprint: explaining.of(state.case) for state in session.states}
+    done = Counter(one.fingerprint for one in explaining.done)
     longest = max((one.seconds for one in explaining.done), default=0.0)
     for number in range(explaining.each):
         for state in session.states:
@@ -87,7 +83,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
     seed = session.settings.seed + number
     reason = TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else ""
     if reason := reason or (state.beyond and session.limits.beyond(case)) or "":
-        choice, report = None, Report(outcome=Skipped(reason=reason), cold=Cold(), environment={})
+        choice, report = None, without_worker(Skipped(reason=reason))
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
     else:
         request = msgspec.structs.replace(

@@ -24,7 +24,7 @@ from bench.running.hosts import seating
 from bench.running.hosts.leader import Leader
 from bench.running.monitor import Monitor
 from bench.running.stems import Stems
-from bench.running.worker_process import Listener, NoWorker, WorkerProcess, start_worker
+from bench.running.worker_process import Listener, WorkerProcess, start_worker, without_worker
 from bench.running.world import World
 from bench.telemetry.joined import Sight, Where, observed
 
@@ -75,21 +75,27 @@ def launch_together(
     unset = catalogue.backend(requests[0].backend).silencing_variables()
     given = environment.worker_variables(variables, forced, unset)
     with contextlib.ExitStack() as stack:
-        workers: list[WorkerProcess | World | NoWorker] = []
+        workers: list[WorkerProcess | World | Report] = []
         for request in requests:
-            workers.append(_started(request, given, command, leader, stems, handing))
-            stack.callback(workers[-1].leave)
+            worker = _started(request, given, command, leader, stems, handing)
+            workers.append(worker)
+            if not isinstance(worker, Report):
+                stack.callback(worker.leave)
         if monitor is not None:
             monitor.start()  # it sees the device idle while they import
         if len(workers) > 1 or monitor is not None:
             for worker in workers:
-                worker.until_imported()
+                if not isinstance(worker, Report):
+                    worker.until_imported()
         for request, worker in zip(requests, workers, strict=True):
             if monitor is not None:
                 monitor.lets_go()
-            report = worker.measure(listen)
-            worker.end()
-            report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
+            if isinstance(worker, Report):
+                report = worker
+            else:
+                report = worker.measure(listen)
+                worker.end()
+                report = _voided_by_fallback(report, request.backend, worker.stderr_lines())
             seen: Telemetry | str = "nobody looked"
             if monitor is not None:
                 report, seen = _observed(report, _sights(monitor, request, worker, report))
@@ -97,7 +103,7 @@ def launch_together(
             yield Finished(
                 report=report,
                 seconds=end - start,
-                stderr_tail=worker.stderr_tail(),
+                stderr_tail="" if isinstance(worker, Report) else worker.stderr_tail(),
                 telemetry=seen,
             )
             start = time.monotonic()
@@ -109,15 +115,15 @@ def _started(
     command: tuple[str, ...],
     leader: Leader | None,
     stems: Stems | None,
-    handing: Handing | None = None,
-) -> WorkerProcess | World | NoWorker:
-    """A worker, or as many as the case takes devices."""
+    handing: Handing | None,
+) -> WorkerProcess | World | Report:
+    """A worker, or as many as the case takes devices; or what is said where there is none."""
     if late := comes_for_too_long(request.case, request.settings):
-        return NoWorker(Skipped(reason=late))
+        return without_worker(Skipped(reason=late))
     if handing is not None:
         handed = handing.handed(request)
         if not isinstance(handed, Request):
-            return NoWorker(handed)
+            return without_worker(handed)
         request = handed
     if request.case.devices == 1:
         if stems is not None and (stem := stems.stem(request, given)) is not None:
@@ -128,7 +134,7 @@ def _started(
         return start_worker(lambda: WorkerProcess(request, given, command))
     hosts = seating.ONE if leader is None else leader.hosts
     if lacking := seating.lacking(request, hosts):
-        return NoWorker(Skipped(reason=lacking))
+        return without_worker(Skipped(reason=lacking))
     return start_worker(lambda: World(request, given, command, leader))
 
 
@@ -166,12 +172,13 @@ def _voided_by_fallback(report: Report, backend: str, stderr: Iterable[str]) -> 
 def _sights(
     monitor: Monitor,
     request: Request,
-    worker: WorkerProcess | World | NoWorker,
+    worker: WorkerProcess | World | Report,
     report: Report,
 ) -> dict[Where, Sight]:
     """What was seen of each device of the launch, here and on other hosts."""
     elsewhere: dict[Where, Sight] = {}
-    pids, first_steps = [worker.pid], {request.index: report.first_step_ns}
+    pids = [worker.pid] if isinstance(worker, WorkerProcess) else []
+    first_steps = {request.index: report.first_step_ns}
     if isinstance(worker, World):
         pids, first_steps = worker.pids_here, worker.first_steps_ns
         elsewhere = worker.sights_elsewhere

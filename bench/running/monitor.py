@@ -67,7 +67,7 @@ class Monitor:
         self._deaths = 0
         self._lost: str | None = None
         """Why nobody answers of this launch, though somebody may of the next."""
-        self._devices = [_Device() for _ in self.order.indices]
+        self._devices = {index: _Device() for index in self.order.indices}
         self._fresh = True
         self._let_go_ns = 0
 
@@ -105,7 +105,7 @@ class Monitor:
                 for before, now in zip(answers, more, strict=True)
             ]
         self._let_go_ns = time.perf_counter_ns()
-        for device, answer in zip(self._devices, answers, strict=True):
+        for device, answer in zip(self._devices.values(), answers, strict=True):
             if self._fresh and answer.scope != "shared":  # a host, which imports, is not idle
                 device.idle_watts = energy.idle_watts(self._readings(answer))
             for users in (look.users for look in answer.seen if look.users is not None):
@@ -120,10 +120,9 @@ class Monitor:
         workers: process ids of all of them; first_steps_ns: of each device, by its index, this
         host's `perf_counter_ns` when its first step began, None if it never did.
         """
-        answers = dict(zip(self.order.indices, self._ask(), strict=True))
-        devices = dict(zip(self.order.indices, self._devices, strict=True))
+        answers = dict(zip(self._devices, self._ask(), strict=True))
         return tuple(
-            self._sight(index, answers[index], devices[index], workers, first_step_ns)
+            self._sight(index, answers[index], workers, first_step_ns)
             if index in answers
             else Sight(index=index, telemetry="nobody looked")
             for index, first_step_ns in first_steps_ns.items()
@@ -133,7 +132,6 @@ class Monitor:
         self,
         index: int,
         answer: Answer,
-        device: _Device,
         workers: Collection[int],
         first_step_ns: int | None,
     ) -> Sight:
@@ -146,6 +144,7 @@ class Monitor:
         if answer.problem is not None:
             absent["later readings"] = answer.problem
         looks = [look.users for look in answer.seen]
+        device = self._devices[index]
         others = strangers(looks, workers, device.before)
         if others is None:
             silent = f"{answer.source} does not say who is there"

@@ -26,7 +26,7 @@ import msgspec
 
 from bench import catalogue, lifeline
 from bench.records.cpu_limits import usable_cores
-from bench.records.encoding import encoded, never_refusing
+from bench.records.encoding import encoded, own_stdout
 from bench.records.observed import Reading, Scope
 from bench.telemetry import figures
 from bench.telemetry.source import SAYINGS, NotObservable, Process, Source, of_this_device
@@ -277,9 +277,7 @@ def _answer_on(states: Sequence[_State], questions: BinaryIO, answers: BinaryIO)
 def main() -> None:
     """The side process. It leads a group of its own, as whoever starts it must see to."""
     lifeline.hold()
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a vendor's library prints must not garble an answer
-    never_refusing(sys.stdout)
+    questions, answers = sys.stdin.buffer, own_stdout()
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
         if os.getsid(0) == os.getpid():  # of a session's own group Linux asks how nice that is

@@ -25,7 +25,7 @@ from bench.records.case import Case
 from bench.records.cpu_limits import usable_cores
 from bench.records.limits import SHORTEST_LIMIT_SECONDS
 from bench.records.outcome import Outcome
-from bench.records.run import End, Launch, Settings
+from bench.records.run import End, Launch, RunFile, Settings
 from bench.records.runfile import Writer
 from bench.running import child, launcher, scratch
 from bench.running.case_state import CaseState, groups
@@ -319,26 +319,27 @@ class Session:
 
 def open_session(
     writer: Writer,
-    cases: Sequence[Case],
-    settings: Settings,
     device: DeviceInfo,
     face: Face,
     budget_seconds: float | None = None,
     python: str = sys.executable,
     forced: Mapping[str, str] = launcher.NOTHING,
-    done: Sequence[Launch] = (),
+    done: RunFile | None = None,
     here: int = 1,
-    left_out: Collection[str] = (),
     leader: Leader | None = None,
-    explaining: Explaining = NOTHING,
-    framework: str = TORCH,
+    *,
+    trying: bool = False,
 ) -> Session:
-    """A session with real workers.
+    """A session with real workers, of what the writer's header plans.
 
     python: the workers' interpreter; forced: what their environment must say, which is recorded;
-    leader: of several hosts; the others: as of `Session`. Raises `OutputError` where a framework
-    that is not torch has no place for what it is handed.
+    done: what the record holds already; leader: of several hosts; trying: whether explanations try
+    known remedies; the others: as of `Session`. Raises `OutputError` where a framework that is not
+    torch has no place for what it is handed.
     """
+    run = writer.run
+    assert run is not None, "a session goes on from a header"
+    cases, framework, left_out = run.plan, run.framework, run.left_out
     backend = catalogue.backend(device.backend)
     folder = scratch.made()
     own = {} if folder is None or python != sys.executable else byte_code(folder)
@@ -354,7 +355,7 @@ def open_session(
     monitor = Monitor(order, variables)
     return Session(
         cases,
-        settings,
+        run.settings,
         device,
         backend,
         writer,
@@ -371,13 +372,18 @@ def open_session(
         budget_seconds,
         together=1 if stems is not None else min(TOGETHER, usable_cores()),
         recorded=tuple(forced),
-        done=done,
+        done=() if done is None else done.launches,
         monitor=monitor,
         here=here,
         left_out=left_out,
         folder=folder,
         stems=stems,
         rehearsals=rehearsals,
-        explaining=explaining,
+        explaining=Explaining(
+            run.explanations,
+            run.only_explained,
+            trying,
+            () if done is None else done.explanations,
+        ),
         framework=framework,
     )

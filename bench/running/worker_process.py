@@ -46,12 +46,13 @@ Listener = Callable[[Progress], None]
 Started = TypeVar("Started")
 
 
-def start_worker(make: Callable[[], Started]) -> Started | NoWorker:
-    """A worker, or the reason why the system refuses one: no processes, memory, descriptors."""
+def start_worker(make: Callable[[], Started]) -> Started | Report:
+    """A worker, or the report that the system refuses one: no processes, memory, descriptors."""
     try:
         return make()
     except OSError as error:
-        return NoWorker(error)
+        why = f"no worker could be started: {error.strerror or error}"
+        return failed("error", "start", why)
 
 
 class Worker:
@@ -91,6 +92,7 @@ class WorkerProcess(Worker):
         pass_fds: descriptors that it gets too; stem: what it is forked from, if it is.
         """
         super().__init__()
+        self.request = request
         self._given = given
         self._limit = request.limit_seconds
         self._of_phases = request.settings.launch_limit_seconds
@@ -268,43 +270,6 @@ class WorkerProcess(Worker):
         return failed("crash", self.phase, said)
 
 
-class NoWorker:
-    """What stands for a worker that could not be started, or need not be."""
-
-    def __init__(self, why: OSError | Skipped | Failed) -> None:
-        if isinstance(why, Skipped | Failed):
-            self.report = Report(outcome=why, cold=Cold(), environment={})
-        else:
-            message = f"no worker could be started: {why.strerror or why}"
-            self.report = failed("error", "start", message)
-
-    @property
-    def pid(self) -> int:
-        """No process's."""
-        return 0
-
-    def leave(self) -> None:
-        """Leaves nothing."""
-
-    def until_imported(self) -> None:
-        """Never will."""
-
-    def measure(self, listen: Listener) -> Report:
-        """Why there is none."""
-        return self.report
-
-    def end(self) -> None:
-        """Has none to end."""
-
-    def stderr_tail(self) -> str:
-        """Said nothing."""
-        return ""
-
-    def stderr_lines(self) -> Iterator[str]:
-        """Said nothing."""
-        return iter(())
-
-
 def within(settings: Settings, budget_seconds: float | None, least: float = 0.0) -> Settings:
     """A launch that hangs ends with the budget, if not with its own limit, of so much at least."""
     limit = max(settings.launch_limit_seconds, least)
@@ -315,5 +280,9 @@ def within(settings: Settings, budget_seconds: float | None, least: float = 0.0)
 
 def failed(kind: FailureKind, phase: Phase, message: str) -> Report:
     """The report of a worker that makes none."""
-    outcome = Failed(kind=kind, phase=phase, message=message)
+    return without_worker(Failed(kind=kind, phase=phase, message=message))
+
+
+def without_worker(outcome: Skipped | Failed) -> Report:
+    """The report of a launch that nobody made."""
     return Report(outcome=outcome, cold=Cold(), environment={})

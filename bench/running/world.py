@@ -65,9 +65,8 @@ class World:
         self._own_devices = not catalogue.backend(request.backend).is_host
         """Whether each rank has a device of its own; ranks of a host that computes share it."""
         self._reports: dict[int, Report] = {}
+        """By rank, in the order in which they reported or ended."""
         self._bad_since: float | None = None
-        self._order: list[int] = []
-        """Ranks in the order of their reports or ends."""
         self._seats = seating.seats(
             request.case.devices,
             seating.ONE if leader is None else leader.hosts,
@@ -83,7 +82,6 @@ class World:
             )
             self.workers: list[WorkerProcess | RemoteWorker] = []
             for rank, seat in enumerate(self._seats):
-                held = (listener.fileno(),) if rank == 0 else ()
                 place = Place(
                     rank=rank,
                     size=len(self._seats),
@@ -97,11 +95,10 @@ class World:
                     parallelism=request.case.parallelism,
                     address=address,
                     port=listener.getsockname()[1],
-                    listener=held[0] if held else None,
+                    listener=None if rank else listener.fileno(),
                 )
-                index = seat.local_rank if self._own_devices else request.index
-                own = msgspec.structs.replace(request, place=place, index=index)
-                self.workers.append(self._started(own, place, command, held))
+                own = msgspec.structs.replace(request, place=place, index=self._device(rank))
+                self.workers.append(self._started(own, place, command))
                 undo.callback(self.workers[-1].leave)
             listener.close()  # rank 0 has it
             self._leave = undo.pop_all().close
@@ -118,7 +115,7 @@ class World:
         """The rank whose words are the launch's."""
 
     def _started(
-        self, request: Request, place: Place, command: tuple[str, ...], held: tuple[int, ...]
+        self, request: Request, place: Place, command: tuple[str, ...]
     ) -> WorkerProcess | RemoteWorker:
         """A rank, here or on its host."""
         if place.host:
@@ -126,12 +123,8 @@ class World:
         interface = wire.interface_of(place.address)
         shared = not self._own_devices
         variables = joining.variables(self._given, place, usable_cores(), shared, interface)
+        held = () if place.listener is None else (place.listener,)
         return WorkerProcess(request, variables, command, pass_fds=held)
-
-    @property
-    def pid(self) -> int:
-        """Process id of rank 0."""
-        return self.workers[0].pid
 
     @property
     def pids_here(self) -> list[int]:
@@ -285,7 +278,6 @@ class World:
 
     def _take(self, rank: int, report: Report) -> None:
         self._reports[rank] = report
-        self._order.append(rank)
         if not isinstance(report.outcome, Measured) and self._bad_since is None:
             self._bad_since = awake()
 
@@ -316,8 +308,7 @@ class World:
         self._named = blamed
         report = failed("timeout", phases.get(blamed, "start"), message)
         # Of all that stand still nobody's later word is the cause.
-        self._reports = {**self._reports, **dict.fromkeys(waiting, report)}
-        self._order += [blamed, *(rank for rank in waiting if rank != blamed)]
+        self._reports |= dict.fromkeys((blamed, *waiting), report)
 
     def _joined(self) -> Report:
         """Their reports as one."""
@@ -336,9 +327,9 @@ class World:
     def _ends(self) -> list[End]:
         """How each of those ended that did, in their order."""
         return [
-            End(rank, self._reports[rank], self.workers[rank].died)
-            for rank in self._order
-            if not isinstance(self._reports[rank].outcome, Measured)
+            End(rank, report, self.workers[rank].died)
+            for rank, report in self._reports.items()
+            if not isinstance(report.outcome, Measured)
         ]
 
     def _signed(self, rank: int, outcome: Outcome) -> Outcome:

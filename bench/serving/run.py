@@ -90,7 +90,8 @@ def run(
             path.unlink(missing_ok=True)
         raise
     finally:
-        ask.watch.close()
+        if ask.monitor is not None:
+            ask.monitor.close()
     return path
 
 

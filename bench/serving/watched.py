@@ -9,7 +9,6 @@ can say, for the server's processes are not known as a worker's are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -27,47 +26,14 @@ NOBODY_LOOKED = "the server was measured from outside"
 WHO = "the server's own processes are not told from others'"
 
 
-class Watch:
-    """Looks at the devices of a server; as it stands at none: nobody said which those are."""
-
-    def begin(self) -> None:
-        """A load is about to begin."""
-
-    def end(self, zero_ns: int) -> tuple[Sight, ...]:
-        """What was seen since; zero_ns: when the load began (`time.perf_counter_ns`)."""
-        return ()
-
-    def close(self) -> None:
-        """Looks no more."""
-
-
-@dataclass
-class Looks(Watch):
-    """A monitor, as a launch has one."""
-
-    monitor: Monitor
-
-    def begin(self) -> None:
-        """Of `Watch`."""
-        self.monitor.lets_go()
-
-    def end(self, zero_ns: int) -> tuple[Sight, ...]:
-        """Of `Watch`."""
-        return self.monitor.saw((), dict.fromkeys(self.monitor.order.indices, zero_ns))
-
-    def close(self) -> None:
-        """Of `Watch`."""
-        self.monitor.close()
-
-
-def watch(device: DeviceInfo | None, count: int) -> Watch:
-    """Of so many devices, the first of which is given; nobody's where none is."""
+def watch(device: DeviceInfo | None, count: int) -> Monitor | None:
+    """Of so many devices, the first of which is given; None where none is."""
     if device is None:
-        return Watch()
+        return None
     backend = catalogue.backend(device.backend)
     indices = tuple(range(device.index, device.index + (1 if backend.is_host else count)))
     variables = environment.worker_variables(backend.worker_environment())
-    return Looks(Monitor(Order(backend=device.backend, indices=indices), variables))
+    return Monitor(Order(backend=device.backend, indices=indices), variables)
 
 
 def told(sight: Sight) -> Telemetry | str:

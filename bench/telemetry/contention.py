@@ -20,6 +20,7 @@ import psutil
 
 from bench import units
 from bench.records import cpu_limits
+from bench.records.cpu_limits import said_in
 from bench.records.observed import Contention
 from bench.records.outcome import Block, Flag
 
@@ -332,11 +333,3 @@ def _after(path: Path, line: str, word: str) -> float | None:
             number = text.partition(word)[2].split()[0]
             return float(number) if "." in number else int(number)
     return None
-
-
-def said_in(path: Path) -> str:
-    """What the kernel says in a file; nothing where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -138,14 +138,14 @@ def _figures(outcome: Measured, telemetry: Telemetry | str) -> Watched:
         source=telemetry.source,
         scope=telemetry.scope,
         readings=len(readings),
-        power_watts=_median(r.power_watts for r in readings),
-        clock_mhz=_median(clocks),
+        power_watts=median(r.power_watts for r in readings),
+        clock_mhz=median(clocks),
         clocks=len(clocks),
         temperature_celsius=max(
             (r.temperature_celsius for r in readings if r.temperature_celsius is not None),
             default=None,
         ),
-        utilisation_percent=_median(r.utilisation_percent for r in readings),
+        utilisation_percent=median(r.utilisation_percent for r in readings),
         memory_used_bytes=max(
             (r.memory_used_bytes for r in readings if r.memory_used_bytes), default=None
         ),
@@ -157,7 +157,8 @@ def _figures(outcome: Measured, telemetry: Telemetry | str) -> Watched:
     )
 
 
-def _median(values: Iterable[float | None]) -> float | None:
+def median(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

@@ -121,7 +121,7 @@ def test_what_goes_on_has_the_budget_of_its_suite(
     budgets: list[float | None] = []
 
     def opened(*given: Any, **named: object) -> Mock:
-        budgets.append(given[5])
+        budgets.append(given[3])
         return Mock()
 
     monkeypatch.setattr(api, "open_session", opened)

@@ -75,11 +75,9 @@ PRODUCTS = {"matmul": matmul, "conv2d": conv2d}
 def formats(stand: Stand) -> Iterator[Finding]:
     """Each precision, in both kinds of product."""
     for name, form in FORMATS.items():
-        reason = stand.unsupported(PRECISIONS[name])
-        if reason is not None:
-            yield unseen(f"{name} is {name}", reason)
+        if why := stand.lacks(name):
+            yield unseen(f"{name} is {name}", why)
             continue
-        stand.open(PRECISIONS[name])
         for kind, product in PRODUCTS.items():
             title = f"{name} {kind} keeps {form.bits} bits"
             try:
@@ -97,11 +95,8 @@ def formats(stand: Stand) -> Iterator[Finding]:
 def _shortened(stand: Stand) -> Finding:
     """Whether tf32, where the device has it, is neither float32 nor less than its own format."""
     title = "tf32 matmul keeps 10 to 16 bits"
-    precision = PRECISIONS["tf32"]
-    reason = stand.unsupported(precision)
-    if reason is not None:
-        return unseen(title, reason)
-    stand.open(precision)
+    if why := stand.lacks("tf32"):
+        return unseen(title, why)
     bits = kept_bits(stand, "float32", FORMATS["fp32"].bits, matmul)
     stand.open(PRECISIONS["fp32"])
     next = "Let Backend.shorten_float32 turn on what the device calls TF32 or HF32"

@@ -12,7 +12,6 @@ from bench.conformance.check import (
     Stand,
     after,
     failed,
-    first_line,
     judged,
     note,
     passed,
@@ -22,6 +21,7 @@ from bench.conformance.checks.arithmetic import FORMATS, PRODUCTS, kept_bits
 from bench.judging import chips
 from bench.measuring.surroundings import harmful
 from bench.precision import PRECISIONS, Precision
+from bench.records.reason import first_line
 
 LEAST_BYTES, MOST_BYTES = 2**28, 2**44
 """Memory of a device: 256 MiB to 16 TiB."""
@@ -162,10 +162,9 @@ def switches(stand: Stand) -> Iterator[Finding]:
     said = device.float32_reduced()
     bits = {name: kept_bits(stand, form.dtype, form.bits, call) for name, call in PRODUCTS.items()}
     yield reads_back(said, bits)
-    short = PRECISIONS["tf32"]
-    if stand.unsupported(short) is not None:
+    if stand.lacks("tf32"):
         return
-    said = stand.open(short).float32_reduced()
+    said = stand.device.float32_reduced()
     bits = {"matmul": kept_bits(stand, form.dtype, form.bits, PRODUCTS["matmul"])}
     stand.open(PRECISIONS["fp32"])
     yield reads_back(said, bits, " in tf32")

@@ -13,7 +13,6 @@ from bench.conformance.check import (
     Finding,
     Stand,
     after,
-    first_line,
     judged,
     passed,
     unseen,
@@ -21,6 +20,7 @@ from bench.conformance.check import (
 from bench.formats import Operand, encode
 from bench.measuring.gates.numerics import relative_error
 from bench.precision import PRECISIONS, Precision
+from bench.records.reason import first_line
 from bench.records.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
@@ -42,11 +42,9 @@ def formats(stand: Stand) -> Iterator[Finding]:
     """What each format that the device has makes of codes, scales, layouts and normals."""
     for name in FORMATS:
         how = PRECISIONS[name]
-        reason = stand.unsupported(how)
-        if reason is not None:
-            yield unseen(f"{name} is {name}", reason)
+        if why := stand.lacks(name):
+            yield unseen(f"{name} is {name}", why)
             continue
-        stand.open(how)
         for check in (_codes, _scales, _layout, _numbers):
             try:
                 yield check(stand, name, how)
@@ -63,7 +61,7 @@ def _codes(stand: Stand, name: str, how: Precision) -> Finding:
 
     every = _every_code(how)
     # Of one value in each row's every block, so that no scale is another's.
-    matrix = encode(_normals(N, K), how, True)
+    matrix = encode(_normals(N), how, True)
     ones = torch.ones_like(matrix.shared, dtype=torch.float32).to(matrix.shared.dtype)
     whole = None if matrix.whole is None else torch.ones_like(matrix.whole)
     zero = 8 if matrix.element == "uint4" else 0
@@ -99,7 +97,7 @@ def _scales(stand: Stand, name: str, how: Precision) -> Finding:
     import torch
 
     title = f"{name}: scales are applied"
-    sides = [encode(_normals(ROWS[1], K), how, False), encode(_normals(N, K, 1), how, True)]
+    sides = [encode(_normals(ROWS[1]), how, False), encode(_normals(N, 1), how, True)]
     turned = [side for side in sides if side.scales is not None]
     plain = _product(stand, sides[0], sides[1], how)
     worst, moved = 0.0, []
@@ -119,8 +117,8 @@ def _scales(stand: Stand, name: str, how: Precision) -> Finding:
 def _layout(stand: Stand, name: str, how: Precision) -> Finding:
     """An operand whose scales are those of half of its rows must be refused, not read beyond."""
     title = f"{name}: wrong layouts are refused"
-    rows = encode(_normals(ROWS[1], K), how, False)
-    matrix = encode(_normals(N, K, 1), how, True)
+    rows = encode(_normals(ROWS[1]), how, False)
+    matrix = encode(_normals(N, 1), how, True)
     scales = matrix.shared
     halved = matrix._replace(scales=scales[: len(scales) // 2].contiguous())
     try:
@@ -136,10 +134,10 @@ def _layout(stand: Stand, name: str, how: Precision) -> Finding:
 
 def _numbers(stand: Stand, name: str, how: Precision) -> Finding:
     """Normals beside float64 of the same narrow values, at a decode's few rows too."""
-    matrix = encode(_normals(N, K, 1), how, True)
+    matrix = encode(_normals(N, 1), how, True)
     errors = {}
     for rows in ROWS:
-        first = encode(_normals(rows, K), how, False)
+        first = encode(_normals(rows), how, False)
         exact = first.exactly() @ matrix.exactly().t()
         try:
             errors[rows] = relative_error(_product(stand, first, matrix, how), exact)
@@ -155,13 +153,11 @@ def grouped(stand: Stand) -> Iterator[Finding]:
 
     for name in GROUPED:
         title, how = f"{name}: grouped products", PRECISIONS[name]
-        reason = stand.unsupported(how)
-        if reason is not None:
-            yield unseen(title, reason)
+        if why := stand.lacks(name):
+            yield unseen(title, why)
             continue
-        stand.open(how)
-        rows = [encode(_normals(count, K, count), how, False) for count in COUNTS]
-        matrices = [encode(_normals(N, K, 9 + i), how, True) for i in range(len(COUNTS))]
+        rows = [encode(_normals(count, count), how, False) for count in COUNTS]
+        matrices = [encode(_normals(N, 9 + i), how, True) for i in range(len(COUNTS))]
         exact = torch.cat(
             [a.exactly() @ b.exactly().t() for a, b in zip(rows, matrices, strict=True)]
         )
@@ -184,14 +180,11 @@ def by_experts(stand: Stand) -> Iterator[Finding]:
     import torch
 
     title, how = "mxfp4: rows of bfloat16 by experts", PRECISIONS["mxfp4"]
-    wide = PRECISIONS["bf16"]
-    reason = stand.unsupported(wide)
-    if reason is not None:
-        yield unseen(title, reason)
+    if why := stand.lacks("bf16"):
+        yield unseen(title, why)
         return
-    stand.open(wide)
-    rows = [_normals(count, K, count).to(torch.bfloat16) for count in COUNTS]
-    matrices = [encode(_normals(N, K, 9 + i), how, True) for i in range(len(COUNTS))]
+    rows = [_normals(count, count).to(torch.bfloat16) for count in COUNTS]
+    matrices = [encode(_normals(N, 9 + i), how, True) for i in range(len(COUNTS))]
     exact = [a.double() @ b.exactly().t() for a, b in zip(rows, matrices, strict=True)]
     codes = torch.stack([matrix.packed().view(torch.uint8) for matrix in matrices])
     scales = torch.stack([matrix.shared for matrix in matrices])
@@ -228,10 +221,10 @@ def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _normals(rows: int, columns: int, seed: int = 0) -> Tensor:
+def _normals(rows: int, seed: int = 0) -> Tensor:
     import torch
 
-    return torch.randn((rows, columns), generator=_generator(seed))
+    return torch.randn((rows, K), generator=_generator(seed))
 
 
 CHECKS = (

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import bench
 from bench import catalogue
-from bench.backend import DeviceInfo
 from bench.errors import AccelmarkError
 from bench.planning import suite_file
 from bench.records import environment
@@ -64,11 +63,6 @@ def conditions(backend: str) -> dict[str, str]:
     variables = environment.variables(words, given)
     found = {name: said for name, said in variables.items() if environment.is_common(name, said)}
     return found | ({"usable cores": str(usable_cores())} if plug_in.is_host else {})
-
-
-def devices(first: DeviceInfo, count: int) -> dict[str, str]:
-    """A host's devices of one kind."""
-    return {"devices": f"{count} x {first.name}"}
 
 
 def differences(told: Sequence[tuple[Host, Mapping[str, Any]]]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from bench import catalogue
 from bench.errors import EXIT_INCOMPLETE
 from bench.measuring.kept import byte_code
-from bench.measuring.messages import Progress, Request
+from bench.measuring.messages import Progress, Report, Request
 from bench.measuring.ranks import joining
 from bench.records.cpu_limits import usable_cores
 from bench.running import blame, child, launcher, probe, scratch
@@ -37,7 +37,7 @@ from bench.running.hosts.wire import (
 )
 from bench.running.monitor import Monitor
 from bench.running.sampler import Order
-from bench.running.worker_process import WorkerProcess, failed
+from bench.running.worker_process import WorkerProcess, start_worker
 from bench.telemetry.joined import Sight
 
 LEADER = "leader"
@@ -76,7 +76,6 @@ class Follower:
         self._workers: dict[int, WorkerProcess] = {}
         self._ended: dict[int, WorkerProcess] = {}
         """Of the last launch: those whose last words the leader has not asked for."""
-        self._requests: dict[int, Request] = {}
         self._eyes = Eyes()
 
     def run(self) -> Over:
@@ -130,13 +129,10 @@ class Follower:
                 self._connection.send(found)
             case Start(number, request):
                 self._start(ears, number, request)
-            case Stacks(numbers):
-                asked = [(n, self._workers[n]) for n in numbers if n in self._workers]
-                for _, worker in asked:
-                    worker.ask_for_stacks()
+            case Stacks(number) if number in self._workers:
+                self._workers[number].ask_for_stacks()
                 time.sleep(blame.STACK_SECONDS)
-                for number, worker in asked:
-                    self._connection.send(wire.Frames(number, worker.stacks()))
+                self._connection.send(wire.Frames(number, self._workers[number].stacks()))
             case LetGo(number) if number in self._workers:
                 self._eyes.lets_go()
                 self._workers[number].let_go()
@@ -156,21 +152,18 @@ class Follower:
         given = child.variables(plug_in, own)
         interface = wire.interface_of(self._connection.own_address)
         variables = joining.variables(given, place, usable_cores(), plug_in.is_host, interface)
-        try:
-            worker = WorkerProcess(request, variables, self._command)
-        except OSError as error:
-            why = f"no worker could be started: {error.strerror or error}"
-            self._connection.send(wire.Said(number, failed("error", "start", why), died=True))
+        worker = start_worker(lambda: WorkerProcess(request, variables, self._command))
+        if isinstance(worker, Report):
+            self._connection.send(wire.Said(number, worker, died=True))
             return
         self._workers[number] = worker
-        self._requests[number] = request
         self._eyes.start(request, given)
         ears.attend(number, worker.process)
 
     def _finish(self, ears: Ears, number: int) -> wire.Left:
         """Ends a worker, and with the first of a launch all others, which are ended, too."""
-        self._eyes.saw(self._workers, self._requests)
         if number in self._workers:
+            self._eyes.saw(self._workers.values())
             for one in self._workers:
                 ears.leave(one)
             child.end(*(worker.process for worker in self._workers.values()))
@@ -179,7 +172,7 @@ class Follower:
         worker = self._ended.pop(number, None)
         if worker is None:
             return wire.Left(number, "", ())
-        request = self._requests.pop(number)
+        request = worker.request
         plug_in = catalogue.backend(request.backend)
         lines: dict[tuple[str, ...], str] = {}
         for line in worker.stderr_lines():
@@ -199,12 +192,12 @@ class Eyes:
         self.sights: dict[int, Sight] = {}
         """Of the launch whose first worker has been ended, by the device."""
         self._monitor: Monitor | None = None
-        self._let_go = self._told = False
-        """Whether a worker of the launch under way has been; whether it was told what was seen."""
+        self._let_go = False
+        """Whether a worker of the launch under way has been."""
 
     def start(self, request: Request, given: Mapping[str, str]) -> None:
         """A worker of a launch is there. given: its environment."""
-        self._let_go = self._told = False
+        self._let_go = False
         if self.count == 0:
             return
         if self._monitor is None:
@@ -219,18 +212,17 @@ class Eyes:
             self._monitor.lets_go()
             self._let_go = True
 
-    def saw(self, workers: Mapping[int, WorkerProcess], requests: Mapping[int, Request]) -> None:
+    def saw(self, workers: Collection[WorkerProcess]) -> None:
         """Fills `sights`, before the first of these workers is ended."""
-        if self._monitor is None or self._told:
+        if self._monitor is None:
             return
         first_steps: dict[int, int | None] = {}
-        for number, worker in workers.items():
+        for worker in workers:
             report = worker.report
             first = None if report is None else report.first_step_ns
-            first_steps.setdefault(requests[number].index, first)
-        pids = [worker.pid for worker in workers.values()]
+            first_steps.setdefault(worker.request.index, first)
+        pids = [worker.pid for worker in workers]
         self.sights = {one.index: one for one in self._monitor.saw(pids, first_steps)}
-        self._told = True
 
     def close(self) -> None:
         """Nobody looks any more."""

@@ -76,14 +76,14 @@ class Leader:
         for other in self.others:
             other.look(device.backend)
         own = alike.conditions(device.backend)
-        told = [(self.host, {**alike.devices(device, here), **own})]
+        told = [(self.host, {"devices": f"{here} x {device.name}", **own})]
         cores = [usable_cores()]
         for other in self.others:
             found = other.found()
             if found.problem or not found.devices:
                 raise HostsError(f"{other.host}: {device.backend}: {found.problem or 'no device'}")
-            there = alike.devices(found.devices[0], len(found.devices))
-            told.append((other.host, {**there, **found.conditions}))
+            devices = f"{len(found.devices)} x {found.devices[0].name}"
+            told.append((other.host, {"devices": devices, **found.conditions}))
             cores.append(found.cores or cores[0])
         self._require(alike.differences(told))
         self.hosts = Hosts(len(told), here, min(cores) if len(set(cores)) > 1 else None)

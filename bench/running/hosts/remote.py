@@ -128,25 +128,20 @@ class RemoteHost:
 
     def _take(self, message: wire.Message) -> RemoteWorker | None:
         """The worker that it is news of."""
-        if isinstance(message, Found):
-            self._found = message
-        if isinstance(message, Beat):
-            for number, seconds in message.used.items():
-                if number in self.workers:
-                    self.workers[number].used = seconds
-        if not isinstance(message, Said | Frames | Left):
-            return None
-        worker = self.workers.get(message.worker)
-        if worker is not None:
-            worker.heard(message)
-        return worker if isinstance(message, Said) else None
+        match message:
+            case Found():
+                self._found = message
+            case Beat(used):
+                for number in used.keys() & self.workers.keys():
+                    self.workers[number].used = used[number]
+            case Said(number) | Frames(number) | Left(number) if number in self.workers:
+                self.workers[number].heard(message)
+                return self.workers[number] if isinstance(message, Said) else None
+        return None
 
 
 class RemoteWorker(Worker):
     """A worker on another host."""
-
-    pid = 0
-    """No process of this host."""
 
     def __init__(self, host: RemoteHost, number: int) -> None:
         super().__init__()
@@ -207,7 +202,7 @@ class RemoteWorker(Worker):
     def ask_for_stacks(self) -> None:
         """Has it write its threads' stacks; waits for nothing."""
         self._stacks = None
-        self.host.send(wire.Stacks((self.number,)))
+        self.host.send(wire.Stacks(self.number))
 
     def stacks(self) -> str:
         """What it has written of them."""

@@ -112,9 +112,9 @@ class LetGo(Word, frozen=True):
 
 
 class Stacks(Word, frozen=True):
-    """Have these write their stacks."""
+    """Have it write its stacks."""
 
-    workers: tuple[int, ...]
+    worker: int
 
 
 class HangUp(Word, frozen=True):
