@@ -129,8 +129,7 @@ def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
     """Prints a small table for each kind of work over devices."""
     for curve in curves:
         console.print(Text.assemble(("Scaling: ", "bold"), plain(_scaling.title(curve))))
-        some = list(_scaling.lines(curve))
-        _small(console, _scaling.HEADINGS, _scaling.DROPS, some, _scaling.shown(some))
+        _small(console, _scaling.HEADINGS, _scaling.DROPS, _scaling.lines(curve))
         console.print()
 
 
@@ -138,8 +137,7 @@ def _served(console: Console, curves: Sequence[ServingCurve]) -> None:
     """Prints a small table for each engine, a line a concurrency or rate."""
     for curve in curves:
         console.print(Text.assemble(("Serving: ", "bold"), plain(_serving.title(curve))))
-        some = list(_serving.lines(curve))
-        _small(console, _serving.HEADINGS, _serving.DROPS, some, range(len(_serving.HEADINGS)))
+        _small(console, _serving.HEADINGS, _serving.DROPS, _serving.lines(curve))
     for text in _serving.legend(curves):
         console.print(text, style="dim")
     if curves:
@@ -150,13 +148,12 @@ def _small(
     console: Console,
     headings: Sequence[str],
     drops: Sequence[int],
-    lines: Sequence[Sequence[str]],
-    places: Iterable[int],
+    lines: Iterable[Sequence[str]],
 ) -> None:
-    """Prints those of a table's columns, as far as they fit."""
+    """Prints those columns of a table that say something, as far as they fit."""
     columns = [
-        Column(heading=headings[k], cells=[Text(line[k]) for line in lines], drops=drops[k])
-        for k in places
+        column(heading, map(Text, cells), drops=drop)
+        for heading, drop, cells in zip(headings, drops, zip(*lines, strict=True), strict=True)
     ]
     for line in small(console.width - INDENT, columns):
         line.rstrip()
