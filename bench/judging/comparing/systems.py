@@ -85,21 +85,14 @@ def _pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
     What has none although its work has one (`fsdp64`, where `dp8` stands beside `dp64`) is no pair.
     """
     left = [dict(base), dict(other)]
+    mine, theirs = ({key: _work(row) for key, row in rows.items()} for rows in left)
+    alike = [(key, key) for key in base if key in other]
+    same = [(one, two) for one in mine for two in theirs if mine[one] == theirs[two]]
     done: set[str] = set()
-    keys = [(key, key) for key in base if key in other]
-    for same in (True, False):
-        if not same:
-            keys = [
-                (mine, theirs)
-                for mine, row in left[0].items()
-                for theirs, there in left[1].items()
-                if _work(row) == _work(there)
-            ]
-        for mine, theirs in keys:
-            if mine in left[0] and theirs in left[1]:
-                pair = left[0].pop(mine), left[1].pop(theirs)
-                done.add(_work(pair[0]))
-                yield pair
+    for one, two in (*alike, *same):
+        if one in left[0] and two in left[1]:
+            done.add(mine[one])
+            yield left[0].pop(one), left[1].pop(two)
     rest = ({key: row for key, row in rows.items() if _work(row) not in done} for rows in left)
     yield from pairs(*rest)
 
