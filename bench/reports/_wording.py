@@ -231,18 +231,19 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         )
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
-    held = [row for row in rows if row.verdict == "INVALID" and "QUOTA" in row.flags]
+    invalid = [row for row in rows if row.verdict == "INVALID"]
+    held = [row for row in invalid if "QUOTA" in row.flags]
     if held:
         too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
         return (
             "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
             f"quota: it held back too many launches.{too}"
         )
-    if any(row.verdict == "INVALID" and "STOPPED" in row.flags for row in rows):
+    if any("STOPPED" in row.flags for row in invalid):
         return f"Next: find what {STOPPERS}, and run again without it."
-    if any(row.verdict == "INVALID" and row.hindrance for row in rows):
+    if any(row.hindrance for row in invalid):
         return "Next: end other work on this machine and run again: it slowed too many launches."
-    lost = [row for row in rows if row.verdict == "INVALID" and row.exclusion]
+    lost = [row for row in invalid if row.exclusion]
     if lost and of_server(run.run):
         return MEND_SERVER
     if lost:
