@@ -84,7 +84,7 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
     name = max(len(OPERATOR), width - sum(columns) - 2)
     yield line((OPERATOR, *heading[:3]), (name, *columns), width)
     for operator, figures in zip(pair.operators, operators, strict=True):
-        begun = _called(operator)
+        begun = plain(f"{operator.name.removeprefix('aten::')} {operator.operands}")
         if narrow:  # a line for its name, or all products would look alike
             yield shortened(begun, width)
             begun = ""
@@ -105,10 +105,6 @@ def _relative(pair: ExplainedPair) -> str:
 def _part(part: ClassPair) -> tuple[str, ...]:
     ratios = ("—" if value is None else factor(value) for value in (part.chip, part.software))
     return ms(part.base_ms), ms(part.other_ms), signed(part.difference_ms), *ratios
-
-
-def _called(operator: OperatorPair) -> str:
-    return plain(f"{operator.name.removeprefix('aten::')} {operator.operands}")
 
 
 def _operator(operator: OperatorPair) -> tuple[str, ...]:

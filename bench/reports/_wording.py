@@ -150,7 +150,7 @@ def ending(run: RunFile) -> str:
 
 def word_of(row: Row) -> str:
     """The verdict of a measured row, the status of any other: one word for each row."""
-    if row.status == "measured":
+    if row.measured:
         return str(row.verdict).replace("_", " ")
     return row.status.upper() if row.reached else "UNREACHED"
 
@@ -222,7 +222,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         )
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
-    if not any(row.status == "measured" for row in rows):
+    if not any(row.measured for row in rows):
         if of_server(run.run):
             return "Next: nothing was measured: more came than was answered. Ask at a lower rate."
         return (
@@ -256,7 +256,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return "Next: for latencies that last, ask at a lower rate: more came than was answered."
     if unsteady:
         return "Next: end other work on this machine and run again: a case never became steady."
-    few = [row for row in rows if row.status == "measured" and _unsure(row)]
+    few = [row for row in rows if row.measured and (row.verdict != "OK" or row.launches < 5)]
     if few and of_server(run.run):
         server = few[0].endpoint
         starts = ", and --server-command, which starts it anew"
@@ -276,10 +276,6 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     name = "the record" if piped else Path(run.path).name
     quieter = " For narrower intervals: a quieter machine." if few else ""
     return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
-
-
-def _unsure(row: Row) -> bool:
-    return row.verdict != "OK" or row.launches < 5
 
 
 def _has_launches_left(row: Row, settings: Settings) -> bool:

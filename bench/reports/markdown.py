@@ -70,7 +70,7 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     counted = _memory.scopes(tried)
     for row in tried:
-        yield _measured(row, counted) if row.status == "measured" else _absent(row)
+        yield _measured(row, counted) if row.measured else _absent(row)
     if len(counted) > 1:
         yield f"\nPeak memory: {_text(_memory.words(counted))}."
     if any(row.operation_seconds for row in tried):

@@ -119,7 +119,7 @@ def _table(
     """
     lines = list(_lines(rows, names, apart=wide))
     shown, called = [row for row, _ in lines], [label for _, label in lines]
-    styles = ["bold" if row.status == "measured" else "" for row in shown]
+    styles = ["bold" if row.measured else "" for row in shown]
     found = grid(console, called, _columns(shown), styles)
     put(console, found, (details(row) if wide else () for row in shown))
     return found.left_out
@@ -176,13 +176,13 @@ def _lines(
 
 def _alike(row: Row) -> object:
     """What the batches of a sweep share that have no number for one reason; else the row."""
-    if row.status == "measured" or batch_of(row.case) is None:
+    if row.measured or batch_of(row.case) is None:
         return row.case.fingerprint
     return without_batch(row.case).fingerprint, row.status, row.reason
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    launches = {row.launches for row in rows if row.status == "measured"}
+    launches = {row.launches for row in rows if row.measured}
     counted = _memory.scopes(rows)
     apart = len(launches) > 1
     return [

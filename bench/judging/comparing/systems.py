@@ -140,7 +140,7 @@ def _standing(rows: Sequence[Row], wanted: str) -> list[Row]:
     """Of rows of one work, those on the number of devices that is wanted, or the most measured."""
     if wanted:
         return [row for row in rows if wanted in (str(row.case.devices), row.case.parallelism)]
-    most = max(rows, key=lambda row: (row.status == "measured", row.case.devices))
+    most = max(rows, key=lambda row: (row.measured, row.case.devices))
     return [
         row for row in rows if row.case.devices == most.case.devices and row.status == most.status
     ]
@@ -177,12 +177,9 @@ def _judge(
     if because := tuple(_incomparable(sides, base, other, same_work)):
         return change(found, because=because)
     assert found.system is not None
-    proved = same_work is not None and same_work.proved
     return change(
         with_ratio(found, sides, level, prices),
-        witness_gap=None
-        if proved or not trains(sides, base, other)
-        else witness_gap(base.case, sides[0].measured(base), sides[1].measured(other)),
+        witness_gap=witness_gap(found, sides) if trains(sides, base, other) else None,
         system=change(found.system, product=product(sides, base, other, level)),
     )
 
@@ -235,7 +232,7 @@ def _nearest(sides: tuple[Side, Side], base: Row, other: Row, mine: int, theirs:
         {
             batch
             for row in side.rows.values()
-            if row.status == "measured"
+            if row.measured
             and (batch := batch_of(row.case)) is not None
             and _other_batch(row.work) == _other_batch(wanted.work)
         }
@@ -265,7 +262,7 @@ def _with_others(sides: tuple[Side, Side], case: CaseComparison, paired: Paired)
             if row is None or not _counts(one) or _work(one) != _work(row):
                 continue
             if one.case.devices >= row.case.devices and one.case not in standing:
-                how = "measured" if one.status == "measured" else one.why
+                how = "measured" if one.measured else one.why
                 found.append(f"{who} on {_spread(one)}: {how}")
     system = msgspec.structs.replace(case.system, beside=tuple(found))
     return msgspec.structs.replace(case, system=system)

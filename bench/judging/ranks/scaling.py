@@ -87,13 +87,13 @@ def scalings(rows: Sequence[Row]) -> Iterator[Scaling]:
             strong |= names
         elif names <= strong:
             continue
-        measured = [row for row in points if row.status == "measured"]
+        measured = [row for row in points if row.measured]
         if len(measured) > 1:
             yield Scaling(
                 kind=kind,
                 scheme=scheme,
                 points=tuple(measured),
-                beyond=tuple(row for row in points if row.status != "measured"),
+                beyond=tuple(row for row in points if not row.measured),
                 fabric=tuple(_fabric(row, rows) for row in measured),
             )
 
