@@ -32,6 +32,7 @@
   const breadth = (text) => LETTER * (text.length + 0.4 * (text.match(/[A-Z]/g) || []).length);
   const runColour = (run) => RUNS[run % RUNS.length];
   const many = data.runs.length > 1;
+  const who = (run) => (many ? `${run + 1}: ` : "");
   const bold = (text) => `<b>${text}</b>`;
 
   function layout(width, height, extra) {
@@ -144,7 +145,7 @@
         y += LINE;
         for (const bar of slot.bars) {
           const word = bar.word === "OK" ? "" : `, ${bar.word}`;
-          figures.push({ y: y + LINE / 2, text: (many ? `${bar.run + 1}: ` : "") + bar.text + word });
+          figures.push({ y: y + LINE / 2, text: who(bar.run) + bar.text + word });
           marks.push({ ...bar, y: y + LINE / 2 });
           y += LINE;
         }
@@ -248,14 +249,13 @@
         const at = (x) => Math.min(r.matmul ?? Infinity, (r.bandwidth ?? Infinity) * x);
         const xs = r.matmul && r.bandwidth ? [left, r.matmul / r.bandwidth, right] : [left, right];
         const ys = xs.map(at);
-        const who = many ? `${r.run + 1}: ` : "";
         roofTraces.push({
           type: "scatter", mode: "lines", x: xs, y: ys, hoverinfo: "text",
           hovertext: hover([data.runs[r.run], `${r.arithmetic} roof`, r.matmul_text ?? "no matmul ceiling", r.bandwidth_text ?? "no bandwidth ceiling"]),
           line: { color: runColour(r.run), width: 2, dash: DASHES[arithmetics.indexOf(r.arithmetic) % DASHES.length] },
         });
-        if (r.matmul) flats.push({ y: r.matmul, x: xs[xs.length - 2], text: `${who}${r.arithmetic} matmul ${r.matmul_text}` });
-        if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who}memory ${r.bandwidth_text}` });
+        if (r.matmul) flats.push({ y: r.matmul, x: xs[xs.length - 2], text: `${who(r.run)}${r.arithmetic} matmul ${r.matmul_text}` });
+        if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who(r.run)}memory ${r.bandwidth_text}` });
         floor.push(...ys);
       }
       const heights = [...floor, ...points.map((p) => p.flop)];
@@ -361,7 +361,7 @@
       for (let n = 1; n <= most * 1.01; n *= 2) if (n >= least) powers.push(n);
       const every = Math.ceil(powers.length / Math.max(3, Math.floor(width / 60)));
       const ticks = powers.filter((_, i) => (powers.length - 1 - i) % every === 0);
-      const texts = panel.curves.map((c) => (many ? `${c.run + 1}: ` : "") + c.label);
+      const texts = panel.curves.map((c) => who(c.run) + c.label);
       const right = Math.min(0.4 * width, 16 + Math.max(...texts.map(breadth)));
       const high = Math.max(1, ...all.map((p) => p.high ?? p.value));
       const ideal = { ...silent("lines"), x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };

@@ -154,14 +154,8 @@ def _beside(base: Row, row: Row) -> Efficiency:
     few, many = of_equal_rounds(base, row)
     value = stats.geometric_mean(many) / stats.geometric_mean(few) * fewer
     welch = stats.welch(few, many, max(levels, default=stats.FIXED_LEVEL))
-    if welch is None:
-        return Efficiency(value=value, against=base.case.devices)
-    return Efficiency(
-        value=value,
-        low=welch.ratio.low * fewer,
-        high=welch.ratio.high * fewer,
-        against=base.case.devices,
-    )
+    low, high = (welch.ratio.low * fewer, welch.ratio.high * fewer) if welch else (None, None)
+    return Efficiency(value=value, low=low, high=high, against=base.case.devices)
 
 
 def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
