@@ -52,9 +52,10 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return text
 
 
-def column(heading: str, cells: Iterable[Text], **changes: Any) -> Column:
+def column(heading: str, cells: Iterable[Text | str], **changes: Any) -> Column:
     """A column of cells that come one by one."""
-    return Column(heading=heading, cells=list(cells), **changes)
+    texts = [Text(cell) if isinstance(cell, str) else cell for cell in cells]
+    return Column(heading=heading, cells=texts, **changes)
 
 
 class Grid(NamedTuple):

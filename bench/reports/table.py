@@ -152,7 +152,7 @@ def _small(
 ) -> None:
     """Prints those columns of a table that say something, as far as they fit."""
     columns = [
-        column(heading, map(Text, cells), drops=drop)
+        column(heading, cells, drops=drop)
         for heading, drop, cells in zip(headings, drops, zip(*lines, strict=True), strict=True)
     ]
     for line in small(console.width - INDENT, columns):
@@ -189,14 +189,12 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         column("throughput", map(_throughput, rows)),
         column("bus", map(_bus, rows)),
         column("interval", map(_interval, rows), most=12),
-        column(
-            "launches", (Text(str(row.launches or "") if apart else "") for row in rows), drops=3
-        ),
+        column("launches", (str(row.launches or "") if apart else "" for row in rows), drops=3),
         column("latency", map(_latency, rows), drops=1),
         column("FLOP/s", map(_arithmetic, rows), drops=5),
         column("energy", map(_energy, rows), drops=4),
-        column("memory", (Text(_memory.figure(row, counted)) for row in rows), drops=2),
-        column("limit", (Text(limit(row)) for row in rows), right=False, most=16),
+        column("memory", (_memory.figure(row, counted) for row in rows), drops=2),
+        column("limit", map(limit, rows), right=False, most=16),
         column("verdict", map(_verdict, rows), right=False, most=16),
     ]
 
@@ -207,38 +205,38 @@ def _throughput(row: Row) -> Text:
     return Text(plain(row.rate), "bold")
 
 
-def _bus(row: Row) -> Text:
+def _bus(row: Row) -> str:
     bus = row.bus_bytes_per_second
-    return Text("" if bus is None else units.prefixed(bus, "B/s"))
+    return "" if bus is None else units.prefixed(bus, "B/s")
 
 
-def _interval(row: Row) -> Text:
+def _interval(row: Row) -> str:
     if row.throughput is None:
-        return Text()
-    return Text("none" if row.interval is None else units.spread(row.interval.half_width))
+        return ""
+    return "none" if row.interval is None else units.spread(row.interval.half_width)
 
 
-def _latency(row: Row) -> Text:
+def _latency(row: Row) -> str:
     latency = row.latency
     if row.operation_seconds is not None:
-        return Text(units.duration(row.operation_seconds))
+        return units.duration(row.operation_seconds)
     if latency is None:
-        return Text()
+        return ""
     name = "" if latency.name == "latency" else f"{plain(latency.name)} "
-    return Text(f"{name}{units.duration(latency.p50)}")
+    return f"{name}{units.duration(latency.p50)}"
 
 
-def _arithmetic(row: Row) -> Text:
+def _arithmetic(row: Row) -> str:
     """Nothing where the throughput says it already."""
     if row.flop_per_second is None or row.unit == f"{row.operation}/s":
-        return Text()
-    return Text(units.rate(row.flop_per_second, row.operation))
+        return ""
+    return units.rate(row.flop_per_second, row.operation)
 
 
-def _energy(row: Row) -> Text:
+def _energy(row: Row) -> str:
     if row.items_per_joule is None:
-        return Text()
-    return Text(units.joules(1 / row.items_per_joule, plain(row.item)))
+        return ""
+    return units.joules(1 / row.items_per_joule, plain(row.item))
 
 
 def _verdict(row: Row) -> Text:
