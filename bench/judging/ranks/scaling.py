@@ -34,8 +34,6 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str
     """`dp`, `fsdp`, `hsdp`, `replicas`, ..., as a suite writes it."""
     points: tuple[Row, ...]
-    beyond: tuple[Row, ...] = ()
-    """Points without a number."""
     fabric: tuple[float | None, ...] = ()
     """Of each point: seconds that its gradients alone take by the all-reduce that this run
     measured over as many devices; None where it measured none, or where they go otherwise."""
@@ -93,7 +91,6 @@ def scalings(rows: Sequence[Row]) -> Iterator[Scaling]:
                 kind=kind,
                 scheme=scheme,
                 points=tuple(measured),
-                beyond=tuple(row for row in points if not row.measured),
                 fabric=tuple(_fabric(row, rows) for row in measured),
             )
 
