@@ -236,6 +236,7 @@
     };
     return { tickvals: ticks, ticktext: ticks.map(prefix) };
   }
+  const logAxis = (range, text) => ({ type: "log", zeroline: false, ...decades(...range), range, title: { text } });
 
   function roofline({ points, roofs }) {
     return (width) => {
@@ -259,7 +260,6 @@
         floor.push(...ys);
       }
       const heights = [...floor, ...points.map((p) => p.flop)];
-      const axis = { type: "log", zeroline: false };
       const x0 = Math.log10(left), x1 = Math.log10(right);
       const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
       const room = { x: width - 76, y: narrow ? 280 : 380 }; // px, of the axes
@@ -309,8 +309,7 @@
         [...roofTraces, texts(roofNames), marks, texts(names)],
         layout(width, narrow ? 340 : 440, {
           margin: { l: 62, r: 14, t: 12, b: 48 }, dragmode: narrow ? false : "zoom",
-          xaxis: { ...axis, ...decades(x0, x1), title: { text: "FLOP for each byte moved" }, range: [x0, x1] },
-          yaxis: { ...axis, ...decades(y0, y1), title: { text: "FLOP/s" }, range: [y0, y1] },
+          xaxis: logAxis([x0, x1], "FLOP for each byte moved"), yaxis: logAxis([y0, y1], "FLOP/s"),
         }),
         movable,
       ];
@@ -396,8 +395,7 @@
     }));
     return (width) => chart(
       width, { l: 56, r: 14, t: 18, b: 44 }, [...fits, ...traces],
-      { type: "log", ...decades(...x), range: x, title: { text: "size, B" } },
-      { type: "log", ...decades(...y), range: y, title: { text: "bus bandwidth, B/s" } },
+      logAxis(x, "size, B"), logAxis(y, "bus bandwidth, B/s"),
     );
   }
 
