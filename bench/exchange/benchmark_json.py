@@ -136,7 +136,7 @@ def outcomes_of(launches: Sequence[Launch]) -> list[Measured]:
 
 def numbered(run: RunFile) -> dict[str, list[Launch]]:
     """The launches of every case that has a number, by fingerprint, in the order of the plan."""
-    usable = [row.case.fingerprint for row in summarize(run) if row.status == "measured"]
+    usable = [row.case.fingerprint for row in summarize(run) if row.measured]
     launches = runfile.by_case(run.launches)
     return {fingerprint: list(launches[fingerprint]) for fingerprint in usable}
 

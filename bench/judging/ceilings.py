@@ -126,7 +126,7 @@ def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
     """
     size = row.case.parameters.get("size_bytes")
     said = section(device, "facts").get("last_level_cache_bytes")
-    if row.status != "measured" or row.case.workload != BANDWIDTH or said is None:
+    if not row.measured or row.case.workload != BANDWIDTH or said is None:
         return row
     if not isinstance(size, int):
         return row
@@ -151,7 +151,7 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
     device: as the run's header has it.
     Of several devices each has its part of the work; the ranks of a shared host have no share.
     """
-    if row.status != "measured":
+    if not row.measured:
         return row
     if row.shared_host:
         why = SHARED_HOST

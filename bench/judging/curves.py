@@ -64,7 +64,7 @@ def curves(rows: Sequence[Row]) -> Iterator[Curve]:
     for points in found.values():
         if any(row.case.fingerprint in grown for row in points):
             continue
-        if len(points) > 1 and any(row.status == "measured" for row in points):
+        if len(points) > 1 and any(row.measured for row in points):
             yield Curve(tuple(sorted(points, key=lambda row: batch_of(row.case) or 0)))
 
 
@@ -74,7 +74,7 @@ def _untried(row: Row) -> bool:
 
 
 def _point(row: Row) -> str:
-    if row.status != "measured":
+    if not row.measured:
         memory = row.sweep_end or row.reason.startswith(DOES_NOT_FIT)
         return "does not fit" if memory else row.status.upper()
     if row.latency is None:

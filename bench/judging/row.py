@@ -264,6 +264,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Choices that had no launch yet when the run ended, or that a smaller batch ruled out."""
 
     @property
+    def measured(self) -> bool:
+        """Whether it has a number."""
+        return self.status == "measured"
+
+    @property
     def work(self) -> Case:
         """The case as this release plans the same work: what two runs are compared by."""
         return today(self.case)

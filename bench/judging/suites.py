@@ -95,7 +95,7 @@ def _command(run: Run, lacking: Sequence[Case]) -> str:
 
 def _lacks(row: Row, other: Row | None) -> bool:
     """Whether the other run has no figure of a row's work because it was not asked for."""
-    if row.status != "measured":
+    if not row.measured:
         return False
     return other is None or not other.reached or any(True for _ in unequal(row.work, other.work))
 

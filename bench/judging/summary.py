@@ -48,10 +48,7 @@ def summarize(run: RunFile) -> list[Row]:
     rows = [with_peak(with_cache(row, run.run.device), run.run.device) for row in rows]
     whys = run.run.instead  # after the peaks: what they rule out is a new row
     rows = [
-        msgspec.structs.replace(row, instead=whys[row.case.fingerprint])
-        if row.case.fingerprint in whys
-        else row
-        for row in rows
+        msgspec.structs.replace(row, instead=whys.get(row.case.fingerprint, "")) for row in rows
     ]
     return with_efficiency(with_links(with_ceilings(rows)))
 

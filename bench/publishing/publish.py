@@ -208,7 +208,7 @@ def refusals(run: RunFile) -> Iterator[str]:
 
 
 def _row_refusals(row: Row, settings: Settings) -> Iterator[str]:
-    if row.status == "measured":
+    if row.measured:
         if row.verdict == "INVALID":
             yield row.reason
         if row.launches != settings.launches == PUBLICATION_LAUNCHES:
@@ -369,7 +369,7 @@ def _index_row(folder: Path) -> str:
     if "transformers" in versions:
         software.append(f"transformers {versions['transformers']}")
     rows = summarize(run)
-    words = [str(row.verdict if row.status == "measured" else row.status) for row in rows]
+    words = [str(row.verdict if row.measured else row.status) for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(sorted(words)))
     device = run.run.on
     if run.run.device.get("backend") == "cpu":

@@ -40,8 +40,7 @@ def sign(folder: StrPath, key_file: StrPath, passphrase: str | None = None) -> s
     folder = Path(folder)
     key = private_key(key_file, passphrase)
     public = _strings(KEY_TYPE, key.public_key().public_bytes_raw())
-    message = _message((folder / SUMS).read_bytes())
-    signature = _strings(KEY_TYPE, key.sign(message))
+    signature = _strings(KEY_TYPE, key.sign(_message(folder)))
     blob = MAGIC + struct.pack(">I", VERSION) + _strings(public, NAMESPACE, b"", HASH, signature)
     text = "\n".join([BEGIN, *textwrap.wrap(base64.b64encode(blob).decode(), LINE), END, ""])
     (folder / SIGNATURE).write_text(text, encoding="ascii")
@@ -99,7 +98,7 @@ def signer(folder: StrPath) -> str | None:
     try:
         public, signature = _parse(file.read_text(encoding="ascii"))
         key = Ed25519PublicKey.from_public_bytes(public)
-        key.verify(signature, _message((folder / SUMS).read_bytes()))
+        key.verify(signature, _message(folder))
     except (OSError, ValueError, struct.error, InvalidSignature) as error:
         raise RecordError(
             f"{file}: this signature does not fit the folder as it is now ({error or 'changed'}). "
@@ -134,9 +133,10 @@ def fingerprint(public: bytes) -> str:
     return f"SHA256:{digest}"
 
 
-def _message(content: bytes) -> bytes:
-    """What is signed for a content."""
-    return MAGIC + _strings(NAMESPACE, b"", HASH, hashlib.sha512(content).digest())
+def _message(folder: Path) -> bytes:
+    """What is signed of a folder."""
+    digest = hashlib.sha512((folder / SUMS).read_bytes()).digest()
+    return MAGIC + _strings(NAMESPACE, b"", HASH, digest)
 
 
 def _strings(*parts: bytes) -> bytes:

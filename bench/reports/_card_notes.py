@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats
 from bench.judging.clocks import CLOCKS_SET
-from bench.judging.curves import Curve, curves
+from bench.judging.curves import curves
 from bench.judging.load import BURST, SUSTAINED_SECONDS
 from bench.judging.ranks import links
 from bench.judging.ranks.links import sweeps
@@ -60,7 +60,7 @@ LATE = "not reached: "
 
 def notes(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
     """The gravest first. wide: with what else is found of sweeps and tuned cases."""
-    measured = [row for row in rows if row.status == "measured"]
+    measured = [row for row in rows if row.measured]
     yield from _without_number(rows, names)
     for said, some in grouped(measured, lambda r: f"{r.verdict}\n{_disturbed(r)}"):
         if reason := said.partition("\n")[2]:
@@ -115,7 +115,7 @@ def _called(rows: Sequence[Row], names: Mapping[str, Label]) -> str:
 
 def _without_number(rows: Sequence[Row], names: Mapping[str, Label]) -> Iterator[Note]:
     """Why; what is not reached comes last, for it is nobody's fault."""
-    absent = [row for row in rows if row.status != "measured"]
+    absent = [row for row in rows if not row.measured]
     for late in (False, True):
         some = [row for row in absent if row.reached is not late]
         for said, of_it in grouped(some, lambda row: f"{word_of(row)}\n{row.reason}"):
@@ -166,7 +166,7 @@ def _unscaled(rows: Sequence[Row]) -> Iterator[Note]:
 
 def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
     """What sweeps and tuned cases came to."""
-    found = [curve for curve in curves(rows) if wide or _measured(curve) > 1]
+    found = [one for one in curves(rows) if wide or sum(row.measured for row in one.points) > 1]
     if wide:
         yield from (Note("SWEEP", f"{curve.title}: {curve.words}", "bold") for curve in found)
         for one in tuned(rows):
@@ -188,10 +188,6 @@ def _found(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> It
     ]
     if parts:
         yield Note("TUNED", f"the best choice of {'; of '.join(parts)}", "bold")
-
-
-def _measured(curve: Curve) -> int:
-    return sum(row.status == "measured" for row in curve.points)
 
 
 def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
@@ -224,7 +220,7 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
 
 def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: bool) -> str:
     """What the words of the card mean, as far as they stand on it, and where the rest is."""
-    measured = [row for row in rows if row.status == "measured"]
+    measured = [row for row in rows if row.measured]
     sentences = []
     if any(row.limit for row in measured):
         links = ["transfer"] if any(r.transfer_fraction is not None for r in measured) else []

@@ -137,14 +137,14 @@ def _columns(comparison: Comparison) -> list[Column]:
     chip, software = parts(comparison)
     marked = bool(comparison.configured.unintended)
     return [
-        column("devices", (Text(plain(spreads(case))) for case in cases), most=28),
+        column("devices", (plain(spreads(case)) for case in cases), most=28),
         column("base", (_side(case, case.base) for case in cases), drops=2),
         column("other", (_side(case, case.other) for case in cases), drops=2),
         column("ratio", map(_ratio_cell, cases if comparison.ratios else ()), most=12),
         column("interval", map(_interval, cases), most=16),
         column(f"{chip} x {software}", map(_split, cases), drops=1, most=16),
-        column(PER_JOULE, (Text(per_joule(case)) for case in cases), drops=4, most=18),
-        column(PER_PRICE, (_quotient(case.price_ratio) for case in cases), most=12),
+        column(PER_JOULE, map(per_joule, cases), drops=4, most=18),
+        column(PER_PRICE, map(_per_price, cases), most=12),
         column("verdict", (_word(case, marked) for case in cases), right=False, most=20),
     ]
 
@@ -158,20 +158,18 @@ def _ratio_cell(case: CaseComparison) -> Text:
     return Text("—", "dim") if case.ratio is None else Text(ratio(case.ratio), "bold")
 
 
-def _interval(case: CaseComparison) -> Text:
+def _interval(case: CaseComparison) -> str:
     found = case.interval
-    if found is None:
-        return Text()
-    return Text(f"{ratio(found.low)}\N{EN DASH}{ratio(found.high)}")
+    return "" if found is None else f"{ratio(found.low)}\N{EN DASH}{ratio(found.high)}"
 
 
-def _split(case: CaseComparison) -> Text:
+def _split(case: CaseComparison) -> str:
     split = case.split
-    return Text() if split is None else Text(f"{factor(split.chip)} x {factor(split.software)}")
+    return "" if split is None else f"{factor(split.chip)} x {factor(split.software)}"
 
 
-def _quotient(found: float | None) -> Text:
-    return Text() if found is None else Text(factor(found))
+def _per_price(case: CaseComparison) -> str:
+    return "" if case.price_ratio is None else factor(case.price_ratio)
 
 
 def _word(case: CaseComparison, marked: bool) -> Text:

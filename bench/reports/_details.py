@@ -20,7 +20,7 @@ def details(row: Row) -> Iterator[str]:
     case = row.case
     chosen = [] if row.choice is None else [f"best: {in_words(row.choice)}"]
     yield plain("; ".join([part for part in (case.detail, *chosen) if part] + [case.fingerprint]))
-    if row.status == "measured":
+    if row.measured:
         for parts in (_figures(row), _shares(row), _ran(row), _costs(row)):
             if found := "; ".join(parts):
                 yield plain(found)

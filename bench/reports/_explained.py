@@ -125,23 +125,36 @@ def _class(row: ClassRow) -> tuple[str, ...]:
 
 def _operators(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     shown = case.operators if wide else case.operators[:TOP]
-    apart = width < STANDARD_COLUMNS  # a line for its name, or all products would look alike
     heading = ("calls", *CLASS_HEADING[1:-1])
-    figures = [_operator(row) for row in shown]
-    columns = fitting([heading, *figures], OPERATOR_FIGURES)
-    name = max(len(OPERATOR), width - sum(columns))
-    columns = (name, *columns)
-    yield line((OPERATOR, *heading), columns, width)
-    for row, cells in zip(shown, figures, strict=True):
-        if apart:
-            yield shortened(called(row), width)
-        begun = "" if apart else shortened(called(row), name - 1)
-        yield line((begun, *cells), columns, width)
+    rows = [(called(row), _operator(row)) for row in shown]
+    yield from operators(rows, heading, OPERATOR_FIGURES, width, width)
     if left := len(case.operators) - len(shown):
         yield from wrapped(f"{units.counted(left, 'operator')} more (--wide)", width)
     for row in case.operators:
         if row.absent:
             yield from wrapped(f"not measured: {called(row)}: {row.absent}", width, "  ")
+
+
+def operators(
+    rows: Sequence[tuple[str, tuple[str, ...]]],
+    heading: Sequence[str],
+    least: Sequence[int],
+    room: int,
+    width: int,
+) -> Iterator[str]:
+    """Names and figures; a narrow card has a line for a name, or all products would look alike.
+
+    room: columns of the table on a card of `width`.
+    """
+    columns = fitting([heading, *(figures for _, figures in rows)], least)
+    longest = max(len(OPERATOR), room - sum(columns))
+    yield line((OPERATOR, *heading), (longest, *columns), width)
+    apart = width < STANDARD_COLUMNS
+    for name, figures in rows:
+        if apart:
+            yield shortened(name, width)
+        begun = "" if apart else shortened(name, longest - 1)
+        yield line((begun, *figures), (longest, *columns), width)
 
 
 def _operator(row: OperatorRow) -> tuple[str, ...]:

@@ -11,12 +11,11 @@ from bench import stats
 from bench.judging.explaining.explained_pairs import ClassPair, ExplainedPair, OperatorPair
 from bench.records.run import RunFile
 from bench.reports._explained import (
-    OPERATOR,
     STANDARD_COLUMNS,
     fitting,
     line,
     ms,
-    shortened,
+    operators,
     wrapped,
 )
 from bench.reports._flat import columns, of_interval
@@ -79,16 +78,11 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
     yield line(("part", *heading), (name, *columns), width)
     for part, figures in zip(pair.parts, parts, strict=True):
         yield line((part.name, *figures), (name, *columns), width)
-    operators = [_operator(operator) for operator in pair.operators]
-    columns = fitting([heading[:3], *operators], COLUMNS[:3])
-    name = max(len(OPERATOR), width - sum(columns) - 2)
-    yield line((OPERATOR, *heading[:3]), (name, *columns), width)
-    for operator, figures in zip(pair.operators, operators, strict=True):
-        begun = _called(operator)
-        if narrow:  # a line for its name, or all products would look alike
-            yield shortened(begun, width)
-            begun = ""
-        yield line((shortened(begun, name - 1), *figures), (name, *columns), width)
+    rows = [
+        (plain(f"{o.name.removeprefix('aten::')} {o.operands}"), _operator(o))
+        for o in pair.operators
+    ]
+    yield from operators(rows, heading[:3], COLUMNS[:3], width - 2, width)
 
 
 def _relative(pair: ExplainedPair) -> str:
@@ -105,10 +99,6 @@ def _relative(pair: ExplainedPair) -> str:
 def _part(part: ClassPair) -> tuple[str, ...]:
     ratios = ("—" if value is None else factor(value) for value in (part.chip, part.software))
     return ms(part.base_ms), ms(part.other_ms), signed(part.difference_ms), *ratios
-
-
-def _called(operator: OperatorPair) -> str:
-    return plain(f"{operator.name.removeprefix('aten::')} {operator.operands}")
 
 
 def _operator(operator: OperatorPair) -> tuple[str, ...]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from bench.judging.interval import Interval
-from bench.judging.ranks.pairs import Pairs
 from bench.judging.ranks.slow import RankTimes
-from bench.judging.row import Efficiency, LatencySummary, Link, Row
+from bench.judging.row import Efficiency, LatencySummary, Row
 from bench.judging.served import ServingSummary
 from bench.records.executed import Executed
 from bench.records.run import RunFile
 from bench.reports import _endpoint
 from bench.reports._wording import absent
-from bench.stats import Estimate
 
 SERVING = {
     "total_rate": "_tokens_per_second",
@@ -33,6 +30,9 @@ SERVING = {
 }
 """Figures of a load that was served, and the units that their names end in."""
 
+ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
+"""What the names of a figure and of its interval's ends end in, and their attributes."""
+
 
 def flat(run: RunFile, row: Row) -> dict[str, Any]:
     """One row without nesting but for `parameters`; units are in the names."""
@@ -40,7 +40,10 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         **_of_case(run, row),
         **_of_figure(row),
         **_of_ceilings(row),
-        **_of_energy(row),
+        "items_per_joule": row.items_per_joule,
+        **columns(row.joule_interval, items_per_joule_low="low", items_per_joule_high="high"),
+        **columns(row, "energy_source", "energy_scope", "energy_absent"),
+        **columns(row, "idle_watts", "watts", "watts_per_package"),
         **columns(row, "peak_memory_bytes", "memory_scope", "estimated_peak_bytes"),
         **_of_latency(row.latency),
         **_endpoint.flat(row.endpoint),
@@ -53,13 +56,16 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
 def columns(value: object, *names: str, **called: str) -> dict[str, Any]:
     """Attributes of a value, under their own names, and those of `called` under others.
 
-    None for an empty text; of what is not there, for all of them.
+    `load.seconds` is one of an attribute. None for an empty text, and of what is not there.
     """
     attributes = dict(zip(names, names, strict=True)) | called
-    if value is None:
-        return dict.fromkeys(attributes)
-    found = {name: operator.attrgetter(what)(value) for name, what in attributes.items()}
-    return {name: None if one == "" else one for name, one in found.items()}
+    return {name: _attribute(value, path) for name, path in attributes.items()}
+
+
+def _attribute(value: Any, path: str) -> Any:
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return None if value == "" else value
 
 
 def _of_case(run: RunFile, row: Row) -> dict[str, Any]:
@@ -116,24 +122,21 @@ def _of_ceilings(row: Row) -> dict[str, Any]:
         **columns(row, "experts_hit", "in_cache", "bandwidth_fraction"),
         "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
         **columns(row, "bus_bytes_per_second", "operation_seconds"),
-        **_of_link(row.link),
-        **_of_pairs(row.pairs),
+        **columns(
+            row,
+            **{f"link_latency{end}_seconds": f"link.latency.{of}" for end, of in ENDS},
+            **{f"link_bus{end}_bytes_per_second": f"link.bandwidth.{of}" for end, of in ENDS},
+            link_largest_miss="link.miss",
+            pairs_median_bytes_per_second="pairs.median",
+            pairs_slowest_share="pairs.slowest_share",
+        ),
+        "pairs_slowest": " ".join(map(str, row.pairs.slowest)) if row.pairs else None,
         **columns(row, "transferred_bytes_per_second", "transfer_fraction"),
         "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
         **columns(row, "host_fraction", input_wait_fraction="input_fraction"),
         "input_wait_seconds": row.input_wait_seconds,
         "limit": row.limit[0] if row.limit else None,
         "limit_fraction": row.limit[1] if row.limit else None,
-    }
-
-
-def _of_energy(row: Row) -> dict[str, Any]:
-    """Energy and power."""
-    return {
-        "items_per_joule": row.items_per_joule,
-        **ends(row.joule_interval, "items_per_joule_low", "items_per_joule_high"),
-        **columns(row, "energy_source", "energy_scope", "energy_absent"),
-        **columns(row, "idle_watts", "watts", "watts_per_package"),
     }
 
 
@@ -194,17 +197,6 @@ def _of_serving(serving: ServingSummary | None) -> dict[str, Any]:
     return found
 
 
-def _of_pairs(pairs: Pairs | None) -> dict[str, Any]:
-    return {
-        **columns(
-            pairs,
-            pairs_median_bytes_per_second="median",
-            pairs_slowest_share="slowest_share",
-        ),
-        "pairs_slowest": None if pairs is None else " ".join(map(str, pairs.slowest)),
-    }
-
-
 def _of_ranks(ranks: RankTimes | None) -> dict[str, Any]:
     """One value a rank, in their order, but of the slow ones: an empty list where none is."""
     slow = None if ranks is None or ranks.absent else ranks.slow
@@ -217,20 +209,6 @@ def _of_ranks(ranks: RankTimes | None) -> dict[str, Any]:
     }
 
 
-def _of_link(link: Link | None) -> dict[str, Any]:
-    """The line of a collective's sweep over sizes, in each of its rows."""
-    return columns(
-        link,
-        link_latency_seconds="latency.value",
-        link_latency_low_seconds="latency.low",
-        link_latency_high_seconds="latency.high",
-        link_bus_bytes_per_second="bandwidth.value",
-        link_bus_low_bytes_per_second="bandwidth.low",
-        link_bus_high_bytes_per_second="bandwidth.high",
-        link_largest_miss="miss",
-    )
-
-
 def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, Any]:
     """Beside the same work on fewer devices, and on how many."""
     name = f"{kind}_efficiency"
@@ -239,11 +217,4 @@ def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, Any]:
 
 def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
     """A figure and the ends of its interval, under names that begin alike."""
-    return columns(found, **{name: "value", f"{name}_low": "low", f"{name}_high": "high"})
-
-
-def ends(
-    found: Interval | Estimate | None, low: str = "low", high: str = "high"
-) -> dict[str, float | None]:
-    """The ends of an interval, under those names."""
-    return columns(found, **{low: "low", high: "high"})
+    return columns(found, **{f"{name}{end}": of for end, of in ENDS})

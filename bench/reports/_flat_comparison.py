@@ -14,7 +14,7 @@ from bench.judging.comparing.equal_work import EqualWork
 from bench.judging.comparing.system import NAMES
 from bench.judging.row import Row
 from bench.records.run import RunFile
-from bench.reports._flat import columns, ends, of_interval
+from bench.reports._flat import columns, of_interval
 from bench.reports._serving import arrival
 
 
@@ -102,16 +102,15 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
             per_cycle_high="ratio.high",
             clock_ratio="clock",
         ),
-        "clock_remark": case.clock_remark or None,
+        **columns(case, "clock_remark"),
         "settings_differ": bool(configured.unintended),
         **columns(case.split, "ceiling", ceiling_ratio="chip", share_ratio="software"),
         **columns(chip, chip_ratio="chip", software_ratio="software"),
         "per_joule_ratio": case.joule_ratio,
-        **ends(case.joule_interval, "per_joule_low", "per_joule_high"),
+        **columns(case.joule_interval, per_joule_low="low", per_joule_high="high"),
         "per_currency_unit_ratio": case.price_ratio,
         "same_work": _flat_work(case.same_work),
-        "experts_remark": case.experts_remark or None,
-        "first_output_gap": case.witness_gap,
+        **columns(case, "experts_remark", first_output_gap="witness_gap"),
         "base": _flat_side(case.base),
         "other": _flat_side(case.other),
     }
@@ -165,7 +164,7 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         **columns(row.case, "devices", "parallelism"),
         "load": arrival(row) if row.case.parameters.get("arrival") else None,
         **columns(row, "status", "reached", "verdict", "throughput", "unit"),
-        **ends(row.interval, "ci_low", "ci_high"),
+        **columns(row.interval, ci_low="low", ci_high="high"),
         "launches": row.launches,
         "flags": list(row.flags),
         **columns(row, "choice", "ceiling_fraction", "bandwidth_fraction", "mfu", "mbu"),

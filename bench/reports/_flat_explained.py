@@ -40,10 +40,8 @@ def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
 def _of_case(case: ExplainedCase) -> Iterator[dict[str, Any]]:
     yield {
         **_row("step", "", case.step_ms),
-        **columns(case.coverage, coverage="value"),
-        **columns(case.operators_ms, operators_ms="value"),
-        **columns(case.freeing_ms, freeing_ms="value"),
-        **columns(case.host_ms, host_ms="value"),
+        **columns(case, coverage="coverage.value", operators_ms="operators_ms.value"),
+        **columns(case, freeing_ms="freeing_ms.value", host_ms="host_ms.value"),
         "flags": " ".join(case.flags) or None,
         "ceilings": case.ceilings or None,
         "tried": [

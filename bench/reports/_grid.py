@@ -7,6 +7,7 @@ be cut has a line for its name and verdict, and one for its figures.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ INDENT = 2
 FIRST = "case"
 
 
-class Column(msgspec.Struct, frozen=True, kw_only=True):
+class Column(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Beside the case: a heading, and a cell for each case, empty where it has nothing to show."""
 
     heading: str
@@ -37,23 +38,24 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 24
     """Cells; a longer text is cut. No figure of a real device is so long."""
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Cells that it takes."""
         longest = max((cell_len(cell.plain) for cell in self.cells), default=0)
         return max(cell_len(self.heading), min(longest, self.most))
 
-    def drawn(self, cell: Text, width: int) -> Text:
+    def drawn(self, cell: Text) -> Text:
         """A cell, as wide as its column."""
         text = cell.copy()
-        text.truncate(width, overflow="ellipsis")
-        text.align("right" if self.right else "left", width)
+        text.truncate(self.width, overflow="ellipsis")
+        text.align("right" if self.right else "left", self.width)
         return text
 
 
-def column(heading: str, cells: Iterable[Text], **changes: Any) -> Column:
+def column(heading: str, cells: Iterable[Text | str], **changes: Any) -> Column:
     """A column of cells that come one by one."""
-    return Column(heading=heading, cells=list(cells), **changes)
+    texts = [Text(cell) if isinstance(cell, str) else cell for cell in cells]
+    return Column(heading=heading, cells=texts, **changes)
 
 
 class Grid(NamedTuple):
@@ -86,26 +88,19 @@ def grid(
     shown = [column for column in columns if any(cell.plain for cell in column.cells)]
     longest = max((cell_len(label.text) for label in labels), default=0)
     longest = max(longest, cell_len(FIRST))
-    choice = next(
-        (chosen for chosen in _choices(shown) if _need(chosen, 1) + longest <= width), None
-    )
-    if choice is None and width < ONE_LINE:
+    chosen, fits = _fitting(shown, width - longest)
+    if not fits and width < ONE_LINE:
         return _stacked(console, labels, shown, styles)
-    chosen = _choices(shown)[-1] if choice is None else choice
     gap = 2 if _need(chosen, 2) + longest <= width else 1
     first = min(longest, width - _need(chosen, gap))
     lines = [
-        _joined([Text(name, style), *cells], [first, *_widths(chosen)], chosen, gap)
+        _joined([Text(name, style), *cells], first, chosen, gap)
         for name, style, *cells in zip(
             fitted(labels, first), styles, *(column.cells for column in chosen), strict=True
         )
     ]
-    head = _joined(
-        [Text(FIRST), *(Text(column.heading) for column in chosen)],
-        [first, *_widths(chosen)],
-        chosen,
-        gap,
-    )
+    headings = (Text(column.heading) for column in chosen)
+    head = _joined([Text(FIRST), *headings], first, chosen, gap)
     rule = Text("─" * (first + _need(chosen, gap)))
     left_out = [column.heading for column in shown if column not in chosen]
     return Grid([head, rule], [[line] for line in lines], left_out)
@@ -117,40 +112,32 @@ def small(width: int, columns: Sequence[Column]) -> list[Text]:
     Where not all of it fits, the less needed columns are left out.
     """
     shown = [column for column in columns if any(cell.plain for cell in column.cells)]
-    choices = _choices(shown)
-    fitting = (some for some in choices if _need(some, 1) - 1 <= width)
-    chosen = next(fitting, choices[-1])
+    chosen, _ = _fitting(shown, width + 1)
     gap = Text("  " if _need(chosen, 2) - 2 <= width else " ")
-    heads = [column.drawn(Text(column.heading), column.width) for column in chosen]
-    cells = zip(*([c.drawn(cell, c.width) for cell in c.cells] for c in chosen), strict=True)
+    heads = [column.drawn(Text(column.heading)) for column in chosen]
+    cells = zip(*(map(column.drawn, column.cells) for column in chosen), strict=True)
     return [gap.join(one) for one in (heads, *cells)]
 
 
-def _choices(columns: Sequence[Column]) -> list[list[Column]]:
-    """All of them, then ever fewer."""
+def _fitting(columns: Sequence[Column], room: int) -> tuple[list[Column], bool]:
+    """As many of them as fit, each with a gap before it, or those that stay; and whether these
+    fit."""
     ranks = sorted({column.drops for column in columns} - {0}, reverse=True)
-    return [[column for column in columns if column.drops <= most] for most in (*ranks, 0)]
-
-
-def _widths(columns: Sequence[Column]) -> list[int]:
-    return [column.width for column in columns]
+    choices = [[column for column in columns if column.drops <= most] for most in (*ranks, 0)]
+    fitting = [some for some in choices if _need(some, 1) <= room]
+    return (fitting[0], True) if fitting else (choices[-1], False)
 
 
 def _need(columns: Sequence[Column], gap: int) -> int:
     """Cells that columns take, each with the gap before it."""
-    return sum(_widths(columns)) + gap * len(columns)
+    return sum(column.width + gap for column in columns)
 
 
-def _joined(
-    cells: Sequence[Text], widths: Sequence[int], columns: Sequence[Column], gap: int
-) -> Text:
-    """A line: the first cell, then one of each column."""
+def _joined(cells: Sequence[Text], width: int, columns: Sequence[Column], gap: int) -> Text:
+    """A line: the first cell, as wide as that, then one of each column."""
     first = cells[0].copy()
-    first.align("left", widths[0])
-    drawn = [
-        column.drawn(cell, width)
-        for column, cell, width in zip(columns, cells[1:], widths[1:], strict=True)
-    ]
+    first.align("left", width)
+    drawn = [column.drawn(cell) for column, cell in zip(columns, cells[1:], strict=True)]
     return Text(" " * gap).join([first, *drawn])
 
 
@@ -161,21 +148,17 @@ def _stacked(
     width = console.width
     *figures, verdict = columns
     first = width - verdict.width - 1
-    room = width - INDENT
-    choices = _choices(figures)
-    chosen = next((some for some in choices if _need(some, 1) - 1 <= room), None)
-    aligned = chosen is not None
-    chosen = choices[-1] if chosen is None else chosen
+    chosen, aligned = _fitting(figures, width - INDENT + 1)
     names = fitted(labels, first) if width >= TWO_LINES else [label.text for label in labels]
     rows = []
     for number, (name, style) in enumerate(zip(names, styles, strict=True)):
         lines = list(Text(name, style).wrap(console, first))
-        lines[0] = _joined([lines[0], verdict.cells[number]], [first, verdict.width], [verdict], 1)
+        lines[0] = _joined([lines[0], verdict.cells[number]], first, [verdict], 1)
         cells = [column.cells[number] for column in chosen]
         if any(cell.plain.strip("—") for cell in cells):
             lines += _figures(console, chosen, cells, aligned)
         rows.append(lines)
-    head = [_joined([Text(FIRST), Text(verdict.heading)], [first, verdict.width], [verdict], 1)]
+    head = [_joined([Text(FIRST), Text(verdict.heading)], first, [verdict], 1)]
     head += _figures(console, chosen, [Text(column.heading) for column in chosen], aligned)
     left_out = [column.heading for column in figures if column not in chosen]
     return Grid([*head, Text("─" * width)], rows, left_out)
@@ -187,9 +170,8 @@ def _figures(
     """The figures of a case, or their headings: each in its column, or one after the other."""
     indent = Text(" " * INDENT)
     if aligned:
-        widths = _widths(columns)
-        first = columns[0].drawn(cells[0], widths[0])
-        yield indent + _joined([first, *cells[1:]], widths, columns[1:], 1)
+        first = columns[0].drawn(cells[0])
+        yield indent + _joined([first, *cells[1:]], columns[0].width, columns[1:], 1)
         return
     said = [cell for cell in cells if cell.plain]
     yield from (

@@ -18,7 +18,7 @@ from bench.judging.ranks.slow import RankTimes
 from bench.judging.row import Efficiency, Link, Row
 from bench.planning.sweep import without_batch
 from bench.reports import _scaling
-from bench.reports._flat import ends
+from bench.reports._flat import columns
 from bench.reports._html_side import Side, name_of, title_of
 from bench.reports._wording import share, word_of
 
@@ -62,7 +62,7 @@ def _efficiency_point(
     return {
         "devices": row.case.devices,
         "value": efficiency.value,
-        **ends(efficiency),
+        **columns(efficiency, "low", "high"),
         "hover": [
             f"{_scaling.name(curve)}, {curve.kind}",
             side.label,

@@ -38,7 +38,7 @@ class Pair:
     def apart(self) -> str:
         """What its name bears where curves lie over the base's that may not be compared."""
         sides = [(c.base, c.other) for c in self.refused]
-        cases = sum(all(row and row.status == "measured" for row in pair) for pair in sides)
+        cases = sum(all(row and row.measured for row in pair) for pair in sides)
         several = f" in {units.counted(cases, 'case')}" if self.comparison else ""
         said = cases or not self.comparison
         return f", not comparable with run {self.base.number}{several}" if said else ""

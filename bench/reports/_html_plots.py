@@ -25,7 +25,7 @@ from bench.records.outcome import Flag, Measured
 from bench.records.run import Launch
 from bench.reports import _card_notes
 from bench.reports._comparison_notes import WORDS, beside
-from bench.reports._flat import ends
+from bench.reports._flat import columns
 from bench.reports._html_pair import Pair
 from bench.reports._html_side import Side, name_of, title_of, variant
 from bench.reports._labels import Label, labels, plain
@@ -75,7 +75,7 @@ def _ratio(case: CaseComparison, called: Label, words: str) -> dict[str, Any]:
     return {
         **_named(name, case.case, called),
         "ratio": case.ratio,
-        **ends(interval),
+        **columns(interval, "low", "high"),
         "verdict": case.verdict,
         "text": f"{said} {words}",
         "hover": [case.case.label, f"{said} {between}", words, *case.reasons],
@@ -131,7 +131,7 @@ def _bar(side: Side, row: Row, *, apart: bool) -> dict[str, Any]:
     return {
         "run": side.number - 1,
         "value": row.throughput,
-        **ends(row.interval),
+        **columns(row.interval, "low", "high"),
         "text": row.rate,
         "word": word,
         "hover": [row.case.label, side.label, figure, word],
@@ -260,7 +260,7 @@ def _sweep_point(side: Side, row: Row) -> dict[str, Any]:
     return {
         "batch": batch_of(row.case),
         "throughput": row.throughput,
-        **ends(row.interval),
+        **columns(row.interval, "low", "high"),
         "ms": latency.p50 * 1e3,
         "ms_low": None if latency.p50_low is None else latency.p50_low * 1e3,
         "ms_high": None if latency.p50_high is None else latency.p50_high * 1e3,

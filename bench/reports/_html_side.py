@@ -42,7 +42,7 @@ class Side:
     @property
     def measured(self) -> list[Row]:
         """The rows with a number."""
-        return [row for row in self.rows if row.status == "measured"]
+        return [row for row in self.rows if row.measured]
 
     def hover(self, row: Row, *words: str) -> list[str]:
         """Lines of a mark of a plot: the case, the run, what it shows, and the verdict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -66,21 +67,16 @@ def in_order(sides: Sequence[Side]) -> list[tuple[Side, Row]]:
     return sorted(rows, key=lambda pair: (place[pair[1].work.fingerprint], pair[0].number))
 
 
-def _number(value: float | None, text: Callable[[float], str], note: str = "") -> Cell:
+Number = TypeVar("Number", bound=float)
+
+
+def _number(value: Number | None, text: Callable[[Number], str], note: str = "") -> Cell:
     return Cell(NONE) if value is None else Cell(text(value), value, note)
 
 
 def _energy_cell(row: Row) -> Cell:
     joules = 1 / row.items_per_joule if row.items_per_joule else None
     return _number(joules, lambda v: units.joules(v, row.item))
-
-
-def _case_cell(row: Row) -> Cell:
-    return Cell(name_of(row.case), note=f"({row.case.detail})")
-
-
-def _throughput_cell(row: Row) -> Cell:
-    return _number(row.throughput, lambda v: units.rate(v, row.item))
 
 
 def _interval_cell(row: Row) -> Cell:
@@ -104,8 +100,8 @@ def _operation_cell(row: Row) -> Cell:
     return _number(row.operation_seconds, units.duration, note)
 
 
-def _share(value: float | None, half_width: float | None = None) -> Cell:
-    return _number(value, lambda v: f"{about(half_width)}{share(v)}")
+def _share(value: float | None, half_width: float | None = None, of: str = "") -> Cell:
+    return _number(value, lambda v: f"{about(half_width)}{share(v)}", of)
 
 
 def _bytes_cell(row: Row) -> Cell:
@@ -119,16 +115,12 @@ def _first_step_cell(row: Row) -> Cell:
 
 
 def _limit_cell(row: Row) -> Cell:
-    if row.limit is None:
-        return Cell(NONE)
-    ceiling, share = row.limit
-    return Cell(_share(share, row.limit_half_width).text, share, ceiling)
+    ceiling, reached = row.limit or ("", None)
+    return _share(reached, row.limit_half_width, ceiling)
 
 
 def _memory_cell(row: Row) -> Cell:
-    if row.peak_memory_bytes is None:
-        return Cell(NONE)
-    return Cell(units.memory(row.peak_memory_bytes), row.peak_memory_bytes, row.memory_scope)
+    return _number(row.peak_memory_bytes, units.memory, row.memory_scope)
 
 
 def _why(row: Row) -> str:
@@ -139,9 +131,9 @@ def _why(row: Row) -> str:
 
 
 COLUMNS: tuple[tuple[str, bool, Callable[[Row], Cell]], ...] = (
-    ("case", False, _case_cell),
+    ("case", False, lambda row: Cell(name_of(row.case), note=f"({row.case.detail})")),
     ("verdict", False, lambda row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
-    ("throughput", True, _throughput_cell),
+    ("throughput", True, lambda row: _number(row.throughput, lambda v: units.rate(v, row.item))),
     ("interval", True, _interval_cell),
     (
         "bus bandwidth",

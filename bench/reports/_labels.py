@@ -96,7 +96,9 @@ def labels(suite: str, cases: Sequence[Case]) -> dict[str, Label]:
             found[case.fingerprint] = Label(name_of(case), words, mark, apart)
     texts = Counter(label.text for label in found.values())
     return {
-        fingerprint: _marked(label) if texts[label.text] > 1 else label
+        fingerprint: label
+        if texts[label.text] == 1
+        else label._replace(parameters=(label.mark, *label.parameters), apart=label.apart + 1)
         for fingerprint, label in found.items()
     }
 
@@ -117,10 +119,6 @@ def _differing(cases: Sequence[Case]) -> list[str]:
         left.remove(found[-1])
         told.append(values[found[-1]])
     return found
-
-
-def _marked(label: Label) -> Label:
-    return label._replace(parameters=(label.mark, *label.parameters), apart=label.apart + 1)
 
 
 def fitted(labels: Sequence[Label], width: int) -> list[str]:

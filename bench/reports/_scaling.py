@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench import units
@@ -51,20 +51,11 @@ def name(curve: Scaling) -> str:
     return f"{name_of(curve.work)} {curve.scheme}"
 
 
-def lines(curve: Scaling) -> Iterator[Line]:
-    """A line a point, fewest devices first."""
-    for row, fabric in zip(curve.points, curve.fabric, strict=True):
-        yield line(curve, row, fabric)
-
-
-def shown(some: Sequence[Line]) -> list[int]:
-    """Which of the columns have anything to say: all points' verdicts OK say nothing."""
-    silent = {"", "OK"}
-    return [
-        place
-        for place in range(len(HEADINGS))
-        if any(line[place] not in (silent if place == len(HEADINGS) - 1 else {""}) for line in some)
-    ]
+def lines(curve: Scaling) -> list[Line]:
+    """A line a point, fewest devices first; without verdicts where all are OK."""
+    found = [line(curve, *point) for point in zip(curve.points, curve.fabric, strict=True)]
+    fine = all(one.verdict == "OK" for one in found)
+    return [one._replace(verdict="") for one in found] if fine else found
 
 
 def line(curve: Scaling, row: Row, fabric: float | None = None) -> Line:

@@ -107,10 +107,10 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
         said.append(f"output and goodput are of all {devices} devices together")
     said += _means(rows)
     said += _no_p99([row.serving for row in rows if row.serving])
-    slow = [row for row in rows if row.serving and _over(row.serving.overhead)]
-    if slow:
+    overheads = [row.serving.overhead for row in rows if row.serving and row.serving.overhead]
+    if slow := sum(one.value > OVERHEAD_LIMIT for one in overheads):
         said.append(
-            f"the engine's own time is over {OVERHEAD_LIMIT:.0%} in {len(slow)} of {len(rows)}: "
+            f"the engine's own time is over {OVERHEAD_LIMIT:.0%} in {slow} of {len(rows)}: "
             "the host is in those figures"
         )
     return said
@@ -151,10 +151,6 @@ def _no_p99(points: Sequence[ServingSummary]) -> Iterator[str]:
             where = f" in {len(few)} of {len(points)}" if len(few) < len(points) else ""
             there = " to ".join(map(str, sorted({min(few), max(few)})))
             yield f"no {which}p99{where}: it needs {needed} requests a launch, there are {there}"
-
-
-def _over(figure: Interval | None) -> bool:
-    return figure is not None and figure.value > OVERHEAD_LIMIT
 
 
 def _limits(rows: Sequence[Row]) -> str:

@@ -20,7 +20,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     good = count.pop("OK", 0)
     others = f": {', '.join(f'{n} {word}' for word, n in count.items())}" if count else ""
     yield f"{good} of {units.counted(len(rows), 'case')} OK{others}"
-    measured = [row for row in rows if row.status == "measured"]
+    measured = [row for row in rows if row.measured]
     own = [row for row in measured if row.endpoint is None]  # a server's limits are not seen
     yield from _held_back([row for row in own if row.case.workload not in YARDSTICKS])
     yield from _published(measured)

@@ -150,7 +150,7 @@ def ending(run: RunFile) -> str:
 
 def word_of(row: Row) -> str:
     """The verdict of a measured row, the status of any other: one word for each row."""
-    if row.status == "measured":
+    if row.measured:
         return str(row.verdict).replace("_", " ")
     return row.status.upper() if row.reached else "UNREACHED"
 
@@ -222,7 +222,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         )
     if any(not row.reached for row in rows):
         return f"Next: not every case was reached; {_go_on(run, beside_record)}"
-    if not any(row.status == "measured" for row in rows):
+    if not any(row.measured for row in rows):
         if of_server(run.run):
             return "Next: nothing was measured: more came than was answered. Ask at a lower rate."
         return (
@@ -231,18 +231,19 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         )
     if any(row.verdict == "THROTTLED" for row in rows):
         return "Next: cool the device, or lower its power limit, and run again: it throttled."
-    held = [row for row in rows if row.verdict == "INVALID" and "QUOTA" in row.flags]
+    invalid = [row for row in rows if row.verdict == "INVALID"]
+    held = [row for row in invalid if "QUOTA" in row.flags]
     if held:
         too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
         return (
             "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
             f"quota: it held back too many launches.{too}"
         )
-    if any(row.verdict == "INVALID" and "STOPPED" in row.flags for row in rows):
+    if any("STOPPED" in row.flags for row in invalid):
         return f"Next: find what {STOPPERS}, and run again without it."
-    if any(row.verdict == "INVALID" and row.hindrance for row in rows):
+    if any(row.hindrance for row in invalid):
         return "Next: end other work on this machine and run again: it slowed too many launches."
-    lost = [row for row in rows if row.verdict == "INVALID" and row.exclusion]
+    lost = [row for row in invalid if row.exclusion]
     if lost and of_server(run.run):
         return MEND_SERVER
     if lost:
@@ -255,7 +256,7 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return "Next: for latencies that last, ask at a lower rate: more came than was answered."
     if unsteady:
         return "Next: end other work on this machine and run again: a case never became steady."
-    few = [row for row in rows if row.status == "measured" and _unsure(row)]
+    few = [row for row in rows if row.measured and (row.verdict != "OK" or row.launches < 5)]
     if few and of_server(run.run):
         server = few[0].endpoint
         starts = ", and --server-command, which starts it anew"
@@ -275,10 +276,6 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     name = "the record" if piped else Path(run.path).name
     quieter = " For narrower intervals: a quieter machine." if few else ""
     return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
-
-
-def _unsure(row: Row) -> bool:
-    return row.verdict != "OK" or row.launches < 5
 
 
 def _has_launches_left(row: Row, settings: Settings) -> bool:

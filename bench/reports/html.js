@@ -32,6 +32,7 @@
   const breadth = (text) => LETTER * (text.length + 0.4 * (text.match(/[A-Z]/g) || []).length);
   const runColour = (run) => RUNS[run % RUNS.length];
   const many = data.runs.length > 1;
+  const who = (run) => (many ? `${run + 1}: ` : "");
   const bold = (text) => `<b>${text}</b>`;
 
   function layout(width, height, extra) {
@@ -107,11 +108,29 @@
     arrayminus: marks.map((m) => m[value] - (m[low] ?? m[value])),
   });
 
+  const xy = (points, x, y) => ({ x: points.map((p) => p[x]), y: points.map((p) => p[y]) });
+  const dots = (marks, x, y, marker) => ({
+    type: "scatter", mode: "markers", ...xy(marks, x, y), marker, ...said(marks),
+  });
+  // The points of a curve, in their run's colour.
+  const curve = (run, points, x, y, looks) => ({
+    ...dots(points, x, y, { size: 8, color: runColour(run) }),
+    mode: "lines+markers", line: { color: runColour(run), width: 2 }, ...looks,
+  });
+  // A panel of curves, which stands still: its axes, and what else it has of a layout.
+  const chart = (width, margin, traces, xaxis, yaxis, more) => [
+    traces,
+    layout(width, 300, {
+      margin, dragmode: false, xaxis: { ...fixed, ...xaxis }, yaxis: { ...fixed, ...yaxis }, ...more,
+    }),
+    still,
+  ];
+
   // Intervals of the marks that have one: plotly would draw a cap for the others too.
   function whiskers(marks, value) {
     const known = marks.filter((m) => m.high !== null && m.low !== null);
     return {
-      ...silent("markers"), x: known.map((m) => m[value]), y: known.map((m) => m.y),
+      ...silent("markers"), ...xy(known, value, "y"),
       marker: { size: 1, opacity: 0 }, error_x: ends(known, value, "low", "high", THICK),
     };
   }
@@ -126,7 +145,7 @@
         y += LINE;
         for (const bar of slot.bars) {
           const word = bar.word === "OK" ? "" : `, ${bar.word}`;
-          figures.push({ y: y + LINE / 2, text: (many ? `${bar.run + 1}: ` : "") + bar.text + word });
+          figures.push({ y: y + LINE / 2, text: who(bar.run) + bar.text + word });
           marks.push({ ...bar, y: y + LINE / 2 });
           y += LINE;
         }
@@ -139,7 +158,7 @@
         range: [0, end], tickformat: "~s", nticks: width < 420 ? 4 : 6,
       });
       const bar = {
-        type: "bar", orientation: "h", x: marks.map((m) => m.value), y: marks.map((m) => m.y),
+        type: "bar", orientation: "h", ...xy(marks, "value", "y"),
         width: marks.map(() => 13),
         marker: {
           color: marks.map((m) => runColour(m.run)),
@@ -193,15 +212,11 @@
         ...silent("lines"), line: { color: GREY, width: 2 },
         x: marks.flatMap(() => [1, 1, null]), y: marks.flatMap((m) => [m.y - LINE * 0.65, m.y + LINE * 0.65, null]),
       };
-      const points = {
-        type: "scatter", mode: "markers", x: ratios, y: marks.map((m) => m.y),
-        marker: {
-          size: 10, color: marks.map((m) => VERDICTS[m.verdict][0]),
-          symbol: marks.map((m) => VERDICTS[m.verdict][1]),
-          line: { width: 1.5, color: marks.map((m) => VERDICTS[m.verdict][0]) },
-        },
-        ...said(marks),
-      };
+      const colours = marks.map((m) => VERDICTS[m.verdict][0]);
+      const points = dots(marks, "ratio", "y", {
+        size: 10, color: colours, symbol: marks.map((m) => VERDICTS[m.verdict][1]),
+        line: { width: 1.5, color: colours },
+      });
       return [[...base.traces, one, whiskers(marks, "ratio"), points], base.layout, still];
     };
   }
@@ -221,6 +236,7 @@
     };
     return { tickvals: ticks, ticktext: ticks.map(prefix) };
   }
+  const logAxis = (range, text) => ({ type: "log", zeroline: false, ...decades(...range), range, title: { text } });
 
   function roofline({ points, roofs }) {
     return (width) => {
@@ -234,18 +250,16 @@
         const at = (x) => Math.min(r.matmul ?? Infinity, (r.bandwidth ?? Infinity) * x);
         const xs = r.matmul && r.bandwidth ? [left, r.matmul / r.bandwidth, right] : [left, right];
         const ys = xs.map(at);
-        const who = many ? `${r.run + 1}: ` : "";
         roofTraces.push({
           type: "scatter", mode: "lines", x: xs, y: ys, hoverinfo: "text",
           hovertext: hover([data.runs[r.run], `${r.arithmetic} roof`, r.matmul_text ?? "no matmul ceiling", r.bandwidth_text ?? "no bandwidth ceiling"]),
           line: { color: runColour(r.run), width: 2, dash: DASHES[arithmetics.indexOf(r.arithmetic) % DASHES.length] },
         });
-        if (r.matmul) flats.push({ y: r.matmul, x: xs[xs.length - 2], text: `${who}${r.arithmetic} matmul ${r.matmul_text}` });
-        if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who}memory ${r.bandwidth_text}` });
+        if (r.matmul) flats.push({ y: r.matmul, x: xs[xs.length - 2], text: `${who(r.run)}${r.arithmetic} matmul ${r.matmul_text}` });
+        if (r.bandwidth && !slopes.some((e) => e.run === r.run)) slopes.push({ run: r.run, bandwidth: r.bandwidth, text: `${who(r.run)}memory ${r.bandwidth_text}` });
         floor.push(...ys);
       }
       const heights = [...floor, ...points.map((p) => p.flop)];
-      const axis = { type: "log", zeroline: false };
       const x0 = Math.log10(left), x1 = Math.log10(right);
       const y0 = Math.log10(Math.min(...heights)) - 0.35, y1 = Math.log10(Math.max(...heights)) + 0.45;
       const room = { x: width - 76, y: narrow ? 280 : 380 }; // px, of the axes
@@ -280,14 +294,12 @@
       const labelled = named.length <= MANY_LABELS && !narrow ? named : [];
       const texts = (items) => ({
         ...silent("text"), cliponaxis: false,
-        x: items.map((i) => i.x), y: items.map((i) => i.y), text: items.map((i) => safe(i.text)),
+        ...xy(items, "x", "y"), text: items.map((i) => safe(i.text)),
         textposition: items.map((i) => i.to),
       });
-      const marks = {
-        type: "scatter", mode: "markers", x: points.map((p) => p.intensity), y: points.map((p) => p.flop),
-        marker: { size: 11, color: points.map((p) => runColour(p.run)), line: { width: 1, color: "#ffffff" } },
-        ...said(points),
-      };
+      const marks = dots(points, "intensity", "flop", {
+        size: 11, color: points.map((p) => runColour(p.run)), line: { width: 1, color: "#ffffff" },
+      });
       const at = (p) => flats.some((f) => p.flop > f.y * lower ** 1.5 && p.flop < f.y / lower ** 1.5);
       const names = labelled.map((p, i) => ({
         x: p.intensity, y: p.flop, text: "  " + p.label,
@@ -297,8 +309,7 @@
         [...roofTraces, texts(roofNames), marks, texts(names)],
         layout(width, narrow ? 340 : 440, {
           margin: { l: 62, r: 14, t: 12, b: 48 }, dragmode: narrow ? false : "zoom",
-          xaxis: { ...axis, ...decades(x0, x1), title: { text: "FLOP for each byte moved" }, range: [x0, x1] },
-          yaxis: { ...axis, ...decades(y0, y1), title: { text: "FLOP/s" }, range: [y0, y1] },
+          xaxis: logAxis([x0, x1], "FLOP for each byte moved"), yaxis: logAxis([y0, y1], "FLOP/s"),
         }),
         movable,
       ];
@@ -306,53 +317,38 @@
   }
 
   function sweep(panel) {
-    return (width) => {
-      const traces = panel.curves.map(({ run, points }) => ({
-        type: "scatter", mode: "lines+markers+text", cliponaxis: false,
-        x: points.map((p) => p.throughput), y: points.map((p) => p.ms),
-        text: points.map((p) => safe(p.batch)), textposition: "top left",
-        line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
-        error_x: ends(points, "throughput", "low", "high", THIN),
-        error_y: ends(points, "ms", "ms_low", "ms_high", THIN),
-        ...said(points),
-      }));
-      return [
-        traces,
-        layout(width, 300, {
-          margin: { l: 56, r: 14, t: 18, b: 44 }, dragmode: false,
-          xaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.unit) }, nticks: 6 },
-          yaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.latency) + " p50, ms" } },
-        }),
-        still,
-      ];
-    };
+    const traces = panel.curves.map(({ run, points }) => curve(run, points, "throughput", "ms", {
+      mode: "lines+markers+text", cliponaxis: false,
+      text: points.map((p) => safe(p.batch)), textposition: "top left",
+      error_x: ends(points, "throughput", "low", "high", THIN),
+      error_y: ends(points, "ms", "ms_low", "ms_high", THIN),
+    }));
+    return (width) => chart(
+      width, { l: 56, r: 14, t: 18, b: 44 }, traces,
+      { rangemode: "tozero", title: { text: safe(panel.unit) }, nticks: 6 },
+      { rangemode: "tozero", title: { text: safe(panel.latency) + " p50, ms" } },
+    );
   }
 
   // Points with whiskers both ways, and a line through some of them.
   function served(panel) {
-    return (width) => {
-      const traces = panel.curves.flatMap(({ run, points, line }) => [
-        { ...silent("lines"), x: line.map(([x]) => x), y: line.map(([, y]) => y), line: { color: runColour(run), width: 2 } },
-        {
-          type: "scatter", mode: "markers+text", cliponaxis: false, x: points.map((p) => p.x), y: points.map((p) => p.y),
-          text: points.map((p) => safe(p.label)), textposition: "top center", marker: { size: 8, color: runColour(run) },
-          error_x: ends(points, "x", "x_low", "x_high", THIN), error_y: ends(points, "y", "y_low", "y_high", THIN), ...said(points),
-        },
-      ]);
-      const limit = panel.limit === null ? {} : {
-        shapes: [{ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: panel.limit, y1: panel.limit, line: { color: GREY, width: 1.5, dash: "dot" } }],
-        annotations: [{ xref: "paper", yref: "y", x: 0, y: panel.limit, xanchor: "left", yanchor: "bottom", showarrow: false, text: safe(panel.limit_text) }],
-      };
-      return [
-        traces,
-        layout(width, 300, {
-          margin: { l: 62, r: 28, t: 24, b: 44 }, dragmode: false, ...limit,
-          xaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.x) }, nticks: 6 },
-          yaxis: { ...fixed, rangemode: "tozero", title: { text: safe(panel.y) } },
-        }),
-        still,
-      ];
+    const traces = panel.curves.flatMap(({ run, points, line }) => [
+      { ...silent("lines"), ...xy(line, 0, 1), line: { color: runColour(run), width: 2 } },
+      curve(run, points, "x", "y", {
+        mode: "markers+text", cliponaxis: false, text: points.map((p) => safe(p.label)), textposition: "top center",
+        error_x: ends(points, "x", "x_low", "x_high", THIN), error_y: ends(points, "y", "y_low", "y_high", THIN),
+      }),
+    ]);
+    const limit = panel.limit === null ? {} : {
+      shapes: [{ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: panel.limit, y1: panel.limit, line: { color: GREY, width: 1.5, dash: "dot" } }],
+      annotations: [{ xref: "paper", yref: "y", x: 0, y: panel.limit, xanchor: "left", yanchor: "bottom", showarrow: false, text: safe(panel.limit_text) }],
     };
+    return (width) => chart(
+      width, { l: 62, r: 28, t: 24, b: 44 }, traces,
+      { rangemode: "tozero", title: { text: safe(panel.x) }, nticks: 6 },
+      { rangemode: "tozero", title: { text: safe(panel.y) } },
+      limit,
+    );
   }
 
   function efficiency(panel) {
@@ -364,16 +360,14 @@
       for (let n = 1; n <= most * 1.01; n *= 2) if (n >= least) powers.push(n);
       const every = Math.ceil(powers.length / Math.max(3, Math.floor(width / 60)));
       const ticks = powers.filter((_, i) => (powers.length - 1 - i) % every === 0);
-      const texts = panel.curves.map((c) => (many ? `${c.run + 1}: ` : "") + c.label);
+      const texts = panel.curves.map((c) => who(c.run) + c.label);
       const right = Math.min(0.4 * width, 16 + Math.max(...texts.map(breadth)));
       const high = Math.max(1, ...all.map((p) => p.high ?? p.value));
       const ideal = { ...silent("lines"), x: [10 ** x[0], 10 ** x[1]], y: [1, 1], line: { color: GREY, width: 1.5, dash: "dot" } };
-      const traces = panel.curves.map(({ run, weak, points }) => ({
-        type: "scatter", mode: "lines+markers", x: points.map((p) => p.devices), y: points.map((p) => p.value),
+      const traces = panel.curves.map(({ run, weak, points }) => curve(run, points, "devices", "value", {
         line: { color: runColour(run), width: 2, dash: weak ? "dash" : "solid" },
         marker: { size: 8, color: runColour(run), symbol: weak ? "circle-open" : "circle", line: { width: 2, color: runColour(run) } },
         error_y: ends(points, "value", "low", "high", THICK),
-        ...said(points),
       }));
       // Each curve is named at its end, the names out of each other's way.
       const step = (1.06 * high) / 12;
@@ -383,43 +377,26 @@
         ...silent("text"), cliponaxis: false, textposition: "middle right",
         x: last.map((end) => end.at.devices), y: last.map((end) => end.y), text: last.map((end) => "  " + safe(cut(end.text, right))),
       };
-      return [
-        [ideal, ...traces, names],
-        layout(width, 300, {
-          margin: { l: 52, r: right, t: 12, b: 44 }, dragmode: false,
-          xaxis: { ...fixed, type: "log", range: x, tickvals: ticks, ticktext: ticks.map(String), tickangle: 0, title: { text: "devices" } },
-          yaxis: { ...fixed, range: [0, 1.06 * high], tickformat: ".0%", title: { text: "efficiency" } },
-        }),
-        still,
-      ];
+      return chart(
+        width, { l: 52, r: right, t: 12, b: 44 }, [ideal, ...traces, names],
+        { type: "log", range: x, tickvals: ticks, ticktext: ticks.map(String), tickangle: 0, title: { text: "devices" } },
+        { range: [0, 1.06 * high], tickformat: ".0%", title: { text: "efficiency" } },
+      );
     };
   }
 
   function link(panel) {
-    return (width) => {
-      const all = panel.curves.flatMap((c) => c.points);
-      const range = (values) => [Math.log10(Math.min(...values)) - 0.3, Math.log10(Math.max(...values)) + 0.3];
-      const axis = { ...fixed, type: "log", zeroline: false };
-      const x = range(all.map((p) => p.size)), y = range(all.map((p) => p.bus));
-      const traces = panel.curves.map(({ run, points }) => ({
-        type: "scatter", mode: "lines+markers", x: points.map((p) => p.size), y: points.map((p) => p.bus),
-        line: { color: runColour(run), width: 2 }, marker: { size: 8, color: runColour(run) },
-        ...said(points),
-      }));
-      const fits = panel.curves.filter((c) => c.fit.length).map(({ run, fit }) => ({
-        ...silent("lines"), x: fit.map(([size]) => size), y: fit.map(([, bus]) => bus),
-        line: { color: runColour(run), width: 1.5, dash: "dot" },
-      }));
-      return [
-        [...fits, ...traces],
-        layout(width, 300, {
-          margin: { l: 56, r: 14, t: 18, b: 44 }, dragmode: false,
-          xaxis: { ...axis, ...decades(...x), range: x, title: { text: "size, B" } },
-          yaxis: { ...axis, ...decades(...y), range: y, title: { text: "bus bandwidth, B/s" } },
-        }),
-        still,
-      ];
-    };
+    const all = panel.curves.flatMap((c) => c.points);
+    const range = (values) => [Math.log10(Math.min(...values)) - 0.3, Math.log10(Math.max(...values)) + 0.3];
+    const x = range(all.map((p) => p.size)), y = range(all.map((p) => p.bus));
+    const traces = panel.curves.map(({ run, points }) => curve(run, points, "size", "bus"));
+    const fits = panel.curves.filter((c) => c.fit.length).map(({ run, fit }) => ({
+      ...silent("lines"), ...xy(fit, 0, 1), line: { color: runColour(run), width: 1.5, dash: "dot" },
+    }));
+    return (width) => chart(
+      width, { l: 56, r: 14, t: 18, b: 44 }, [...fits, ...traces],
+      logAxis(x, "size, B"), logAxis(y, "bus bandwidth, B/s"),
+    );
   }
 
   // A matrix in colours: `z` [row][column], null where there is nothing, `marked` cells framed. Of
@@ -475,24 +452,19 @@
 
   function trace(chosen) {
     return (width) => {
-      const warm = { x: [], y: [], t: [] }, steady = { x: [], y: [], t: [], c: [] };
-      const curves = [], ticks = [], names = [], edges = [];
+      const warm = [], steady = [], curves = [], ticks = [], names = [], edges = [];
       let start = 0;
       for (const launch of chosen.launches) {
         const early = places(launch.warmup, 0), late = places(launch.steady, launch.warmup.samples);
         const length = launch.warmup.samples + launch.steady.samples || 3;
         const who = (many ? `run ${launch.run + 1}, ` : "") + `launch ${launch.launch}`;
-        early.forEach(([i, ms]) => {
-          warm.x.push(start + i); warm.y.push(ms); warm.t.push(`${who}<br>warm-up sample ${Math.floor(i) + 1}: ${ms} ms`);
-        });
-        late.forEach(([i, ms]) => {
-          steady.x.push(start + i); steady.y.push(ms); steady.c.push(runColour(launch.run));
-          steady.t.push(`${who}<br>sample ${Math.floor(i) + 1}: ${ms} ms`);
-        });
-        curves.push({
-          ...silent("lines"), x: late.map(([i]) => start + i),
-          y: late.map(([, ms]) => ms), line: { color: runColour(launch.run), width: 1.2 },
-        });
+        const marks = (what, samples) => samples.map(([i, ms]) => ({
+          x: start + i, y: ms, run: launch.run, hover: [who, `${what} ${Math.floor(i) + 1}: ${ms} ms`],
+        }));
+        const counted = marks("sample", late);
+        warm.push(...marks("warm-up sample", early));
+        steady.push(...counted);
+        curves.push({ ...silent("lines"), ...xy(counted, "x", "y"), line: { color: runColour(launch.run), width: 1.2 } });
         ticks.push(start + length / 2 - 0.5);
         names.push((many ? `${launch.run + 1}/` : "") + launch.launch);
         start += length + 2;
@@ -501,12 +473,12 @@
       edges.pop();
       const narrow = width < 560;
       const every = Math.ceil(names.length / Math.max(4, Math.floor(width / 45)));
-      const highest = Math.max(...warm.y, ...steady.y);
+      const highest = Math.max(...[...warm, ...steady].map((m) => m.y));
       return [
         [
           ...curves,
-          { type: "scatter", mode: "markers", x: warm.x, y: warm.y, hovertext: warm.t, hoverinfo: "text", marker: { size: 7, color: GREY, symbol: "circle-open", line: { width: 1.5 } } },
-          { type: "scatter", mode: "markers", x: steady.x, y: steady.y, hovertext: steady.t, hoverinfo: "text", marker: { size: 6, color: steady.c } },
+          dots(warm, "x", "y", { size: 7, color: GREY, symbol: "circle-open", line: { width: 1.5 } }),
+          dots(steady, "x", "y", { size: 6, color: steady.map((m) => runColour(m.run)) }),
         ],
         layout(width, narrow ? 260 : 320, {
           margin: { l: 58, r: 12, t: 12, b: 44 }, dragmode: narrow ? false : "zoom",

@@ -116,7 +116,9 @@ def _title(sides: Sequence[Side]) -> str:
 def _plotly_source() -> str:
     from plotly.offline import get_plotlyjs
 
-    return _one_newline(get_plotlyjs())
+    source: str = get_plotlyjs()
+    # As a browser reads it: the hash of a script is that of its text after this.
+    return source.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @functools.cache
@@ -133,12 +135,7 @@ def _compiled(jinja2: Any) -> Any:
 
 
 def _text(name: str) -> str:
-    return _one_newline((Path(__file__).parent / name).read_text(encoding="utf-8"))
-
-
-def _one_newline(text: str) -> str:
-    """As a browser reads it: the hash of a script is that of its text after this."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _policy(*scripts: str) -> str:

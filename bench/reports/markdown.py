@@ -70,7 +70,7 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     counted = _memory.scopes(tried)
     for row in tried:
-        yield _measured(row, counted) if row.status == "measured" else _absent(row)
+        yield _measured(row, counted) if row.measured else _absent(row)
     if len(counted) > 1:
         yield f"\nPeak memory: {_text(_memory.words(counted))}."
     if any(row.operation_seconds for row in tried):
@@ -93,10 +93,9 @@ def _scaled(curve: Scaling) -> Iterator[str]:
     """A table for one kind of work over devices."""
     title = f"\n**Scaling** {_text(_scaling.title(curve))}"
     yield f"{title}: no efficiency: {_text(curve.absent)}\n" if curve.absent else f"{title}\n"
-    some = list(_scaling.lines(curve))
-    places = _scaling.shown(some)
-    lines = ([line[place] for place in places] for line in some)
-    yield from _grid([_scaling.HEADINGS[place] for place in places], lines)
+    columns = zip(_scaling.HEADINGS, *_scaling.lines(curve), strict=True)
+    headings, *lines = zip(*(column for column in columns if any(column[1:])), strict=True)
+    yield from _grid(headings, lines)
 
 
 def _served(curve: ServingCurve) -> Iterator[str]:

@@ -119,7 +119,7 @@ def _table(
     """
     lines = list(_lines(rows, names, apart=wide))
     shown, called = [row for row, _ in lines], [label for _, label in lines]
-    styles = ["bold" if row.status == "measured" else "" for row in shown]
+    styles = ["bold" if row.measured else "" for row in shown]
     found = grid(console, called, _columns(shown), styles)
     put(console, found, (details(row) if wide else () for row in shown))
     return found.left_out
@@ -129,8 +129,7 @@ def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
     """Prints a small table for each kind of work over devices."""
     for curve in curves:
         console.print(Text.assemble(("Scaling: ", "bold"), plain(_scaling.title(curve))))
-        some = list(_scaling.lines(curve))
-        _small(console, _scaling.HEADINGS, _scaling.DROPS, some, _scaling.shown(some))
+        _small(console, _scaling.HEADINGS, _scaling.DROPS, _scaling.lines(curve))
         console.print()
 
 
@@ -138,8 +137,7 @@ def _served(console: Console, curves: Sequence[ServingCurve]) -> None:
     """Prints a small table for each engine, a line a concurrency or rate."""
     for curve in curves:
         console.print(Text.assemble(("Serving: ", "bold"), plain(_serving.title(curve))))
-        some = list(_serving.lines(curve))
-        _small(console, _serving.HEADINGS, _serving.DROPS, some, range(len(_serving.HEADINGS)))
+        _small(console, _serving.HEADINGS, _serving.DROPS, _serving.lines(curve))
     for text in _serving.legend(curves):
         console.print(text, style="dim")
     if curves:
@@ -150,13 +148,12 @@ def _small(
     console: Console,
     headings: Sequence[str],
     drops: Sequence[int],
-    lines: Sequence[Sequence[str]],
-    places: Iterable[int],
+    lines: Iterable[Sequence[str]],
 ) -> None:
-    """Prints those of a table's columns, as far as they fit."""
+    """Prints those columns of a table that say something, as far as they fit."""
     columns = [
-        Column(heading=headings[k], cells=[Text(line[k]) for line in lines], drops=drops[k])
-        for k in places
+        column(heading, cells, drops=drop)
+        for heading, drop, cells in zip(headings, drops, zip(*lines, strict=True), strict=True)
     ]
     for line in small(console.width - INDENT, columns):
         line.rstrip()
@@ -179,27 +176,25 @@ def _lines(
 
 def _alike(row: Row) -> object:
     """What the batches of a sweep share that have no number for one reason; else the row."""
-    if row.status == "measured" or batch_of(row.case) is None:
+    if row.measured or batch_of(row.case) is None:
         return row.case.fingerprint
     return without_batch(row.case).fingerprint, row.status, row.reason
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    launches = {row.launches for row in rows if row.status == "measured"}
+    launches = {row.launches for row in rows if row.measured}
     counted = _memory.scopes(rows)
     apart = len(launches) > 1
     return [
         column("throughput", map(_throughput, rows)),
         column("bus", map(_bus, rows)),
         column("interval", map(_interval, rows), most=12),
-        column(
-            "launches", (Text(str(row.launches or "") if apart else "") for row in rows), drops=3
-        ),
+        column("launches", (str(row.launches or "") if apart else "" for row in rows), drops=3),
         column("latency", map(_latency, rows), drops=1),
         column("FLOP/s", map(_arithmetic, rows), drops=5),
         column("energy", map(_energy, rows), drops=4),
-        column("memory", (Text(_memory.figure(row, counted)) for row in rows), drops=2),
-        column("limit", (Text(limit(row)) for row in rows), right=False, most=16),
+        column("memory", (_memory.figure(row, counted) for row in rows), drops=2),
+        column("limit", map(limit, rows), right=False, most=16),
         column("verdict", map(_verdict, rows), right=False, most=16),
     ]
 
@@ -210,38 +205,38 @@ def _throughput(row: Row) -> Text:
     return Text(plain(row.rate), "bold")
 
 
-def _bus(row: Row) -> Text:
+def _bus(row: Row) -> str:
     bus = row.bus_bytes_per_second
-    return Text("" if bus is None else units.prefixed(bus, "B/s"))
+    return "" if bus is None else units.prefixed(bus, "B/s")
 
 
-def _interval(row: Row) -> Text:
+def _interval(row: Row) -> str:
     if row.throughput is None:
-        return Text()
-    return Text("none" if row.interval is None else units.spread(row.interval.half_width))
+        return ""
+    return "none" if row.interval is None else units.spread(row.interval.half_width)
 
 
-def _latency(row: Row) -> Text:
+def _latency(row: Row) -> str:
     latency = row.latency
     if row.operation_seconds is not None:
-        return Text(units.duration(row.operation_seconds))
+        return units.duration(row.operation_seconds)
     if latency is None:
-        return Text()
+        return ""
     name = "" if latency.name == "latency" else f"{plain(latency.name)} "
-    return Text(f"{name}{units.duration(latency.p50)}")
+    return f"{name}{units.duration(latency.p50)}"
 
 
-def _arithmetic(row: Row) -> Text:
+def _arithmetic(row: Row) -> str:
     """Nothing where the throughput says it already."""
     if row.flop_per_second is None or row.unit == f"{row.operation}/s":
-        return Text()
-    return Text(units.rate(row.flop_per_second, row.operation))
+        return ""
+    return units.rate(row.flop_per_second, row.operation)
 
 
-def _energy(row: Row) -> Text:
+def _energy(row: Row) -> str:
     if row.items_per_joule is None:
-        return Text()
-    return Text(units.joules(1 / row.items_per_joule, plain(row.item)))
+        return ""
+    return units.joules(1 / row.items_per_joule, plain(row.item))
 
 
 def _verdict(row: Row) -> Text:

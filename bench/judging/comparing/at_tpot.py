@@ -19,6 +19,7 @@ from bench.judging.comparing.compare import Prices, concluded, level_of, sides_o
 from bench.judging.comparing.comparison import CaseComparison, Comparison
 from bench.judging.comparing.reasons import Code, Reason
 from bench.judging.comparing.side import Side
+from bench.judging.comparing.system import NAMES
 from bench.judging.comparing.verdicts import DISTURBED
 from bench.judging.row import Row
 from bench.judging.served import (
@@ -31,9 +32,6 @@ from bench.judging.served import (
     unsteady,
 )
 from bench.records.run import RunFile
-
-SIDES = ("base", "other")
-"""What each is called."""
 
 
 def limit_seconds(tpot_ms: object) -> float:
@@ -87,7 +85,7 @@ def _judged(
     limit = f"{tpot_seconds * 1e3:g} ms"
     lacking = [
         Reason(Code.NO_LOAD_IN_LIMIT, _lacking(who, curve, limit))
-        for who, row, curve in zip(SIDES, (base, other), curves, strict=True)
+        for who, row, curve in zip(NAMES, (base, other), curves, strict=True)
         if row is None
     ]
     if base is None or other is None:
@@ -133,7 +131,7 @@ def _untried(
     """Why a side's best may not be all that it has: it gives less than the other's, and that was
     measured at a denser load: where it kept the limit and the side was disturbed, or which is
     denser than all of the side's own. One that saturated was measured."""
-    for i, who in enumerate(SIDES):
+    for i, who in enumerate(NAMES):
         mine, theirs = best[i], best[1 - i]
         own = _denser(mine, (*curves[i].points, *curves[i].saturated))
         there = _denser(mine, (row for row in curves[1 - i].points if not _disturbed(row)))
@@ -162,7 +160,7 @@ def _by_luck(
     """Why two loads may be those of luck: the launches leave open whether a side's, if they are
     unlike, or one that gives more, keeps the limit; of equal loads on the side that is behind."""
     unlike = density(best[0]) != density(best[1])
-    for who, curve, mine, theirs in zip(SIDES, curves, best, best[::-1], strict=True):
+    for who, curve, mine, theirs in zip(NAMES, curves, best, best[::-1], strict=True):
         behind = (mine.throughput or 0) < (theirs.throughput or 0)
         for row in curve.points if unlike or behind else ():
             sure = unsteady(row) or (row is mine and not unlike)

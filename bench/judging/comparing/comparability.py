@@ -47,9 +47,8 @@ def incomparable(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Re
     """Every reason why two rows may not be compared; nothing where they may."""
     yield from unequal(base.work, other.work)
     yield from timed_otherwise(sides, base, other)
-    shared = [_shares(side, row) for side, row in zip(sides, (base, other), strict=True)]
-    if base.status == other.status == "measured" and shared[0] != shared[1]:
-        who = "base" if shared[0] else "other"
+    if base.measured and other.measured and base.shared_host != other.shared_host:
+        who = "base" if base.shared_host else "other"
         words = f"{who}: its {base.case.devices} ranks share one host, the other side's none"
         yield Reason(Code.SHARED_HOST, words)
     yield from served_otherwise(base, other)
@@ -96,16 +95,11 @@ def served_otherwise(base: Row, other: Row) -> Iterator[Reason]:
 def unfit(sides: tuple[Side, Side], base: Row, other: Row) -> Iterator[Reason]:
     """Why a side has no number, or none that may be used."""
     for who, side, row in zip(("base", "other"), sides, (base, other), strict=True):
-        if row.status != "measured":
+        if not row.measured:
             code = Code(row.status) if row.reached else Code.NOT_REACHED
             yield Reason(code, f"{who} is {row.why}")
         for reason in disqualified(side, row):
             yield Reason(reason.code, f"{who}: {reason.words}")
-
-
-def _shares(side: Side, row: Row) -> bool:
-    """Whether ranks of the row shared the cores of one host: its figure is not one of devices."""
-    return any(section(one, "world").get("shared_host") for one in side.environments(row))
 
 
 def disqualified(side: Side, row: Row) -> Iterator[Reason]:

@@ -39,8 +39,6 @@ from bench.judging.row import UNDISTURBED, Row
 from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.tracks import by_choice
 from bench.planning.shapes import is_matmul_ceiling
-from bench.records.case import Case
-from bench.records.outcome import Measured
 from bench.records.run import RunFile
 
 Paired = Sequence[tuple[Row | None, Row | None]]
@@ -188,9 +186,7 @@ def _judge(
         split=split(sides, base, other),
         experts_remark=experts_differ(sides, base, other),
         # Other batches have other inputs: their outputs differ by rights.
-        witness_gap=None
-        if (same_work is not None and same_work.proved) or base.choice != other.choice
-        else witness_gap(base.case, sides[0].measured(base), sides[1].measured(other)),
+        witness_gap=witness_gap(found, sides) if base.choice == other.choice else None,
     )
 
 
@@ -247,17 +243,20 @@ def _per_joule(base: Row, other: Row, level: float) -> tuple[float | None, stats
     return theirs / mine, found.ratio if found else None
 
 
-def witness_gap(
-    case: Case, base: Sequence[tuple[int, Measured]], other: Sequence[tuple[int, Measured]]
-) -> float | None:
+def witness_gap(found: CaseComparison, sides: tuple[Side, Side]) -> float | None:
     """How far loss, or mean output, after the first step differ: root mean squares of equal seeds.
 
-    A mean output lies about zero: one seed's is no scale. None of fewer than three, and of what
-    reads the tokens that it generates: a rounding turns one, and all that follow.
+    A mean output lies about zero: one seed's is no scale. None of fewer than three, of work that is
+    proved, and of what reads the tokens that it generates: a rounding turns one, and all that
+    follow.
     """
-    theirs = {seed: outcome.witness[0] for seed, outcome in other}
-    both = [(x.witness[0], theirs[seed]) for seed, x in base if seed in theirs]
-    if len(both) < stats.MINIMUM_LAUNCHES or "new_tokens" in case.parameters:
+    mine, theirs = (
+        {seed: outcome.witness[0] for seed, outcome in side.measured(row)} if row else {}
+        for side, row in zip(sides, (found.base, found.other), strict=True)
+    )
+    both = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
+    proved = found.same_work is not None and found.same_work.proved
+    if proved or len(both) < stats.MINIMUM_LAUNCHES or "new_tokens" in found.case.parameters:
         return None
     scale = max(math.hypot(*values) for values in zip(*both, strict=True))
     return math.hypot(*(b - a for a, b in both)) / scale if scale else 0.0

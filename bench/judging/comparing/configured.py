@@ -152,19 +152,15 @@ def _settings(
         if one in of_variables:
             continue
         # What one framework alone has, or an older version did not ask, is no difference.
+        of_host = host in HOST_SETTINGS and all(host in file.run.host for file in files)
         both = alike and ABSENT not in (one.base, one.other)
         if (
-            (on_hosts and one.name != host and host in HOST_SETTINGS and _both_say(files, host))
+            (on_hosts and one.name != host and of_host)
             or (both and one.name in switches and DEVICE_SETTINGS.search(one.name))
             or (both and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
     yield from clocks.settings(files, alike)
-
-
-def _both_say(files: tuple[RunFile, RunFile], fact: str) -> bool:
-    """Whether both versions looked for a fact of the host: what one did not is no difference."""
-    return all(fact in file.run.host for file in files)
 
 
 def _counts(

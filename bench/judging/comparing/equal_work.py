@@ -146,7 +146,7 @@ def equal_work(sides: tuple[Side, Side], base: Row, other: Row) -> EqualWork | N
     """
     if base.work.fingerprint != other.work.fingerprint or base.serving or other.serving:
         return None
-    if not base.status == other.status == "measured":
+    if not (base.measured and other.measured):
         return None
     if base.choice != other.choice:
         return EqualWork(absent="each side was tuned to settings, and so to inputs, of its own")

@@ -81,7 +81,7 @@ class _Figures(NamedTuple):
         count, one = row.case.devices, one_device(side, row)
         if one is None:
             return cls(count, row.launches, row.rates)
-        if one.status != "measured":
+        if not one.measured:
             return cls(count, row.launches, row.rates, why=f" ({one.status}: {one.reason})")
         for reason in disturbed("it", one):
             return cls(count, row.launches, row.rates, why=f" ({reason.words})")

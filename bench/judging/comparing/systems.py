@@ -85,21 +85,14 @@ def _pairs(base: Rows, other: Rows) -> Iterator[tuple[Row | None, Row | None]]:
     What has none although its work has one (`fsdp64`, where `dp8` stands beside `dp64`) is no pair.
     """
     left = [dict(base), dict(other)]
+    mine, theirs = ({key: _work(row) for key, row in rows.items()} for rows in left)
+    alike = [(key, key) for key in base if key in other]
+    same = [(one, two) for one in mine for two in theirs if mine[one] == theirs[two]]
     done: set[str] = set()
-    keys = [(key, key) for key in base if key in other]
-    for same in (True, False):
-        if not same:
-            keys = [
-                (mine, theirs)
-                for mine, row in left[0].items()
-                for theirs, there in left[1].items()
-                if _work(row) == _work(there)
-            ]
-        for mine, theirs in keys:
-            if mine in left[0] and theirs in left[1]:
-                pair = left[0].pop(mine), left[1].pop(theirs)
-                done.add(_work(pair[0]))
-                yield pair
+    for one, two in (*alike, *same):
+        if one in left[0] and two in left[1]:
+            done.add(mine[one])
+            yield left[0].pop(one), left[1].pop(two)
     rest = ({key: row for key, row in rows.items() if _work(row) not in done} for rows in left)
     yield from pairs(*rest)
 
@@ -147,7 +140,7 @@ def _standing(rows: Sequence[Row], wanted: str) -> list[Row]:
     """Of rows of one work, those on the number of devices that is wanted, or the most measured."""
     if wanted:
         return [row for row in rows if wanted in (str(row.case.devices), row.case.parallelism)]
-    most = max(rows, key=lambda row: (row.status == "measured", row.case.devices))
+    most = max(rows, key=lambda row: (row.measured, row.case.devices))
     return [
         row for row in rows if row.case.devices == most.case.devices and row.status == most.status
     ]
@@ -184,12 +177,9 @@ def _judge(
     if because := tuple(_incomparable(sides, base, other, same_work)):
         return change(found, because=because)
     assert found.system is not None
-    proved = same_work is not None and same_work.proved
     return change(
         with_ratio(found, sides, level, prices),
-        witness_gap=None
-        if proved or not trains(sides, base, other)
-        else witness_gap(base.case, sides[0].measured(base), sides[1].measured(other)),
+        witness_gap=witness_gap(found, sides) if trains(sides, base, other) else None,
         system=change(found.system, product=product(sides, base, other, level)),
     )
 
@@ -242,7 +232,7 @@ def _nearest(sides: tuple[Side, Side], base: Row, other: Row, mine: int, theirs:
         {
             batch
             for row in side.rows.values()
-            if row.status == "measured"
+            if row.measured
             and (batch := batch_of(row.case)) is not None
             and _other_batch(row.work) == _other_batch(wanted.work)
         }
@@ -272,7 +262,7 @@ def _with_others(sides: tuple[Side, Side], case: CaseComparison, paired: Paired)
             if row is None or not _counts(one) or _work(one) != _work(row):
                 continue
             if one.case.devices >= row.case.devices and one.case not in standing:
-                how = "measured" if one.status == "measured" else one.why
+                how = "measured" if one.measured else one.why
                 found.append(f"{who} on {_spread(one)}: {how}")
     system = msgspec.structs.replace(case.system, beside=tuple(found))
     return msgspec.structs.replace(case, system=system)

@@ -62,7 +62,7 @@ def equal_work_of_systems(sides: tuple[Side, Side], base: Row, other: Row) -> Eq
         return equal_work(sides, base, other)
     if base.work.alone.fingerprint != other.work.alone.fingerprint:
         return None
-    if not base.status == other.status == "measured":
+    if not (base.measured and other.measured):
         return None
     pieces = [row.case.parallelism for row in (base, other) if scheme(row.case) not in WHOLE]
     if pieces and not trains(sides, base, other):

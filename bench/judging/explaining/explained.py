@@ -146,9 +146,7 @@ def explain_run(run: RunFile) -> list[ExplainedCase]:
     for one in run.explanations:
         found.setdefault(one.fingerprint, []).append(one)
     whys = {
-        row.case.fingerprint: row.why
-        for row in summarize(run)
-        if row.reached and row.status != "measured"
+        row.case.fingerprint: row.why for row in summarize(run) if row.reached and not row.measured
     }
     return [
         explained_case(case, found.get(case.fingerprint, []), whys.get(case.fingerprint, ""))

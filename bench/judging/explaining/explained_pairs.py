@@ -40,7 +40,21 @@ DISTURBED = ("CONTENDED", "QUOTA", "HOT", "CHANGED-BY-RECORDING")
 """Flags of an account that speak against its times, whatever they are held against."""
 
 
-class ClassPair(msgspec.Struct, frozen=True, kw_only=True):
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """What something takes on both sides."""
+
+    base_ms: float | None
+    """None where only the other side has it."""
+    other_ms: float | None
+
+    @property
+    def difference_ms(self) -> float:
+        """Other less base, of which those of all parts of a step add up to that of the steps; of
+        what one side lacks, all of it."""
+        return (self.other_ms or 0.0) - (self.base_ms or 0.0)
+
+
+class ClassPair(Times, frozen=True, kw_only=True):
     """A part of the step on both sides."""
 
     name: str
@@ -55,28 +69,15 @@ class ClassPair(msgspec.Struct, frozen=True, kw_only=True):
     """Base's time over other's, over `chip`: how near each comes to what its ceilings allow, and by
     which operators."""
 
-    @property
-    def difference_ms(self) -> float:
-        """Other less base; those of all parts add up to the difference of the steps."""
-        return self.other_ms - self.base_ms
 
-
-class OperatorPair(msgspec.Struct, frozen=True, kw_only=True):
+class OperatorPair(Times, frozen=True, kw_only=True):
     """An operator with operands of the same shapes, whatever their layout."""
 
     name: str
     operands: str
-    base_ms: float | None
-    """None where only the other side has it."""
-    other_ms: float | None
-
-    @property
-    def difference_ms(self) -> float:
-        """Other less base; of what one side lacks, all of it."""
-        return (self.other_ms or 0.0) - (self.base_ms or 0.0)
 
 
-class ExplainedPair(msgspec.Struct, frozen=True, kw_only=True):
+class ExplainedPair(Times, frozen=True, kw_only=True):
     """A case on both sides."""
 
     case: Case
@@ -98,11 +99,6 @@ class ExplainedPair(msgspec.Struct, frozen=True, kw_only=True):
     """The largest difference first."""
     operators: tuple[OperatorPair, ...] = ()
     """Those that make the most of the difference."""
-
-    @property
-    def difference_ms(self) -> float:
-        """Other less base."""
-        return self.other_ms - self.base_ms
 
 
 def explained_pairs(base: RunFile, other: RunFile) -> list[ExplainedPair]:

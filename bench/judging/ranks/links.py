@@ -30,14 +30,11 @@ Point = tuple[float, float]
 
 def with_links(rows: Sequence[Row]) -> list[Row]:
     """Gives each row of a sweep over sizes the line of its sweep."""
-    found: dict[str, Link] = {}
-    for rest, sweep in sweeps(rows):
-        if (link := link_of(sweep)) is not None:
-            found[rest] = link
+    found = {rest: link_of(sweep) for rest, sweep in sweeps(rows)}
     return [
-        msgspec.structs.replace(row, link=found[key])
-        if (key := without_size(row)) in found and row.operation_seconds is not None
-        else row
+        row
+        if row.operation_seconds is None
+        else msgspec.structs.replace(row, link=found.get(without_size(row)))
         for row in rows
     ]
 

@@ -34,8 +34,6 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str
     """`dp`, `fsdp`, `hsdp`, `replicas`, ..., as a suite writes it."""
     points: tuple[Row, ...]
-    beyond: tuple[Row, ...] = ()
-    """Points without a number."""
     fabric: tuple[float | None, ...] = ()
     """Of each point: seconds that its gradients alone take by the all-reduce that this run
     measured over as many devices; None where it measured none, or where they go otherwise."""
@@ -87,13 +85,12 @@ def scalings(rows: Sequence[Row]) -> Iterator[Scaling]:
             strong |= names
         elif names <= strong:
             continue
-        measured = [row for row in points if row.status == "measured"]
+        measured = [row for row in points if row.measured]
         if len(measured) > 1:
             yield Scaling(
                 kind=kind,
                 scheme=scheme,
                 points=tuple(measured),
-                beyond=tuple(row for row in points if row.status != "measured"),
                 fabric=tuple(_fabric(row, rows) for row in measured),
             )
 
@@ -154,14 +151,8 @@ def _beside(base: Row, row: Row) -> Efficiency:
     few, many = of_equal_rounds(base, row)
     value = stats.geometric_mean(many) / stats.geometric_mean(few) * fewer
     welch = stats.welch(few, many, max(levels, default=stats.FIXED_LEVEL))
-    if welch is None:
-        return Efficiency(value=value, against=base.case.devices)
-    return Efficiency(
-        value=value,
-        low=welch.ratio.low * fewer,
-        high=welch.ratio.high * fewer,
-        against=base.case.devices,
-    )
+    low, high = (welch.ratio.low * fewer, welch.ratio.high * fewer) if welch else (None, None)
+    return Efficiency(value=value, low=low, high=high, against=base.case.devices)
 
 
 def of_equal_rounds(base: Row, row: Row) -> tuple[list[float], list[float]]:
