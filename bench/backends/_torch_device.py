@@ -25,6 +25,7 @@ from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
 from bench.records.execution import NOT_ITS_POOL, RESERVED
 from bench.records.outcome import FailureKind, Memory
+from bench.records.reason import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -393,8 +394,3 @@ def missing_library(error: BaseException | None) -> str | None:
             return found[1]
         error = error.__cause__ or error.__context__
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from bench.backend import Device, DeviceInfo
-from bench.backends._torch_device import TorchBackend, TorchDevice, first_line, torch_build
+from bench.backends._torch_device import TorchBackend, TorchDevice, torch_build
 from bench.backends._vendors import BY_TYPE, CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
+from bench.records.reason import first_line
 
 TAKEN = ("cpu", "cuda", "meta", "mps", "npu", "xpu", "privateuseone")
 """Types that a backend of their own serves, or that name no device."""

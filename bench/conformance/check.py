@@ -143,11 +143,6 @@ def judged(title: str, good: bool, observed: str, reason: str, next: str) -> Fin
     return passed(title, observed) if good else failed(title, observed, reason, next)
 
 
-def first_line(error: BaseException) -> str:
-    """Of its words; its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def after(title: str, backend: Backend, error: BaseException) -> Finding:
     """What an exception that nobody expected means for the check in which it was raised."""
     lines = str(error).strip().splitlines() or [""]

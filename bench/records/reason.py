@@ -47,6 +47,11 @@ def of_error(error: BaseException) -> str:
     return "\nbecause of ".join(said)
 
 
+def first_line(error: BaseException) -> str:
+    """Of its words; its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def shortened(text: str, characters: int) -> str:
     """Its beginning and its end, with what was left out between them counted."""
     if len(text) <= characters:

@@ -12,7 +12,6 @@ from bench.conformance.check import (
     Stand,
     after,
     failed,
-    first_line,
     judged,
     note,
     passed,
@@ -22,6 +21,7 @@ from bench.conformance.checks.arithmetic import FORMATS, PRODUCTS, kept_bits
 from bench.judging import chips
 from bench.measuring.surroundings import harmful
 from bench.precision import PRECISIONS, Precision
+from bench.records.reason import first_line
 
 LEAST_BYTES, MOST_BYTES = 2**28, 2**44
 """Memory of a device: 256 MiB to 16 TiB."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from bench.conformance.check import Check, Finding, Stand, first_line, judged, unseen
+from bench.conformance.check import Check, Finding, Stand, judged, unseen
+from bench.records.reason import first_line
 
 WORKS = "works"
 """Of a device, after a failure."""

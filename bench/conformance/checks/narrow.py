@@ -13,7 +13,6 @@ from bench.conformance.check import (
     Finding,
     Stand,
     after,
-    first_line,
     judged,
     passed,
     unseen,
@@ -21,6 +20,7 @@ from bench.conformance.check import (
 from bench.formats import Operand, encode
 from bench.measuring.gates.numerics import relative_error
 from bench.precision import PRECISIONS, Precision
+from bench.records.reason import first_line
 from bench.records.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
