@@ -4,35 +4,14 @@
 what a program calls (`bench.api`), and the values that those functions take and give.
 """
 
+# ruff: noqa: F403, F405  # a type checker sees what `bench.api` exports
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.api import (
-        AccelmarkError,
-        Case,
-        CaseComparison,
-        Comparison,
-        Failed,
-        Launch,
-        Measured,
-        Prices,
-        Row,
-        RunFile,
-        Settings,
-        Skipped,
-        Void,
-        compare_runs,
-        compare_systems,
-        explain_run,
-        explain_suite,
-        read_run,
-        render,
-        resume_run,
-        run_suite,
-        summarize_run,
-    )
+    from bench.api import *
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ from bench import former
 
 _INSIDE = (
     *("AUTOLOAD", "FALLBACK", "LOST", "MISSING_LIBRARY", "SHARED_NAMES", "UNNAMED_FALLBACK"),
-    *("ask", "first_line", "missing_library", "torch_build"),
+    *("ask", "missing_library", "torch_build"),
 )
 
 __getattr__ = former.names(
@@ -12,5 +12,6 @@ __getattr__ = former.names(
     {
         "bench.plugins.backend": ("NotAvailable", "TorchBackend", "TorchDevice", "host_fallbacks"),
         "bench.backends._torch_device": _INSIDE,
+        "bench.records.reason": ("first_line",),
     },
 )

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from bench.dispatch import seen_by
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -115,30 +117,20 @@ class _Ledger:
     def watch(self) -> AbstractContextManager[object]:
         """A context in which every tensor that an operator returns is entered."""
         import torch
-        from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_leaves
 
-        ledger, asks = self, torch.ops.prim.device.default
+        asks = torch.ops.prim.device.default
 
-        class Watch(TorchDispatchMode):
-            @classmethod
-            def _should_skip_dynamo(cls) -> bool:
-                return False  # as `shapes_alone`
+        def see(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if func is asks:
+                return _device_of(*args)
+            self.count()
+            result = _shapes(func, args, kwargs)
+            for value in tree_leaves(result):
+                self.enter(value)
+            return result
 
-            def __torch_dispatch__(
-                self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-            ) -> Any:
-                if func is asks:
-                    return _device_of(*args)
-                ledger.count()
-                result = _shapes(func, args, kwargs or {})
-                for value in tree_leaves(result):
-                    ledger.enter(value)
-                return result
-
-        mode: Any = Watch
-        context: AbstractContextManager[object] = mode()
-        return context
+        return seen_by(see)
 
     def count(self) -> None:
         """One operator more."""

@@ -234,9 +234,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """Mean on the log scale of values above zero; defined for one value too."""
-    return math.exp(statistics.fmean(math.log(v) for v in values))
+geometric_mean = statistics.geometric_mean
+"""Mean on the log scale of values above zero; defined for one value too."""
 
 
 def steady_start(samples: Sequence[float], first: int = WARMUP_MINIMUM) -> int | None:

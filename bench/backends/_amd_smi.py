@@ -112,8 +112,9 @@ class AmdSmiSource(Source):
             self.scope = "shared"  # of a virtual function it is not said how much of it this is
 
     def _find(self, index: int) -> Any:
-        handles = self._ask("device", "amdsmi_get_processor_handles") or []
-        known = [self._ask("device", "amdsmi_get_gpu_enumeration_info", h) for h in handles]
+        handles = self.ask("device", self._smi, "amdsmi_get_processor_handles") or []
+        each = "amdsmi_get_gpu_enumeration_info"
+        known = [self.ask("device", self._smi, each, handle) for handle in handles]
         numbers = [n.get("hip_id") if isinstance(n, dict) else None for n in known]
         place = _place(numbers, index)
         return handles[_only(range(len(handles)), index, "amdsmi") if place is None else place]
@@ -186,16 +187,7 @@ class AmdSmiSource(Source):
         return tuple(Process(p["pid"], held(m)) for p, m in zip(known, memory, strict=True))
 
     def _get(self, quantity: str, name: str, *arguments: Any) -> Any:
-        return self._ask(quantity, name, self._handle, *arguments)
-
-    def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
-        try:
-            answer = getattr(self._smi, name)(*arguments)
-        except Exception as error:  # noqa: BLE001 - older versions lack calls; newer raise their own
-            self.absent[quantity] = f"amdsmi: {error}"
-            return None
-        self.absent.pop(quantity, None)
-        return answer
+        return self.ask(quantity, self._smi, name, self._handle, *arguments)
 
 
 class AmdSmiProgram(Source):

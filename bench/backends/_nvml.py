@@ -205,14 +205,8 @@ class NvmlSource(Source):
         return tuple(Process(p.pid, held(p.usedGpuMemory)) for p in found)
 
     def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
-        """What a call says of this GPU; None where it fails, which costs that quantity alone."""
-        try:
-            answer = getattr(self._nvml, name)(self._handle, *arguments)
-        except Exception as error:  # noqa: BLE001 - older versions lack calls
-            self.absent[quantity] = f"NVML: {error}"
-            return None
-        self.absent.pop(quantity, None)
-        return answer
+        """What a call says of this GPU."""
+        return self.ask(quantity, self._nvml, name, self._handle, *arguments)
 
 
 def links(nvml: Any, uuids: Sequence[str]) -> str:

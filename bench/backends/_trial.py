@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bench import formats, quantized_product
 from bench.backend import Backend
 from bench.precision import Precision
+from bench.records.reason import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +57,7 @@ def refusal(backend: Backend, device: torch.device, precision: Precision) -> str
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         if backend.failure_kind(error) != "error":
             raise
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        return f"torch has no such product here ({said[0][:200]})"
+        return f"torch has no such product here ({first_line(error)[:200]})"
     finally:
         backend.shorten_float32(before)
     return None

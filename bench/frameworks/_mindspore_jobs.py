@@ -21,7 +21,7 @@ from bench.records.proof import OUTPUT
 from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads._jobs import BATCHES
 from bench.workloads._products import buffers_of
-from bench.workloads._rotation import Rotation
+from bench.workloads._rotation import RotatingJob, Rotation
 from bench.workloads.memory import ARRAYS_MOVED, WIDEST_BYTES
 from bench.workloads.transfer import BUFFERS, ELEMENT_BYTES
 
@@ -60,11 +60,8 @@ def run_as(execution: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-class MindSporeJob(Job):
+class MindSporeJob(RotatingJob):
     """One function of tensors, whose arguments rotate; the last output to look at."""
-
-    quantity = OUTPUT
-    """What the gate calls the output."""
 
     def __init__(
         self, name: str, arguments: list[tuple[Any, ...]], site: Site, module: str = STEPS
@@ -75,7 +72,7 @@ class MindSporeJob(Job):
         self._function = function = getattr(steps, name)
         self._execution = site.execution
         self._run = run_as(site.execution, function)
-        self._arguments = Rotation(arguments)
+        self._inputs = Rotation(arguments)
         self._weights: Sequence[Any] = [one for operands in arguments for one in operands]
         self.facts: Mapping[str, str] = {
             "operand buffers": str(len(arguments)),
@@ -84,7 +81,7 @@ class MindSporeJob(Job):
 
     def step(self) -> None:
         """Queues one step."""
-        self._output = self._run(*next(self._arguments))
+        self._output = self._run(*next(self._inputs))
 
     def witness(self) -> float:
         """Mean of the last output."""
@@ -92,28 +89,13 @@ class MindSporeJob(Job):
 
         return float(self._output.mean(dtype=ms.float32))
 
-    def probe(self) -> dict[str, Any]:
-        """The output of the first arguments."""
-        self.step()
-        return {self.quantity: self._output}
-
-    def outputs(self) -> Mapping[str, Sequence[Any]]:
-        """The last output."""
-        return {OUTPUT: [self._output]}
-
     def weights(self) -> Sequence[Any]:
         """All operands; or what a job says."""
         return self._weights
 
     def inputs(self) -> Sequence[Any]:
         """The first operand of the last step."""
-        return [self._arguments.last[0]]
-
-    def again(self) -> bool:
-        """The last step once more."""
-        self._arguments.back()
-        self.step()
-        return True
+        return [self._inputs.last[0]]
 
     def looks(self) -> Iterator[Look]:
         """Whether Python runs the step's code, or a graph that was made of it."""
@@ -241,7 +223,7 @@ class TransferJob(MindSporeJob):
 
     def inputs(self) -> Sequence[Any]:
         """What was copied."""
-        return [self._arguments.last[1]]
+        return [self._inputs.last[1]]
 
 
 def transfer(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:

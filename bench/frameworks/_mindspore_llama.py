@@ -129,7 +129,7 @@ class PrefillJob(GeneratingJob):
 
     def step(self) -> None:
         """Queues one prefill and the choice of its token."""
-        self._output, self.token = self._run(*next(self._arguments))
+        self._output, self.token = self._run(*next(self._inputs))
 
 
 class DecodeJob(GeneratingJob, WindowedJob):
@@ -169,7 +169,7 @@ class DecodeJob(GeneratingJob, WindowedJob):
         if self._index == self._new_tokens:
             self._rewind()
         token = self._given[self._index] if self._forcing else self.token
-        self._output, self.token = self._run(token, *self._arguments.items[self._index])
+        self._output, self.token = self._run(token, *self._inputs.items[self._index])
         self._index += 1
 
     def probe(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class DecodeJob(GeneratingJob, WindowedJob):
         """With the token and the caches that are there, which the step as written leaves alike."""
         token, index = self.token, self._index
         self.step()
-        output, _ = self._function(token, *self._arguments.items[index])
+        output, _ = self._function(token, *self._inputs.items[index])
         return {OUTPUT: [output]}
 
     def _read(self) -> tuple[Any, Any]:

@@ -70,7 +70,7 @@ class ModelJob(MindSporeJob):
         self._site = site
         self._function, self._execution = infer, site.execution
         self._run = jobs.run_as(site.execution, infer)
-        self._arguments = Rotation([(given,) for given in inputs])
+        self._inputs = Rotation([(given,) for given in inputs])
         self.facts = facts
 
     def weights(self) -> Sequence[Any]:

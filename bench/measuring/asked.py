@@ -12,15 +12,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.precision import Precision
+from bench.precision import PRECISIONS, Precision
 from bench.records import environment
 from bench.records.case import SEARCHED
 from bench.records.executed import CONVERSIONS, HOST, Executed
 from bench.records.execution import COMPILE, GRAPH
-from bench.workload import Look, Queued, Recorder
+from bench.workload import Job, Look, Queued, Recorder
 
 if TYPE_CHECKING:
     from bench.backend import Device
+    from bench.measuring.launch import Launch
 
 COMPILE_SWITCHES = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS")
 """Variables by which torch.compile does nothing, or hides that it failed."""
@@ -41,6 +42,23 @@ def complaint(looks: Iterable[Look]) -> str:
         for look in looks
         if look.asked != look.seen
     )
+
+
+def late(launch: Launch, job: Job, device: Device, executed: Executed | None = None) -> str:
+    """`complaint` of all that is looked at once everything is timed. executed: what a step ran
+    through, if that was seen."""
+    before = dict(launch.environment)
+    launch.describe(device)
+    looks = [
+        *unmoved(before, launch.environment),
+        *launch.framework.switches(device, PRECISIONS[launch.request.case.precision]),
+        *launch.executed(),
+        *job.looks(),
+        *implementations(executed, job.facts),
+        *places(executed, on_host=launch.backend.is_host),
+    ]
+    launch.environment["job"] = dict(job.facts)
+    return complaint(looks)
 
 
 def switches(device: Device, precision: Precision) -> list[Look]:

@@ -17,7 +17,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from bench.workload import Site, Workload
 
 DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-class References(Protocol):
-    """Where a gate's reference comes from."""
-
-    def get(self, of: Callable[[], bytes], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What there is of it, or what is computed now."""
 
 
 class Kept:

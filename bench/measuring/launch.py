@@ -130,17 +130,7 @@ class Launch:
         parameters = parameters_of(request.case, workload)
         mode = request.case.mode
         declared = workload.modes[mode]
-
-        # Before any library that sets variables of its own.
-        harm = harmful(self.backend, self.framework)
-        hide_plug_ins(self.backend)
-        self._note_variables()
-        self.environment |= catalogue.versions(workload.name, request.backend, request.framework)
-        folders = (*self.backend.compiler_folders, *self.framework.compiler_folders)
-        kept.keep_compiled(request.scratch, folders)
-        if request.explain:
-            launch.prepare(request.case.execution)
-
+        harm = self._prepare()
         if self.framework.hands_over and (lacking := elsewhere(request, declared)):
             return Skipped(reason=f"{request.framework}: {lacking}")
         channel.enter("import")
@@ -253,6 +243,20 @@ class Launch:
         shared = self.backend.is_host
         return joining.unlike(self.ranks, self.environment, device.info.name, shared)
 
+    def _prepare(self) -> str:
+        """Before any library that sets variables of its own. Gives what voids all measurements."""
+        request = self.request
+        harm = harmful(self.backend, self.framework)
+        hide_plug_ins(self.backend)
+        self._note_variables()
+        named = (request.case.workload, request.backend, request.framework)
+        self.environment |= catalogue.versions(*named)
+        folders = (*self.backend.compiler_folders, *self.framework.compiler_folders)
+        kept.keep_compiled(request.scratch, folders)
+        if request.explain:
+            launch.prepare(request.case.execution)
+        return harm
+
     def _note_variables(self) -> None:
         own = (self.backend.recorded_variables(), self.framework.recorded_variables())
         words = environment.looked_for(*own, self.request.recorded)
@@ -303,19 +307,8 @@ class Launch:
             )
         channel.enter("report")
         watch.finish(statistics.median(block.sample_seconds for block in series.steady))
-        before = dict(self.environment)
-        self.describe(device)
         job.thorough = request.thorough
-        looks = [
-            *asked.unmoved(before, self.environment),
-            *self.framework.switches(device, precision),
-            *self.executed(),
-            *job.looks(),
-            *asked.implementations(watch.executed, job.facts),
-            *asked.places(watch.executed, on_host=self.backend.is_host),
-        ]
-        self.environment["job"] = dict(job.facts)
-        wrong = asked.complaint(looks)  # which may know who did it
+        wrong = asked.late(self, job, device, watch.executed)  # which may know who did it
         if not wrong and not all(math.isfinite(w) for w in series.witness):
             first, last = series.witness
             wrong = f"output is not finite: {first} after the first step, {last} after the last"

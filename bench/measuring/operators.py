@@ -6,12 +6,12 @@ is one of those that are looked for, it is followed down to what the device has.
 
 from __future__ import annotations
 
-import functools
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.dispatch import seen_by
 from bench.records.executed import Executed
 from bench.records.execution import COMPILE, COMPILE_GRAPH, GRAPH
 
@@ -45,8 +45,8 @@ NOT_OBSERVABLE = {
 
 def executed(step: Callable[[], object], device_type: str) -> Executed:
     """What a step runs through; takes it. device_type: torch's name for the kind of device."""
-    watch = _watch_type()(device_type)
-    with watch:
+    watch = _Watch(device_type)
+    with seen_by(watch.see):
         step()
     found = {kind: tuple(sorted(names)) for kind, names in watch.found.items() if names}
     if "attention" not in found and watch.softmax:
@@ -77,62 +77,63 @@ def _tokens(ends: Sequence[Tensor]) -> list[list[int]]:
     return [torch.diff(x.cpu(), prepend=torch.zeros(1, dtype=x.dtype)).tolist() for x in ends]
 
 
-@functools.cache
-def _watch_type() -> Any:
-    """The mode that sees every operator, made when torch is there."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+class _Watch:
+    """Sees every operator of a step, and notes those that are looked for."""
 
-    has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    def __init__(self, device_type: str) -> None:
+        import torch
 
-    class Watch(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # nothing is compiled here, and its compiler takes a second to import
+        self._has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+        self._key = str(torch._C._dispatch_key_for_device(device_type))
+        self.found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+        self.softmax: set[str] = set()
+        self.ends: list[Tensor] = []
+        self._parts: list[set[str]] = []
+        """What each operator is made of that is being taken apart, the innermost last."""
 
-        def __init__(self, device_type: str) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.key = str(torch._C._dispatch_key_for_device(device_type))
-            self.found: dict[str, set[str]] = {kind: set() for kind in KINDS}
-            self.softmax: set[str] = set()
-            self.ends: list[Tensor] = []
-            self.parts: list[set[str]] = []
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls an operator; of one that is looked for, and lacking, what it is made of."""
+        name = func.name()
+        kind = kind_of(name)
+        for parts in self._parts:
+            parts.add(name)
+        if kind is None:
+            if re.search(SOFTMAX, name) and not re.search(LEFT_OUT, name):
+                self.softmax.add(name)
+            return func(*args, **kwargs)
+        if kind == "experts":
+            self._note_ends(args, kwargs)
+        made_by = next((key for key in (self._key, *COMPOSITE) if self._has(name, key)), self._key)
+        if made_by == self._key:
+            self.found[kind].add(name)
+            return func(*args, **kwargs)
+        result, parts = self._apart(func, made_by, args, kwargs)
+        # What is always made of others is none itself; of the rest the innermost tells.
+        if made_by != COMPOSITE[0] and not any(kind_of(part) == kind for part in parts):
+            products = ", ".join(sorted(p for p in parts if re.search(PRODUCT, p)))
+            self.found[kind].add(f"{name} ({products})" if products else name)
+        return result
 
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
-            name, kwargs = func.name(), kwargs or {}
-            kind = kind_of(name)
-            for parts in self.parts:
-                parts.add(name)
-            if kind is None:
-                if re.search(SOFTMAX, name) and not re.search(LEFT_OUT, name):
-                    self.softmax.add(name)
-                return func(*args, **kwargs)
-            if kind == "experts":
-                self.note(args, kwargs)
-            made_by = next((key for key in (self.key, *COMPOSITE) if has(name, key)), self.key)
-            if made_by == self.key:
-                self.found[kind].add(name)
-                return func(*args, **kwargs)
-            self.parts.append(set())
-            try:
-                with self:
-                    result = func._op_dk(getattr(torch._C.DispatchKey, made_by), *args, **kwargs)
-            finally:
-                parts = self.parts.pop()
-            # What is always made of others is none itself; of the rest the innermost tells.
-            if made_by != COMPOSITE[0] and not any(kind_of(part) == kind for part in parts):
-                products = ", ".join(sorted(p for p in parts if re.search(PRODUCT, p)))
-                self.found[kind].add(f"{name} ({products})" if products else name)
-            return result
+    def _apart(
+        self, func: Any, made_by: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, set[str]]:
+        """What an operator gives that is made of others, and their names."""
+        import torch
 
-        def note(self, args: Sequence[Any], kwargs: Any) -> None:
-            """One layer's several products, and their gradients, share what says whose is what."""
-            held = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
-            for x in held:
-                known = any(x.data_ptr() == one.data_ptr() for one in self.ends)
-                if x.dim() == 1 and x.dtype == torch.int32 and not known:
-                    self.ends.append(x.detach())
+        self._parts.append(set())
+        try:
+            with seen_by(self.see):
+                result = func._op_dk(getattr(torch._C.DispatchKey, made_by), *args, **kwargs)
+        finally:
+            parts = self._parts.pop()
+        return result, parts
 
-    return Watch
+    def _note_ends(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """One layer's several products, and their gradients, share what says whose is what."""
+        import torch
+
+        for x in (*args, *kwargs.values()):
+            if not isinstance(x, torch.Tensor) or x.dim() != 1 or x.dtype != torch.int32:
+                continue
+            if all(x.data_ptr() != one.data_ptr() for one in self.ends):
+                self.ends.append(x.detach())

@@ -14,7 +14,6 @@ from bench.measuring.serving_loop import Loaded, Loop, prompts
 from bench.measuring.timing.blocks import collected
 from bench.measuring.timing.usage import suspended_ns
 from bench.planning.arrivals import load_of
-from bench.precision import PRECISIONS
 from bench.records.cpu_limits import affinity_cores
 from bench.records.outcome import Block, Measured, Memory, Numerics, Outcome, Void, Work
 from bench.records.served import Window
@@ -64,7 +63,7 @@ def measured(
     memory = device.memory()
     witnesses = (witness, job.witness())
     channel.enter("report")
-    wrong = _complaint(launch, job, device, loaded, witnesses)
+    wrong = asked.late(launch, job, device) or _complaint(loaded, witnesses)
     window = loaded.served.window
     if wrong or window is None:
         return Void(reason=wrong or "the load has no steady part", numerics=verdict)
@@ -123,25 +122,8 @@ def _outcome(
     )
 
 
-def _complaint(
-    launch: Launch,
-    job: ServingJob,
-    device: Device,
-    loaded: Loaded,
-    witnesses: tuple[float, float],
-) -> str:
-    """What is not as it was asked for; empty if all is."""
-    before = dict(launch.environment)
-    launch.describe(device)
-    looks = [
-        *asked.unmoved(before, launch.environment),
-        *asked.switches(device, PRECISIONS[launch.request.case.precision]),
-        *launch.executed(),
-        *job.looks(),
-    ]
-    launch.environment["job"] = dict(job.facts)
-    if wrong := asked.complaint(looks):
-        return wrong
+def _complaint(loaded: Loaded, witnesses: tuple[float, float]) -> str:
+    """What is wrong with what the load gave; empty if nothing is."""
     if not all(map(math.isfinite, witnesses)):
         return "output is not finite: {} before the load, {} after it".format(*witnesses)
     short = [request for request in loaded.served.requests if request.failed]

@@ -71,6 +71,17 @@ class Source(ABC):
         if why:
             self.part, self.scope = why, "shared"
 
+    def ask(self, quantity: str, library: Any, name: str, *arguments: Any) -> Any:
+        """What a vendor's library says under a name; None where it fails, or an older one lacks it,
+        which costs that quantity alone."""
+        try:
+            answer = getattr(library, name)(*arguments)
+        except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
+            self.absent[quantity] = f"{self.name}: {error}"
+            return None
+        self.absent.pop(quantity, None)
+        return answer
+
     @abstractmethod
     def read(self) -> Reading:
         """The figures now. None for what is not said, with the reason in `absent`.

@@ -14,7 +14,8 @@ _own               |                                                            
 lifeline           |                                                            |
 former             |                                                            |
 precision          |                                                            | msgspec torch
-rehearsal          |                                                            | torch
+dispatch           |                                                            | torch
+rehearsal          | dispatch                                                   | torch
 formats            | precision                                                  | torch
 quantized_product  | formats precision                                          | torch
 
@@ -35,15 +36,15 @@ backend            | errors precision quantized_product records telemetry       
 framework          | backend precision records workload                         | numpy
 backends/          | backend errors formats precision quantized_product records | msgspec psutil
                    | telemetry                                                  | torch pynvml
-workloads/         | formats precision quantized_product ranks records          | msgspec torch
+workloads/         | dispatch formats precision quantized_product ranks records | msgspec torch
                    | rehearsal serving_job units windowed_job workload          | transformers
                    |                                                            | diffusers peft
 catalogue          | backend errors framework report workload                   | msgspec
 
 planning/          | catalogue errors precision records stats telemetry units   | msgspec
                    | workload                                                   |
-measuring/         | backend catalogue framework lifeline planning precision    | msgspec torch
-                   | ranks records serving_job stats telemetry units            | numpy
+measuring/         | backend catalogue dispatch framework lifeline planning     | msgspec torch
+                   | precision ranks records serving_job stats telemetry units  | numpy
                    | windowed_job workload                                      |
 frameworks/        | backend backends catalogue errors framework lifeline       | msgspec numpy
                    | measuring planning precision ranks records rehearsal       | torch mindspore

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.records.reason import of_error, reason
@@ -52,21 +53,17 @@ def looks(job: Job, model: Any, step: Callable[[], object], site: Site) -> Itera
     if "experts" not in job.facts:
         return
     layers: list[Layer] = []
-    hooks: list[Any] = []
     try:
         layers = _layers(model, site)
-        for layer in layers:
-            hooks.append(layer.experts.register_forward_pre_hook(layer.before))
-            hooks.append(layer.experts.register_forward_hook(layer.after))
-        with torch.no_grad(), as_written(site):
+        with ExitStack() as hooks, torch.no_grad(), as_written(site):
+            for layer in layers:
+                hooks.enter_context(layer.experts.register_forward_pre_hook(layer.before))
+                hooks.enter_context(layer.experts.register_forward_hook(layer.after))
             step()
     except Exception as error:  # noqa: BLE001 - a look that fails is none
         absent = of_error(error)
     else:
         absent = "" if layers else "the model has no module of that name"
-    finally:
-        for hook in hooks:
-            hook.remove()
     absent = absent or next((layer.absent for layer in layers if layer.absent), "")
     if absent:
         job.facts = {**job.facts, FACT: f"not observable: {reason(absent)}"}

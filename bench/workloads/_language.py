@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+import msgspec
 
 from bench.precision import Precision
 from bench.records.execution import is_recorded
@@ -49,13 +51,16 @@ NONE_EARLIER: MappingProxyType[int, MappingProxyType[str, Any]] = MappingProxyTy
 """`Parameters.earlier` of a family that is in its first version."""
 
 
+OfMode = TypeVar("OfMode", bound="LanguageParameters")
+
+
 class LanguageParameters(Parameters, frozen=True, kw_only=True):
-    """What the modes share. A workload's own subclass has its `sizes` and its default model."""
+    """What the modes share. A family has its own: see `of_family`."""
 
     sizes: ClassVar[Mapping[str, Any]] = {}
     """By model name; each has `positions`, the longest sequence that it was made for."""
 
-    model: str
+    model: str = ""
     batch_size: BatchSize = 1
     earlier = MappingProxyType({1: MappingProxyType({})})
     """It was training alone that changed, and the version was the whole workload's."""
@@ -67,6 +72,23 @@ class LanguageParameters(Parameters, frozen=True, kw_only=True):
         for name in LENGTHS:
             if hasattr(self, name):
                 require_within(name, getattr(self, name), 1, self.sizes[self.model].positions)
+
+
+def of_family(
+    base: type[OfMode], sizes: Mapping[str, Any], model: str, **others: Any
+) -> type[OfMode]:
+    """The parameters of a mode with a family's `sizes` and its default model; others: what else its
+    class says."""
+    made: Any = msgspec.defstruct(
+        base.__name__,
+        [("model", str, model)],
+        bases=(base,),
+        namespace={"__doc__": base.__doc__, "sizes": sizes, **others},
+        frozen=True,
+        kw_only=True,
+    )
+    found: type[OfMode] = made
+    return found
 
 
 class TrainParameters(LanguageParameters, frozen=True, kw_only=True):

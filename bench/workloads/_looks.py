@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.dispatch import seen_by
 from bench.ranks import local
 from bench.workload import Look, Site
 from bench.workloads._rotation import leaves
@@ -113,23 +114,13 @@ def checkpointing(model: nn.Module) -> str:
 
 def optimizer_kernels(step: Callable[[], object]) -> str:
     """Which of `_optimizers.IMPLEMENTATIONS` an optimizer's step is; takes that step."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     names: set[str] = set()
 
-    class Watch(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # nothing is compiled here, and its compiler takes a second to import
+    def see(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names.add(func.name())
+        return func(*args, **kwargs)
 
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
-            names.add(func.name())
-            return func(*args, **(kwargs or {}))
-
-    watch: Any = Watch
-    with watch():
+    with seen_by(see):
         step()
     found = (how for how in ("fused", "foreach") if any(f"_{how}_" in name for name in names))
     return next(found, "loop")

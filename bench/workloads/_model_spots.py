@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from bench.records.reason import of_error, reason
@@ -69,8 +70,7 @@ def _see(
     _take(forward, site, lambda call, *_: sizes[call.kind].append(call.sizes))
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
-
-    hooks: list[Any] = []
+    hooks = ExitStack()  # they hold what they read, and no collector sees it
 
     def seen(call: Call, given: Given, output: Tensor) -> None:
         kind, number = call.kind, counts[call.kind]
@@ -78,13 +78,11 @@ def _see(
         if number in chosen.get(kind, ()):
             what = f"{kind} {number + 1} of {len(sizes[kind])}"
             found.extend(call.looks(what, site))
-            hooks.extend(_follow(call, what, site, given, output, found))
+            for each in _follow(call, what, site, given, output, found):
+                hooks.enter_context(each)
 
-    try:
+    with hooks:
         _take(step, site, seen)
-    finally:
-        for each in hooks:  # they hold what they read, and no collector sees it
-            each.remove()
 
 
 def _follow(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.quantized_product import name_of
 from bench.ranks import local
+from bench.records.reason import first_line
 from bench.rehearsal import has_no_values
 from bench.workload import Wrong
 
@@ -80,8 +81,7 @@ class Trial(NamedTuple):
     def finding(self) -> str:
         """Its figures, or why there are none."""
         if self.refusal is not None:
-            said = str(self.refusal).strip() or type(self.refusal).__name__
-            return f"does not run here: {said.splitlines()[0]}"
+            return f"does not run here: {first_line(self.refusal)}"
         return (
             f"weights off by {self.error:.2g} after {STEPS} steps (tolerance {self.tolerance:.2g})"
         )

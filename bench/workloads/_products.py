@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.formats import Operand, encode
 from bench.precision import Precision, Scales
 from bench.quantized_product import Ready
+from bench.records.reason import first_line
 from bench.workload import Job, Look, Site, Unsupported
 from bench.workloads import _spots
 from bench.workloads._rotation import RotatingJob, Rotation
@@ -141,12 +142,11 @@ def tried(product: Queued, what: str) -> Tensor:
     try:
         return product()
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
         # A lost device and memory that ran out have types of their own, or say so.
         known = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError)
         if type(error) not in known or "alloc" in str(error).lower():
             raise
-        raise Unsupported(f"{what}: no such product here ({said[0][:200]})") from error
+        raise Unsupported(f"{what}: no such product here ({first_line(error)[:200]})") from error
 
 
 def products(mnk: tuple[int, int, int], set_bytes: int, site: Site) -> Job:

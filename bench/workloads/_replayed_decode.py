@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from bench.records.proof import OUTPUT
 from bench.workload import Queued, Site
-from bench.workloads._executed import executed
+from bench.workloads._executed import executed_function
 from bench.workloads._generation import DecodeJob, Generator, chosen
 from bench.workloads._recorded import recorder_of, replayed_facts
 
@@ -77,16 +77,14 @@ class ReplayedDecodeJob(DecodeJob):
         self.generator.rewind()
 
 
-def _one_token(generator: Generator, site: Site) -> Any:
+def _one_token(generator: Generator, site: Site) -> Callable[..., Tensor]:
     """One token's whole step, as the site executes it: from a token [B, 1] and its place [1], which
     it moves on, to the logits [B, 1, V] after it; the token is then the one that they choose."""
-    import torch
 
-    class OneToken(torch.nn.Module):
-        def forward(self, token: Tensor, place: Tensor) -> Tensor:
-            logits = generator.decode_at(token, place)
-            token.copy_(chosen(logits))
-            place.add_(1)
-            return logits
+    def one(token: Tensor, place: Tensor) -> Tensor:
+        logits = generator.decode_at(token, place)
+        token.copy_(chosen(logits))
+        place.add_(1)
+        return logits
 
-    return executed(OneToken(), site)
+    return executed_function(one, site)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,16 +33,11 @@ def choices(model: nn.Module) -> Iterator[list[Tensor]]:
     def note(_: nn.Module, given: tuple[Any, ...]) -> None:
         chosen.append(given[1].detach().flatten())
 
-    hooks = [
-        module.register_forward_pre_hook(note)
-        for path, module in model.named_modules()
-        if path.rpartition(".")[2] == EXPERTS
-    ]
-    try:
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            if path.rpartition(".")[2] == EXPERTS:
+                hooks.enter_context(module.register_forward_pre_hook(note))
         yield chosen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def hit(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bench.dispatch import seen_by
 from bench.rehearsal import has_no_values
 from bench.workload import Site
 from bench.workloads._quantized import quantize_layer, quantizes
@@ -185,7 +186,6 @@ def _record_construction(
     all of them end, so it need not know them.
     """
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     aten = torch.ops.aten
     constants = (aten.zero_.default, aten.fill_.Scalar, aten.copy_.default)
@@ -193,26 +193,18 @@ def _record_construction(
     looks = (torch.ops.prim.device.default,)  # as a rehearsal asks; nothing is read
     stds: dict[Tensor, float] = {}  # keyed by identity; alive, so no identity is used twice
 
-    class Recorder(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # nothing is compiled here, and its compiler takes a second to import
+    def see(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in (aten.normal_.default, aten.uniform_.default):
+            stds[args[0]] = _std(func is aten.normal_.default, *args[1:])
+            return args[0]
+        pending = [arg for arg in args if isinstance(arg, torch.Tensor) and arg in stds]
+        if pending and func not in (*views, *looks):
+            if func not in constants or pending != [args[0]]:
+                raise NotImplementedError(f"an initialiser that draws and goes on with {func}")
+            del stds[args[0]]  # a constant after all: biases are drawn, then zeroed
+        return func(*args, **kwargs)
 
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
-            if func in (aten.normal_.default, aten.uniform_.default):
-                stds[args[0]] = _std(func is aten.normal_.default, *args[1:])
-                return args[0]
-            pending = [arg for arg in args if isinstance(arg, torch.Tensor) and arg in stds]
-            if pending and func not in (*views, *looks):
-                if func not in constants or pending != [args[0]]:
-                    raise NotImplementedError(f"an initialiser that draws and goes on with {func}")
-                del stds[args[0]]  # a constant after all: biases are drawn, then zeroed
-            return func(*args, **(kwargs or {}))
-
-    recorder: Any = Recorder
-    with recorder(), _truncated_normals_as_normals():
+    with seen_by(see), _truncated_normals_as_normals():
         model = construct()
     return model, stds
 

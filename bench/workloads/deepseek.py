@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from bench.workloads import _language
 from bench.workloads._family import Family, language_modes
+from bench.workloads._language import of_family
 from bench.workloads._latent import SIZES
 
 DEFAULT_MODEL = "v2-lite-cut"
@@ -35,25 +36,9 @@ DEFAULT_MODEL = "v2-lite-cut"
 to 2 layers, 4,096 tokens and 4 experts, all of them active."""
 
 
-class TrainParameters(_language.TrainParameters, frozen=True, kw_only=True):
-    """Next-token prediction over full sequences; AdamW."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
-
-
-class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
-    """A prompt to its first token."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
-
-
-class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
-    """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
+TrainParameters = of_family(_language.TrainParameters, SIZES, DEFAULT_MODEL)
+PrefillParameters = of_family(_language.PrefillParameters, SIZES, DEFAULT_MODEL)
+DecodeParameters = of_family(_language.DecodeParameters, SIZES, DEFAULT_MODEL)
 
 
 class DeepSeek(Family):

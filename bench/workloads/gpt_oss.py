@@ -19,6 +19,7 @@ from bench.workload import Site
 from bench.workloads import _language, _lora, _mxfp4
 from bench.workloads._family import Family, language_modes
 from bench.workloads._gpts import NARROW, SIZES, Size
+from bench.workloads._language import NONE_EARLIER, of_family
 from bench.workloads._seeded import SeededData, build_model, parameter_count
 from bench.workloads._transformers import attention_of
 
@@ -29,22 +30,6 @@ DEFAULT_MODEL = "gpt-oss-20b-cut"
 """A model is a published size, a cut of one that says so, or `tiny`; with `-2l`, cut for the gate
 to 2 layers, 4,096 tokens, 4 experts, all of them active, and a window of 8."""
 PRECISIONS = ("bf16", "fp32")
-
-
-class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=True):
-    """Next-token prediction over full sequences; AdamW."""
-
-    sizes = SIZES
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
-
-
-class LoraParameters(_lora.LoraParameters, frozen=True, kw_only=True):
-    """As training, but of adapters of this rank alone; their alpha is twice the rank."""
-
-    sizes = SIZES
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
 
 
 def _wide(self: Any, precision: str, execution: str, parallelism: str) -> str:
@@ -58,22 +43,11 @@ def _wide(self: Any, precision: str, execution: str, parallelism: str) -> str:
     )
 
 
-class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
-    """A prompt to its first token."""
-
-    sizes = NARROW
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
-    unfit = _wide
-
-
-class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
-    """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
-
-    sizes = NARROW
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
-    unfit = _wide
+_of = functools.partial(of_family, model=DEFAULT_MODEL, earlier=NONE_EARLIER)
+TrainParameters = _of(_language.ShardedTrainParameters, SIZES)
+LoraParameters = _of(_lora.LoraParameters, SIZES)
+PrefillParameters = _of(_language.PrefillParameters, NARROW, unfit=_wide)
+DecodeParameters = _of(_language.DecodeParameters, NARROW, unfit=_wide)
 
 
 class GptOss(Family):

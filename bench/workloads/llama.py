@@ -8,6 +8,7 @@ from bench.workload import (
 )
 from bench.workloads import _language, _lora
 from bench.workloads._family import Family, language_modes
+from bench.workloads._language import of_family
 from bench.workloads._llamas import SIZES
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -15,32 +16,10 @@ DEFAULT_MODEL = "smollm2-135m"
 gate."""
 
 
-class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=True):
-    """Next-token prediction over full sequences; AdamW."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
-
-
-class LoraParameters(_lora.LoraParameters, frozen=True, kw_only=True):
-    """As training, but of adapters of this rank alone; their alpha is twice the rank."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
-
-
-class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
-    """A prompt to its first token."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
-
-
-class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
-    """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
-
-    sizes = SIZES
-    model: str = DEFAULT_MODEL
+TrainParameters = of_family(_language.ShardedTrainParameters, SIZES, DEFAULT_MODEL)
+LoraParameters = of_family(_lora.LoraParameters, SIZES, DEFAULT_MODEL)
+PrefillParameters = of_family(_language.PrefillParameters, SIZES, DEFAULT_MODEL)
+DecodeParameters = of_family(_language.DecodeParameters, SIZES, DEFAULT_MODEL)
 
 
 class Llama(Family):

@@ -8,10 +8,12 @@ it is there so that a window, which the architecture allows, is tried.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from bench.workloads import _language, _pooled, _qwens
 from bench.workloads._family import Family, language_modes
+from bench.workloads._language import NONE_EARLIER, of_family
 
 DEFAULT_MODEL = "qwen3-0.6b"
 """A model is a published size, or `tiny`; with `-2l`, cut for the gate to 2 layers, 4,096 tokens,
@@ -19,14 +21,6 @@ DEFAULT_MODEL = "qwen3-0.6b"
 EIGHT_BITS = ("fp8", "int8")
 SIZES = {**_qwens.SIZES, **_qwens.EMBEDDERS, **_qwens.RERANKERS}
 """Of all modes."""
-
-
-class TrainParameters(_language.ShardedTrainParameters, frozen=True, kw_only=True):
-    """Next-token prediction over full sequences; AdamW."""
-
-    sizes = _qwens.SIZES
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
 
 
 def _no_experts(self: Any, precision: str, execution: str, parallelism: str) -> str:
@@ -39,37 +33,16 @@ def _no_experts(self: Any, precision: str, execution: str, parallelism: str) -> 
     )
 
 
-class PrefillParameters(_language.PrefillParameters, frozen=True, kw_only=True):
-    """A prompt to its first token."""
-
-    sizes = _qwens.SIZES
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
-    unfit = _no_experts
-
-
-class DecodeParameters(_language.DecodeParameters, frozen=True, kw_only=True):
-    """Tokens after a prompt, one a step; after `new_tokens` it starts over behind the prompt."""
-
-    sizes = _qwens.SIZES
-    earlier = _language.NONE_EARLIER
-    model: str = DEFAULT_MODEL
-    unfit = _no_experts
-
-
-class EmbedParameters(_pooled.PooledParameters, frozen=True, kw_only=True):
-    """Texts without padding to the last token's state, of length 1."""
-
-    sizes = _qwens.EMBEDDERS
-    model: str = "qwen3-embedding-0.6b"
-
-
-class RerankParameters(_pooled.PooledParameters, frozen=True, kw_only=True):
-    """Texts without padding, a query and a document each, to the logits of "no" and "yes"."""
-
-    sizes = _qwens.RERANKERS
-    model: str = "qwen3-reranker-0.6b"
-    answers = (2152, 9693)
+_of = functools.partial(of_family, sizes=_qwens.SIZES, model=DEFAULT_MODEL, earlier=NONE_EARLIER)
+TrainParameters = _of(_language.ShardedTrainParameters)
+PrefillParameters = _of(_language.PrefillParameters, unfit=_no_experts)
+DecodeParameters = _of(_language.DecodeParameters, unfit=_no_experts)
+EmbedParameters = of_family(_pooled.PooledParameters, _qwens.EMBEDDERS, "qwen3-embedding-0.6b")
+"""Texts without padding to the last token's state, of length 1."""
+RerankParameters = of_family(
+    *(_pooled.PooledParameters, _qwens.RERANKERS, "qwen3-reranker-0.6b"), answers=(2152, 9693)
+)
+"""Texts without padding, a query and a document each, to the logits of "no" and "yes"."""
 
 
 class Qwen3(Family):

@@ -139,11 +139,8 @@ def _optimizer(how: str) -> Iterator[None]:
         for group in optimizer.param_groups:
             group.update({other: other == how for other in OPTIMIZERS if other in group})
 
-    hook = register_optimizer_step_pre_hook(choose)
-    try:
+    with register_optimizer_step_pre_hook(choose):
         yield
-    finally:
-        hook.remove()
 
 
 def tried(

@@ -52,11 +52,11 @@ SLOW_HOST = "without graphs here, the host queues it more slowly than the device
 class Row(NamedTuple):
     """What was measured of an operator."""
 
-    ns: float
+    ns: float = 0.0
     """Of one call."""
-    queue_ns: float
+    queue_ns: float | None = None
     """Host time to queue one that is in no graph."""
-    hot: bool
+    hot: bool = False
     absent: str = ""
     """Why its time is none; empty where it is one."""
 
@@ -86,17 +86,15 @@ def explained(
         meter = Meter(device, stopwatch, products(tape))
         _step_ns(job, stopwatch)  # which gets its memory again
         steps = [_step_ns(job, stopwatch) for _ in range(REPEATS)]
-        found: dict[Hashable, Row] = {}
-        absent: dict[Hashable, str] = {}
+        found: dict[Hashable, Row] = {None: Row()}
         for place, (variant, call) in enumerate(first.items()):
             try:
-                row = found[variant] = row_of(tape, call, stopwatch, free)
-                if row.absent:
-                    absent[variant] = row.absent
-                elif call.flop:
-                    meter.note(in_order.ceiling_of(call), call.flop / row.ns * 1e9)
+                row = row_of(tape, call, stopwatch, free)
             except Exception as error:  # noqa: BLE001 - its row says why it has no time
-                absent[variant] = of_error(error).splitlines()[0]
+                row = Row(absent=of_error(error).splitlines()[0])
+            found[variant] = row
+            if call.flop and not row.absent:
+                meter.note(in_order.ceiling_of(call), call.flop / row.ns * 1e9)
             if place % 10 == 0:  # in turns: a device's clock drifts too
                 meter.look()
                 steps.append(_step_ns(job, stopwatch))
@@ -106,17 +104,13 @@ def explained(
         for _ in range(PROFILED_STEPS - 1):
             profiler.look()
         profile, profiled = profiler.seen(tape)
-    missing = {
-        call.row: absent[variant]
-        for variant, call in zip(variants, tape.calls, strict=True)
-        if variant in absent
-    }
-    each = [0.0 if v not in found or v in absent else found[v].ns for v in variants]
+    pairs = [(call, found[v]) for call, v in zip(tape.calls, variants, strict=True)]
+    missing = {call.row: row.absent for call, row in pairs if row.absent}
+    each = [0.0 if row.absent else row.ns for _, row in pairs]
     rows, order = Rows(tape, each).operators({}, missing)
-    hot = {first[variant].row for variant, row in found.items() if row.hot}
-    if hot:
+    if hot := {call.row for call, row in pairs if row.hot}:
         causes["HOT"] = f"{len(hot)} operators"
-    queue = [found[variant].queue_ns for variant in variants if variant in found]
+    queue = [row.queue_ns for _, row in pairs if row.queue_ns is not None]
     short = len(order) <= in_order.LONGEST_ORDER
     return Explained(
         how="operands rotated",

@@ -7,13 +7,13 @@ state, caches), and of those made within it none.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.dispatch import seen_by
 from bench.measuring.explaining import counts
 from bench.measuring.explaining.calls import Call, Ref, copied
 from bench.measuring.explaining.kinds import OPTIMIZER, is_structure, is_view, kind_of
@@ -109,7 +109,7 @@ def recorded(step: Callable[[], object], device_type: str) -> Tape:
     What a mode sees is not quite the step: see `bench.measuring.explaining.undone`.
     """
     tape = Tape()
-    with _recorder_type()(tape, device_type):
+    with seen_by(_Recorder(tape, device_type).see):
         step()
     return tape
 
@@ -241,51 +241,41 @@ def _keep_requirement(flat: Sequence[Any], out: Any) -> None:
                 one.requires_grad_()
 
 
-@functools.cache
-def _recorder_type() -> Any:
-    """The mode that has operators written down, made when torch is there."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_flatten
+class _Recorder:
+    """Has operators written down."""
 
-    has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    def __init__(self, tape: Tape, device_type: str) -> None:
+        import torch
 
-    class Recorder(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # nothing is compiled here, and its compiler takes a second to import
+        self._writer = _Writer(tape)
+        self._has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+        self._key = str(torch._C._dispatch_key_for_device(device_type))
+        self._within = 0  # how many composites
 
-        def __init__(self, tape: Tape, device_type: str) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.writer = _Writer(tape)
-            self.key = str(torch._C._dispatch_key_for_device(device_type))
-            self.within = 0  # how many composites
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls an operator, and writes it down."""
+        import torch
+        from torch.utils._pytree import tree_flatten
 
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
-            kwargs = kwargs or {}
-            if not isinstance(func, torch._ops.OpOverload) or func.namespace in NO_WORK:
-                result = func(*args, **kwargs)
-                self.writer.mark(func, args)
-                return result
-            # In inference mode nothing takes composites apart before a mode sees them. What has a
-            # kernel is one operator, though it could be taken apart too.
-            # By torch's own kernel: what Python has in its place (`decompose`) may do more.
-            if not has(func.name(), self.key) and has(func.name(), COMPOSITE):
-                self.within += 1
-                try:
-                    with self:
-                        kernel = getattr(torch._C.DispatchKey, COMPOSITE)
-                        return func._op_dk(kernel, *args, **kwargs)
-                finally:
-                    self.within -= 1
-            flat, spec = tree_flatten((args, kwargs))
-            taken = self.writer.taken(func, flat)
-            out = func(*args, **kwargs)
-            if self.within and torch.is_inference_mode_enabled() and is_view(func):
-                _keep_requirement(flat, out)
-            self.writer.write(func, taken, spec, Given(args, kwargs, out))
-            return out
-
-    return Recorder
+        if not isinstance(func, torch._ops.OpOverload) or func.namespace in NO_WORK:
+            result = func(*args, **kwargs)
+            self._writer.mark(func, args)
+            return result
+        # In inference mode nothing takes composites apart before a mode sees them. What has a
+        # kernel is one operator, though it could be taken apart too.
+        # By torch's own kernel: what Python has in its place (`decompose`) may do more.
+        if not self._has(func.name(), self._key) and self._has(func.name(), COMPOSITE):
+            self._within += 1
+            try:
+                with seen_by(self.see):
+                    kernel = getattr(torch._C.DispatchKey, COMPOSITE)
+                    return func._op_dk(kernel, *args, **kwargs)
+            finally:
+                self._within -= 1
+        flat, spec = tree_flatten((args, kwargs))
+        taken = self._writer.taken(func, flat)
+        out = func(*args, **kwargs)
+        if self._within and torch.is_inference_mode_enabled() and is_view(func):
+            _keep_requirement(flat, out)
+        self._writer.write(func, taken, spec, Given(args, kwargs, out))
+        return out

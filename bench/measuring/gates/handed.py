@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from bench.framework import Draws, Framework
+from bench.measuring.kept import Kept
 from bench.workload import Job, Site, Workload, Wrong
 
 if TYPE_CHECKING:
@@ -50,14 +51,15 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True):
     """Of the host, with which torch would compute."""
 
 
-class HandedOver:
-    """What lies in a launch's file."""
+class HandedOver(Kept):
+    """What lies in a launch's file, of references the gate's."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError where there is none, ValueError where it cannot be read."""
         import numpy as np
 
-        self._folder = path.parent
+        super().__init__()
+        self._at = path.parent
         with np.load(path, allow_pickle=False) as held:
             self._arrays = {name: held[name] for name in held.files}
         self._handed = msgspec.json.decode(self._arrays.pop("handed").tobytes(), type=Handed)
@@ -65,7 +67,7 @@ class HandedOver:
         self.threads = self._handed.threads
 
     def get(self, of: Callable[[], bytes], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The gate's reference, [quantity]: float64. As `bench.measuring.kept.References`."""
+        """The gate's reference, [quantity]: float64."""
         return {
             name.removeprefix(REFERENCE): array
             for name, array in self._arrays.items()
@@ -76,7 +78,7 @@ class HandedOver:
         """From the first one on."""
         import numpy as np
 
-        pool = np.load(pool_file(self._folder, self._handed.seeds[which]), allow_pickle=False)
+        pool = np.load(pool_file(self._at, self._handed.seeds[which]), allow_pickle=False)
         return HandedDraws(pool, self._handed.draws[which], self._arrays, which)
 
 

@@ -19,7 +19,7 @@ from bench.framework import Draws, Framework
 from bench.measuring.gates import few_threads
 from bench.measuring.gates.handed import built
 from bench.measuring.gates.library_switches import answered_no
-from bench.measuring.kept import NOTHING, References, key
+from bench.measuring.kept import NOTHING, Kept, key
 from bench.precision import REFERENCE, reference
 from bench.ranks import on_host
 from bench.records.outcome import Check, Numerics
@@ -46,21 +46,45 @@ def gate(
     parameters: Any,
     site: Site,
     switches: Collection[str] = (),
-    kept: References = NOTHING,
+    kept: Kept = NOTHING,
     framework: Framework | None = None,
     draws: Draws | None = None,
+    twin: Any = None,
 ) -> Numerics:
     """Compares the twin at `site` with its float64 reference.
 
     switches: libraries' questions after a vendor's software, which the reference must not call; see
     `bench.backend.Backend.library_switches`; kept: references of earlier launches of the run, or
-    those that were handed over; framework: by default torch; draws: what another one is given.
+    those that were handed over; framework: by default torch; draws: what another one is given;
+    twin: another one's parameters than those of `Workload.twin`.
 
     Relative error of each quantity: norm of the difference over norm of the reference. Raises what
     the device raises.
     """
-    twin = workload.twin(mode, parameters)
-    return compare(workload, mode, twin, site, switches, kept, framework, draws)
+    import numpy as np
+
+    twin = workload.twin(mode, parameters) if twin is None else twin
+    framework = framework or catalogue.framework("torch")
+    found = _probe(workload, mode, twin, site, framework, draws)
+    if str(site.device) != "cpu":
+        # Frees device memory even where the twin sits in a reference cycle. The host can wait for
+        # the next collection, which takes 0.16 s with transformers loaded.
+        gc.collect()
+
+    def computed() -> dict[str, Tensor]:
+        return referred(workload, mode, twin, reference_of(site), switches)
+
+    expected = kept.get(lambda: key("probe", workload, mode, twin, reference_of(site)), computed)
+    tolerances = TOLERANCES[site.precision.name]
+    checks = tuple(
+        Check(
+            quantity=quantity,
+            error=error_of(quantity, found[quantity], np.asarray(value)),
+            tolerance=tolerances[quantity],
+        )
+        for quantity, value in expected.items()
+    )
+    return Numerics(reference=f"{REFERENCE.name} on cpu", checks=checks)
 
 
 def reference_of(site: Site) -> Site:
@@ -74,42 +98,6 @@ def reference_of(site: Site) -> Site:
         execution="eager",
         ranks=None if site.ranks is None else on_host(site.ranks),
     )
-
-
-def compare(
-    workload: Workload,
-    mode: str,
-    twin: Any,
-    site: Site,
-    switches: Collection[str] = (),
-    kept: References = NOTHING,
-    framework: Framework | None = None,
-    draws: Draws | None = None,
-) -> Numerics:
-    """`gate` of that twin."""
-    framework = framework or catalogue.framework("torch")
-    found = _probe(workload, mode, twin, site, framework, draws)
-    if str(site.device) != "cpu":
-        # Frees device memory even where the twin sits in a reference cycle. The host can wait for
-        # the next collection, which takes 0.16 s with transformers loaded.
-        gc.collect()
-
-    def computed() -> dict[str, Tensor]:
-        return referred(workload, mode, twin, reference_of(site), switches)
-
-    expected = kept.get(lambda: key("probe", workload, mode, twin, reference_of(site)), computed)
-    import numpy as np
-
-    tolerances = TOLERANCES[site.precision.name]
-    checks = tuple(
-        Check(
-            quantity=quantity,
-            error=error_of(quantity, found[quantity], np.asarray(value)),
-            tolerance=tolerances[quantity],
-        )
-        for quantity, value in expected.items()
-    )
-    return Numerics(reference=f"{REFERENCE.name} on cpu", checks=checks)
 
 
 def referred(

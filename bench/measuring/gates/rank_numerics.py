@@ -87,7 +87,7 @@ def gate(
     twin: Any = workload.twin(mode, parameters)
     twin = msgspec.structs.replace(twin, batch_size=twin.batch_size * ranks.size)
     if ranks.parallelism.scheme == "replicas":
-        verdict = numerics.compare(workload, mode, twin, site, switches, kept)
+        verdict = numerics.gate(workload, mode, parameters, site, switches, kept, twin=twin)
         checks, between = verdict.checks, Between()
     else:
         checks, between = _training(workload, mode, twin, site, switches, kept)

@@ -47,7 +47,7 @@ def read(workload: Workload, mode: str, twin: Any, site: Site, first_step: bool 
     reading = _observed(job, site, first_step)
     job.close()
     del job
-    if site.device.type != "cpu":  # see `bench.measuring.gates.numerics.compare`
+    if site.device.type != "cpu":  # see `bench.measuring.gates.numerics.gate`
         gc.collect()
     return reading
 

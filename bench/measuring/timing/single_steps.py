@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from bench.dispatch import seen_by
 from bench.measuring.ranks.edges import SINGLE, Edges
 from bench.measuring.timing.arrivals import waited_ns
 from bench.measuring.timing.blocks import Steps, refilled
@@ -95,10 +95,10 @@ def _queued(
 
 def _with_room(job: Steps, device: Device, clock: Callable[[], int]) -> tuple[int, ...]:
     """The same of steps in which the queue never gets full; nothing where it would not either."""
-    seen = _counting()(device, clock)
+    seen = _Counting(device, clock)
     found = []
     for _ in range(WAITING_STEPS):
-        took = _queued(job, device, clock, seen)
+        took = _queued(job, device, clock, seen_by(seen.see))
         if seen.calls < FULL or seen.waited_ns < LEAST_WAIT * took:
             return ()
         found.append((took - seen.waited_ns, seen.calls))
@@ -109,7 +109,7 @@ def _with_room(job: Steps, device: Device, clock: Callable[[], int]) -> tuple[in
     return alone if min(alone) > 0 else ()
 
 
-def _cost_of_counting(device: Device, clock: Callable[[], int], seen: Any) -> float:
+def _cost_of_counting(device: Device, clock: Callable[[], int], seen: _Counting) -> float:
     """ns a call; the least of three turns each way."""
     import torch
 
@@ -127,36 +127,25 @@ def _cost_of_counting(device: Device, clock: Callable[[], int], seen: Any) -> fl
     for _ in range(3):
         plain.append(calls_ns())
         seen.waited_ns = 0
-        with seen:
+        with seen_by(seen.see):
             took = calls_ns()
         counted.append(took - seen.waited_ns)
     return max(0, min(counted) - min(plain)) / CALLS
 
 
-@functools.cache
-def _counting() -> Any:
-    """The mode that counts operators and lets the device catch up, made when torch is there."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+class _Counting:
+    """Counts operators, and lets the device catch up."""
 
-    class Counting(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # nothing is compiled here, and its compiler takes a second to import
+    def __init__(self, device: Device, clock: Callable[[], int]) -> None:
+        self._device, self._clock = device, clock
+        self.calls = self.waited_ns = 0
 
-        def __init__(self, device: Device, clock: Callable[[], int]) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.device, self.clock = device, clock
-            self.calls = self.waited_ns = 0
-
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
-            found = func(*args, **(kwargs or {}))
-            self.calls += 1
-            if self.calls % CATCH_UP == 0:
-                before = self.clock()
-                self.device.synchronize()
-                self.waited_ns += self.clock() - before
-            return found
-
-    return Counting
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls an operator."""
+        found = func(*args, **kwargs)
+        self.calls += 1
+        if self.calls % CATCH_UP == 0:
+            before = self._clock()
+            self._device.synchronize()
+            self.waited_ns += self._clock() - before
+        return found

@@ -35,7 +35,7 @@ def test_the_timed_twin_has_all_threads_and_a_reference_of_convolutions_one(
 
     monkeypatch.setattr(numerics, "_probe", probe)
     site = Site(device=torch.device("cpu"), precision=PRECISIONS["fp32"], seed=0)
-    numerics.compare(catalogue.workload(name), "infer", None, site)
+    numerics.gate(catalogue.workload(name), "infer", None, site, twin=())
     assert seen == threads
     assert torch.get_num_threads() == 4
 
