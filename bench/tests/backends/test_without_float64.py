@@ -74,7 +74,7 @@ backend = SimpleNamespace(products=Products(), unsupported=lambda info, how: Non
                           failure_kind=lambda error: "error")
 told["format"] = _trial._wrong_format(backend, place, how)
 stand = SimpleNamespace(backend=backend, place=place, open=lambda how: None,
-                        unsupported=lambda how: None)
+                        unsupported=lambda how: None, lacks=lambda name: "")
 found = [narrow._numbers(stand, "mxfp8", how), *narrow.grouped(stand), *narrow.by_experts(stand)]
 told["narrow"] = {finding.title: finding.verdict for finding in found}
 print(json.dumps(told))
