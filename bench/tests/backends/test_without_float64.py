@@ -61,7 +61,7 @@ class Products:
         made = [self.product(a, b, how, place).queue() for a, b in zip(rows, matrices)]
         return SimpleNamespace(queue=lambda: torch.cat(made))
     def by_experts(self, codes, scales, place):
-        exact = [encode(narrow._normals(narrow.N, narrow.K, 9 + i), PRECISIONS["mxfp4"], True)
+        exact = [encode(narrow._normals(narrow.N, 9 + i), PRECISIONS["mxfp4"], True)
                  for i in range(len(narrow.COUNTS))]
         def by(rows, ends):
             parts = rows.cpu().double().split(narrow.COUNTS)
