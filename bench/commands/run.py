@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--launches",
     metavar="N",
-    help="Launches of each case, or `auto`: until within the suite's target.",
+    help="Launches of each case, or `auto`: until the interval is +-2 %.",
 )
 @click.option(
     "--budget-minutes",

@@ -49,6 +49,8 @@ from bench.records.run import MOST_LAUNCHES, Settings
 if TYPE_CHECKING:
     from _typeshed import StrPath
 
+AUTO_TARGET = 0.02
+"""`--launches auto` aims at this half-width even where the suite is content with more."""
 INSTEAD = 'For example: bf16 = ["fp16", "fp32"]'
 TOP_KEYS = ("budget_minutes", "case", "description", "instead", "settings")
 
@@ -212,15 +214,15 @@ def _settings(source: str, table: Any) -> Settings:
 
 
 def with_launches(settings: Settings, launches: str | None, option: str) -> Settings:
-    """The settings with another number of launches, or `auto`: up to the target that they have;
-    None leaves them.
+    """The settings with another number of launches, or `auto`; None leaves them.
 
     option: how the user gave it, for the message of the `SuiteError` about anything else.
     """
     if launches is None:
         return settings
     if launches == "auto":
-        return msgspec.structs.replace(settings, launches="auto")
+        target = min(settings.target_half_width, AUTO_TARGET)
+        return msgspec.structs.replace(settings, launches="auto", target_half_width=target)
     if not launches.isdecimal() or not 1 <= int(launches) <= MOST_LAUNCHES:
         raise SuiteError(f"{option} {launches}: give a number from 1 to {MOST_LAUNCHES} or `auto`.")
     return msgspec.structs.replace(settings, launches=int(launches))

@@ -37,7 +37,7 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     },
     "launches": {
         "metavar": "N",
-        "help": "Of each case; or `auto`: until within the suite's target.",
+        "help": "Of each case; or `auto`: until the interval is within 2 percent.",
     },
     "out": {"metavar": "DIR", "help": "Keep the record (.jsonl) in this folder."},
 }

@@ -8,8 +8,7 @@ import pytest
 
 from bench import catalogue
 from bench.errors import SuiteError, UnknownName
-from bench.planning.suite_file import Suite, find_suite, read_suite, with_launches
-from bench.records.run import Settings
+from bench.planning.suite_file import Suite, find_suite, read_suite
 
 MINIMAL = '[[case]]\nworkload = "gemm"\n'
 
@@ -135,11 +134,3 @@ def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match="cannot be read"):
         read_suite(tmp_path / "binary.toml")
-
-
-@pytest.mark.parametrize("target", [0.01, 0.02, 0.1])
-def test_auto_goes_on_up_to_the_target_of_the_suite(target: float) -> None:
-    """As where the suite itself says `auto`: at 2 % rows were NOISY that five launches had OK."""
-    given = Settings(launches=3, target_half_width=target)
-    found = with_launches(given, "auto", "--launches")
-    assert found == Settings(launches="auto", target_half_width=target)
