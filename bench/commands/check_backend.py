@@ -155,7 +155,7 @@ def _text(
     device: DeviceInfo, done: Sequence[Examined], width: int | None, framework: str = "torch"
 ) -> str:
     """For a terminal of any width; means the same without colour."""
-    from bench.reports._drawn import drawn
+    from bench.reports.terminal.drawn import drawn
 
     return drawn(canvas(width), functools.partial(_draw, device, done, framework))
 

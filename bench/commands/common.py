@@ -30,7 +30,7 @@ def say(text: str) -> None:
     """Progress and remarks go to stderr, if anybody reads it; stdout is for data. Nothing of what
     another's record says moves the screen."""
     if not text.isprintable():
-        from bench.reports._labels import visible
+        from bench.reports.wording.labels import visible
 
         text = "\n".join(map(visible, text.split("\n")))
     with contextlib.suppress(OSError):

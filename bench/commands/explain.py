@@ -136,7 +136,9 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
     from bench.errors import RecordError
     from bench.exchange.chrome_trace import traced
     from bench.judging.explaining.explained import explain_run
-    from bench.reports import _comma_separated, _explained, _flat_explained
+    from bench.reports.flat import explained as flat_explained
+    from bench.reports.flat.comma_separated import written
+    from bench.reports.terminal import explained as explained_card
 
     found = explain_run(run)
     if not found:
@@ -147,9 +149,9 @@ def explained(run: RunFile, format_name: str, width: int, *, wide: bool) -> str:
     if format_name == "trace":
         return json.dumps(traced(run, found)) + "\n"
     if format_name == "table":
-        return _explained.card(run, found, width, wide=wide)
-    rows = _flat_explained.rows(run, found)
-    return _comma_separated.written(rows) if format_name == "csv" else json.dumps(rows) + "\n"
+        return explained_card.card(run, found, width, wide=wide)
+    rows = flat_explained.rows(run, found)
+    return written(rows) if format_name == "csv" else json.dumps(rows) + "\n"
 
 
 def finish(run: RunFile, measured: bool) -> None:
@@ -167,11 +169,12 @@ def compared(
 ) -> str:
     """Explained runs against the first: a card each, or rows of all."""
     from bench.judging.explaining.explained_pairs import explained_pairs
-    from bench.reports import _comma_separated, _explained_pairs
+    from bench.reports.flat.comma_separated import written
+    from bench.reports.terminal import explained_pairs as pairs_card
 
     each = [(other, explained_pairs(base, other)) for other in others]
     if as_json or as_csv:
-        rows = [row for one, pairs in each for row in _explained_pairs.rows(base, one, pairs)]
-        return _comma_separated.written(rows) if as_csv else json.dumps(rows) + "\n"
+        rows = [row for one, pairs in each for row in pairs_card.rows(base, one, pairs)]
+        return written(rows) if as_csv else json.dumps(rows) + "\n"
     named = len(each) > 1
-    return "\n".join(_explained_pairs.card(base, one, pairs, width, named) for one, pairs in each)
+    return "\n".join(pairs_card.card(base, one, pairs, width, named) for one, pairs in each)

@@ -68,7 +68,7 @@ def rendered(text: str, shown: Canvas) -> str:
     from rich.markdown import Markdown
 
     from bench.report import Canvas
-    from bench.reports._drawn import drawn
+    from bench.reports.terminal.drawn import drawn
 
     # A terminal cannot follow a link to another page: the command that shows it stands instead.
     typed = FILE_LINK.sub(r"\1", LINK.sub(r"\1 (`accelmark guide \2`)", text))

@@ -15,16 +15,16 @@ COMPARISON_FORMATS = ("table", "json", "csv")
 def compared(comparisons: list[Comparison], format_name: str, canvas: Canvas) -> str:
     """As text. Raises `ComparisonError` for another format."""
     if format_name == "json":
-        from bench.reports._flat_comparison import flat
+        from bench.reports.flat.comparison import flat
 
         return json.dumps([flat(one) for one in comparisons], indent=2) + "\n"
     if format_name == "csv":
-        from bench.reports._comma_separated import written
-        from bench.reports._flat_comparison import rows
+        from bench.reports.flat.comma_separated import written
+        from bench.reports.flat.comparison import rows
 
         return written(rows(comparisons))
     if format_name == "table":
-        from bench.reports._comparison import render as render_table
+        from bench.reports.terminal.comparison import render as render_table
 
         return render_table(comparisons, canvas)
     raise ComparisonError(

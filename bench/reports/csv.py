@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from bench.judging.summary import summarize
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports._comma_separated import written
-from bench.reports._flat import flat
+from bench.reports.flat.comma_separated import written
+from bench.reports.flat.row import flat
 
 HEADERS = {
     "throughput": "throughput_items_per_second",

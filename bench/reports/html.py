@@ -1,9 +1,9 @@
 """One page with pictures for engineers and managers; opens offline, loads nothing.
 
-`html.j2` is the page, `html.css` its looks, and `html.js` draws the plots with plotly from the data
-that this file puts beside them. A record is another's text and is never trusted: jinja2 escapes it,
-the data lie in a JSON block without `<`, and the page's Content-Security-Policy runs no script but
-the two whose hashes it names.
+In `page/`, `html.j2` is the page, `html.css` its looks, and `html.js` draws the plots with plotly
+from the data that this file puts beside them. A record is another's text and is never trusted:
+jinja2 escapes it, the data lie in a JSON block without `<`, and the page's Content-Security-Policy
+runs no script but the two whose hashes it names.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from bench.judging.tracks import tuned
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _html_devices, _html_explained, _html_plots, _html_serving
-from bench.reports._card_notes import limit_words
-from bench.reports._comparison_notes import WORDS, beside
-from bench.reports._html_pair import Pair
-from bench.reports._html_provenance import provenance
-from bench.reports._html_side import Side
-from bench.reports._html_table import columns, in_order
-from bench.reports._systems import factors, spreads
-from bench.reports._wording import looks_of, next_step, ratio, word_of
+from bench.reports.page import devices as device_plots
+from bench.reports.page import explained, plots, serving
+from bench.reports.page.pair import Pair
+from bench.reports.page.provenance import provenance
+from bench.reports.page.side import Side
+from bench.reports.page.table import columns, in_order
+from bench.reports.wording.card_notes import limit_words
+from bench.reports.wording.comparison_notes import WORDS, beside
+from bench.reports.wording.rows import looks_of, next_step, ratio, word_of
+from bench.reports.wording.systems import factors, spreads
+
+_FOLDER = Path(__file__).with_name("page")
 
 
 class HtmlReport(Report):
@@ -51,17 +54,17 @@ class HtmlReport(Report):
         pairs = [Pair(sides[0], other) for other in sides[1:]]
         drawn = {
             "runs": [side.label for side in sides],
-            "panels": list(_html_plots.panels(sides, pairs)),
-            "ratios": [_html_plots.ratios(pair.comparison) for pair in pairs],
-            "systems": [_html_plots.ratios(pair.systems) for pair in pairs],
-            "roofline": _html_plots.roofline(sides),
-            "sweeps": list(_html_plots.sweeps(sides)),
-            "served": list(_html_serving.panels(sides)),
-            "efficiencies": list(_html_devices.efficiencies(sides)),
-            "ranks": list(_html_devices.rank_maps(sides)),
-            "links": list(_html_devices.over_sizes(sides)),
-            "maps": list(_html_devices.link_maps(sides)),
-            "traces": list(_html_plots.traces(sides)),
+            "panels": list(plots.panels(sides, pairs)),
+            "ratios": [plots.ratios(pair.comparison) for pair in pairs],
+            "systems": [plots.ratios(pair.systems) for pair in pairs],
+            "roofline": plots.roofline(sides),
+            "sweeps": list(plots.sweeps(sides)),
+            "served": list(serving.panels(sides)),
+            "efficiencies": list(device_plots.efficiencies(sides)),
+            "ranks": list(device_plots.rank_maps(sides)),
+            "links": list(device_plots.over_sizes(sides)),
+            "maps": list(device_plots.link_maps(sides)),
+            "traces": list(plots.traces(sides)),
         }
         script = _text("html.js")
         page: str = template.render(
@@ -72,8 +75,8 @@ class HtmlReport(Report):
             pairs=pairs,
             rows=in_order(sides),
             plots=drawn,
-            served=list(_html_serving.tables(sides)),
-            explained=_html_explained.explained(sides),
+            served=list(serving.tables(sides)),
+            explained=explained.explained(sides),
             curves=[
                 f"{side.label}, {curve.title}: {curve.words}"
                 for side in sides
@@ -93,9 +96,9 @@ class HtmlReport(Report):
             beside=beside,
             spreads=spreads,
             factors=factors,
-            flags=_html_plots.FLAGS,
+            flags=plots.FLAGS,
             words=limit_words([row for side in sides for row in side.rows], every=True),
-            limits=_html_plots.trace_limits(sides),
+            limits=plots.trace_limits(sides),
             style=_text("html.css"),
             script=script,
             plotly=plotly,
@@ -125,7 +128,7 @@ def _plotly_source() -> str:
 def _compiled(jinja2: Any) -> Any:
     """The page; to compile it takes longer than to fill it."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -135,7 +138,7 @@ def _compiled(jinja2: Any) -> Any:
 
 
 def _text(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def _policy(*scripts: str) -> str:

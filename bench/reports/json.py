@@ -10,7 +10,7 @@ from bench.judging.summary import summarize
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports._flat import flat
+from bench.reports.flat.row import flat
 
 
 class JsonReport(Report):

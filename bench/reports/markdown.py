@@ -18,13 +18,12 @@ from bench.judging.summary import summarize
 from bench.judging.tracks import tuned
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _endpoint, _memory, _scaling, _serving
-from bench.reports._card_notes import COLLECTIVES, joined
-from bench.reports._comparison_notes import beside, figure
-from bench.reports._notes import grouped
-from bench.reports._summary import summary
-from bench.reports._systems import factors, spreads
-from bench.reports._wording import (
+from bench.reports.wording import endpoint, scaling, serving
+from bench.reports.wording import memory as peak_memory
+from bench.reports.wording.card_notes import COLLECTIVES, joined
+from bench.reports.wording.comparison_notes import beside, figure
+from bench.reports.wording.notes import grouped
+from bench.reports.wording.rows import (
     ending,
     handed_on,
     limit,
@@ -35,6 +34,8 @@ from bench.reports._wording import (
     whose,
     word_of,
 )
+from bench.reports.wording.summary import summary
+from bench.reports.wording.systems import factors, spreads
 
 
 class MarkdownReport(Report):
@@ -68,14 +69,14 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
     yield f"\n{_text('. '.join(summary(tried)))}.\n"
     yield "| case | throughput | interval | launches | latency | limit | peak memory | verdict |"
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
-    counted = _memory.scopes(tried)
+    counted = peak_memory.scopes(tried)
     for row in tried:
         yield _measured(row, counted) if row.measured else _absent(row)
     if len(counted) > 1:
-        yield f"\nPeak memory: {_text(_memory.words(counted))}."
+        yield f"\nPeak memory: {_text(peak_memory.words(counted))}."
     if any(row.operation_seconds for row in tried):
         yield f"\n{COLLECTIVES}."
-    for note in (*_endpoint.notes(rows), *joined(rows, wide=True)):
+    for note in (*endpoint.notes(rows), *joined(rows, wide=True)):
         yield f"\n{note.word}: {_text(note.text)}"
     for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"
@@ -91,18 +92,18 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
 
 def _scaled(curve: Scaling) -> Iterator[str]:
     """A table for one kind of work over devices."""
-    title = f"\n**Scaling** {_text(_scaling.title(curve))}"
+    title = f"\n**Scaling** {_text(scaling.title(curve))}"
     yield f"{title}: no efficiency: {_text(curve.absent)}\n" if curve.absent else f"{title}\n"
-    columns = zip(_scaling.HEADINGS, *_scaling.lines(curve), strict=True)
+    columns = zip(scaling.HEADINGS, *scaling.lines(curve), strict=True)
     headings, *lines = zip(*(column for column in columns if any(column[1:])), strict=True)
     yield from _grid(headings, lines)
 
 
 def _served(curve: ServingCurve) -> Iterator[str]:
     """A table for one engine and one kind of requests."""
-    yield f"\n**Serving** {_text(_serving.title(curve))}\n"
-    yield from _grid(_serving.HEADINGS, _serving.lines(curve))
-    yield f"\n{_text('; '.join(_serving.legend([curve])))}."
+    yield f"\n**Serving** {_text(serving.title(curve))}\n"
+    yield from _grid(serving.HEADINGS, serving.lines(curve))
+    yield f"\n{_text('; '.join(serving.legend([curve])))}."
 
 
 def _grid(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -119,7 +120,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _measured(row: Row, counted: Sequence[str]) -> str:
-    memory = _text(_memory.figure(row, counted)) or "—"
+    memory = _text(peak_memory.figure(row, counted)) or "—"
     verdict = word_of(row) + (f": {_text(_why(row))}" if _why(row) else "")
     if row.flags:
         verdict += f" [{', '.join(f'{flag}{whose(row, flag)}' for flag in row.flags)}]"

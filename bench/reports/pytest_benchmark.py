@@ -11,7 +11,7 @@ from bench.exchange.benchmark_json import to_document
 from bench.records.encoding import encoded
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports._wording import handed_on
+from bench.reports.wording.rows import handed_on
 
 
 class PytestBenchmarkReport(Report):

@@ -18,15 +18,14 @@ from bench.planning.sweep import batch_of, without_batch
 from bench.records.environment import section
 from bench.records.run import RunFile
 from bench.report import Canvas, Report
-from bench.reports import _memory, _scaling, _serving
-from bench.reports._card_notes import legend, notes
-from bench.reports._details import details
-from bench.reports._drawn import drawn
-from bench.reports._grid import INDENT, Column, column, grid, put, small
-from bench.reports._labels import Label, labels, plain, visible
-from bench.reports._notes import within
-from bench.reports._summary import summary
-from bench.reports._wording import (
+from bench.reports.terminal.details import details
+from bench.reports.terminal.drawn import drawn
+from bench.reports.terminal.grid import INDENT, Column, column, grid, put, small
+from bench.reports.wording import memory, scaling, serving
+from bench.reports.wording.card_notes import legend, notes
+from bench.reports.wording.labels import Label, labels, plain, visible
+from bench.reports.wording.notes import within
+from bench.reports.wording.rows import (
     ending,
     handed_on,
     limit,
@@ -35,6 +34,7 @@ from bench.reports._wording import (
     threads,
     word_of,
 )
+from bench.reports.wording.summary import summary
 
 STYLE = {"good": "green", "warn": "yellow", "bad": "bold red"}
 
@@ -128,17 +128,17 @@ def _table(
 def _scalings(console: Console, curves: Sequence[Scaling]) -> None:
     """Prints a small table for each kind of work over devices."""
     for curve in curves:
-        console.print(Text.assemble(("Scaling: ", "bold"), plain(_scaling.title(curve))))
-        _small(console, _scaling.HEADINGS, _scaling.DROPS, _scaling.lines(curve))
+        console.print(Text.assemble(("Scaling: ", "bold"), plain(scaling.title(curve))))
+        _small(console, scaling.HEADINGS, scaling.DROPS, scaling.lines(curve))
         console.print()
 
 
 def _served(console: Console, curves: Sequence[ServingCurve]) -> None:
     """Prints a small table for each engine, a line a concurrency or rate."""
     for curve in curves:
-        console.print(Text.assemble(("Serving: ", "bold"), plain(_serving.title(curve))))
-        _small(console, _serving.HEADINGS, _serving.DROPS, _serving.lines(curve))
-    for text in _serving.legend(curves):
+        console.print(Text.assemble(("Serving: ", "bold"), plain(serving.title(curve))))
+        _small(console, serving.HEADINGS, serving.DROPS, serving.lines(curve))
+    for text in serving.legend(curves):
         console.print(text, style="dim")
     if curves:
         console.print()
@@ -183,7 +183,7 @@ def _alike(row: Row) -> object:
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     launches = {row.launches for row in rows if row.measured}
-    counted = _memory.scopes(rows)
+    counted = memory.scopes(rows)
     apart = len(launches) > 1
     return [
         column("throughput", map(_throughput, rows)),
@@ -193,7 +193,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         column("latency", map(_latency, rows), drops=1),
         column("FLOP/s", map(_arithmetic, rows), drops=5),
         column("energy", map(_energy, rows), drops=4),
-        column("memory", (_memory.figure(row, counted) for row in rows), drops=2),
+        column("memory", (memory.figure(row, counted) for row in rows), drops=2),
         column("limit", map(limit, rows), right=False, most=16),
         column("verdict", map(_verdict, rows), right=False, most=16),
     ]

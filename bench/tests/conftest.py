@@ -111,7 +111,7 @@ LONG = (
     "conformance/test_check_backend.py",
     "running/test_resume.py",
     "commands/test_streams.py",
-    "reports/test_html_browser.py",
+    "reports/page/test_html_browser.py",
     "test_third_party.py",
     "planning/test_search_workers.py",
     "pytest_plugin/",

@@ -135,10 +135,18 @@ def test_a_room_sees_what_the_table_says_and_only_below(name: str) -> None:
 
 @pytest.mark.parametrize("kind", catalogue.CONSTANTS)
 def test_no_plug_in_imports_another(kind: str) -> None:
-    for file in sorted((PACKAGE / kind).glob("*.py")):
-        found = [m for m, _ in imports(parse(file)) if m.startswith(f"bench.{kind}.")]
-        others = [m for m in found if not m.startswith(f"bench.{kind}._")]
-        assert others == [], file.name
+    plug_ins = {f"bench.{kind}.{file.stem}" for file in (PACKAGE / kind).glob("[!_]*.py")}
+    for file in sorted((PACKAGE / kind).rglob("*.py")):
+        assert plug_ins.isdisjoint(m for m, _ in imports(parse(file))), file.name
+
+
+def test_the_reports_packages_see_those_below_them() -> None:
+    order = ("wording", "flat", "terminal", "page")
+    for place, name in enumerate(order):
+        above = {"page", *order[place + 1 :]} - {name}
+        for file in (PACKAGE / "reports" / name).glob("*.py"):
+            seen = {m.split(".")[2] for m, _ in imports(parse(file)) if m.startswith("bench.reports.")}
+            assert above.isdisjoint(seen), file.name
 
 
 def test_nothing_heavy_is_imported_where_a_module_loads() -> None:

@@ -51,7 +51,7 @@ def test_it_holds_every_module_and_the_files_that_they_read(names: set[str]) -> 
         if file.suffix in (".py", ".j2", ".css", ".js", ".typed", ".md")
         and "tests" not in file.relative_to(PACKAGE).parts
     }
-    assert "bench/py.typed" in ours and "bench/reports/html.j2" in ours
+    assert "bench/py.typed" in ours and "bench/reports/page/html.j2" in ours
     assert ours <= names
     configs = {f"bench/configs/{file.name}" for file in (CLONE / "configs").glob("*.toml")}
     assert len(configs) > 5 and configs <= names

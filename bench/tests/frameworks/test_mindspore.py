@@ -27,7 +27,7 @@ from bench.records.case import Case
 from bench.records.outcome import Failed, Measured, Skipped, Void
 from bench.records.run import Settings
 from bench.report import Canvas
-from bench.reports._comparison import render
+from bench.reports.terminal.comparison import render
 from bench.running import reached
 from bench.running.elsewhere import Elsewhere, elsewhere, named_after
 from bench.tests.frameworks.mindspore_launches import Trial, launched

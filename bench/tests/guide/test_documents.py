@@ -18,9 +18,10 @@ from bench.judging.comparing.comparison import CompareVerdict
 from bench.judging.row import Verdict
 from bench.records.flaws import Kind
 from bench.records.outcome import Flag
-from bench.reports._comparison_notes import CELLS, WORDS, parts
-from bench.reports._grid import ONE_LINE, TWO_LINES
 from bench.reports.table import _columns
+from bench.reports.terminal.grid import ONE_LINE
+from bench.reports.wording.comparison_notes import CELLS, WORDS, parts
+from bench.reports.wording.labels import TWO_LINES
 from bench.tests.guide.documents import (
     BLOCK,
     CARD,
@@ -140,7 +141,7 @@ def test_the_words_that_reports_print_are_all_explained() -> None:
         for file in reports.glob("*.py")
         for word in capital_words(file.read_text(encoding="utf-8"))
     }
-    page = (reports / "html.j2").read_text(encoding="utf-8")
+    page = (reports / "page" / "html.j2").read_text(encoding="utf-8")
     printed |= set(re.findall(r'badge\("([A-Z ]+)"', page))
     assert {"PROVED", "MAY EXPLAIN IT", "PRECISION", "SLOW", "FEW LAUNCHES", "DRIFT"} < printed
     for doubt in ("", "settings differ"):

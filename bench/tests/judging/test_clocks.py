@@ -17,8 +17,8 @@ from bench.records.observed import Reading, Watched
 from bench.records.outcome import Measured, Memory, Share
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
 from bench.reports.table import REPORT
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import FIXED, GEMM
 from bench.tests.telemetry.launches import seen, steady
 from bench.tests.values import make_case, make_file, make_launch, make_measured

@@ -17,8 +17,8 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Flag, Outcome
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
-from bench.reports._flat_comparison import flat, rows
+from bench.reports.flat.comparison import flat, rows
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, only, runs
 from bench.tests.judging.two_systems import system
 from bench.tests.served_runs import SPEEDS, measured, serve_case, served

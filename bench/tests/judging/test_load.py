@@ -18,7 +18,7 @@ from bench.records.observed import Reading
 from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._flat import flat
+from bench.reports.flat.row import flat
 from bench.reports.table import REPORT
 from bench.tests.small_workloads import WORKLOADS
 from bench.tests.telemetry.launches import FIRST_STEP, seen, steady

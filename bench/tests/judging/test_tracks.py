@@ -16,9 +16,9 @@ from bench.records.outcome import Outcome, Skipped
 from bench.records.run import End, RunFile, Settings
 from bench.report import Canvas
 from bench.reports import markdown, table
-from bench.reports._comparison import render
-from bench.reports._flat import flat as flat_row
-from bench.reports._flat_comparison import flat
+from bench.reports.flat.comparison import flat
+from bench.reports.flat.row import flat as flat_row
+from bench.reports.terminal.comparison import render
 from bench.tests.planning.tuned_runs import (
     CRASH,
     KEYS,

@@ -21,8 +21,8 @@ from bench.records.outcome import Cold, Failed, Outcome, Phase, Skipped
 from bench.records.run import Launch, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.report import Canvas
-from bench.reports._wording import next_step
 from bench.reports.table import REPORT
+from bench.reports.wording.rows import next_step
 from bench.running.launcher import Finished
 from bench.running.session import Session
 from bench.tests.fakes import FakeBackend

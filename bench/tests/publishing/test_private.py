@@ -27,7 +27,7 @@ from bench.records.run import Launch, Line, Resumed, Run, RunFile, Settings
 from bench.records.runfile import Writer, read
 from bench.records.served import Served, ServedRequest
 from bench.report import Canvas
-from bench.reports._again import REPEATED, typed
+from bench.reports.wording.again import REPEATED, typed
 from bench.tests.publishing import test_publish as examples
 from bench.tests.publishing.forms import AROUND, FORMS, IDENTIFIERS, bare, forms
 from bench.tests.values import NUMERICS, failed, make_case, make_file, make_launch, make_measured

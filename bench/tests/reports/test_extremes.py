@@ -24,8 +24,8 @@ from bench.records.observed import Contention
 from bench.records.outcome import Block, Cold, Measured, Memory, Work
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
-from bench.reports._flat_comparison import flat
+from bench.reports.flat.comparison import flat
+from bench.reports.terminal.comparison import render
 from bench.telemetry import energy
 from bench.telemetry.energy import with_energy
 from bench.tests.telemetry.launches import seen, steady

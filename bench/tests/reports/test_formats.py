@@ -17,8 +17,8 @@ from bench.records.outcome import Cold, Memory
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
-from bench.reports._comma_separated import written
-from bench.reports._flat import flat
+from bench.reports.flat.comma_separated import written
+from bench.reports.flat.row import flat
 from bench.reports.table import TableReport
 from bench.tests.conftest import Accelmark
 from bench.tests.judging.two_runs import FAST, REFUSED, run

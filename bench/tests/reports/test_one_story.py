@@ -19,9 +19,9 @@ from bench.records.case import Case
 from bench.records.observed import Reading, Telemetry
 from bench.records.run import End, Launch, RunFile, Settings
 from bench.report import Canvas
-from bench.reports import _html_plots
 from bench.reports._compared import compared
-from bench.reports._html_side import Side
+from bench.reports.page import plots
+from bench.reports.page.side import Side
 from bench.tests.judging.two_runs import AUTO, FAST, SLOW, run
 from bench.tests.served_runs import SPEEDS, serve_case, served, served_run
 from bench.tests.values import another, make_case, make_file, make_launch, make_measured
@@ -77,7 +77,7 @@ def test_what_several_devices_do_is_held_against_the_ceiling_of_one_each() -> No
     (split,) = (c.split for c in compare(base, other).cases if c.case.devices == 8)
     assert split is not None and split.shares == pytest.approx((0.5, 0.6))
     assert split.chip * split.software == pytest.approx(1.2)
-    roofline = _html_plots.roofline([Side(1, base)])
+    roofline = plots.roofline([Side(1, base)])
     (point,) = (p for p in roofline["points"] if p["label"].startswith("gpt"))
     (roof,) = roofline["roofs"]
     assert point["flop"] == pytest.approx(roof["matmul"] / 2)
@@ -87,7 +87,7 @@ def test_what_several_devices_do_is_held_against_the_ceiling_of_one_each() -> No
 def test_ranks_that_share_a_host_have_no_share_and_take_no_roof_away() -> None:
     """They come last of their arithmetic, and have no ceiling themselves."""
     run = of_several(training(2), shared_host=True)
-    roofline = _html_plots.roofline([Side(1, run)])
+    roofline = plots.roofline([Side(1, run)])
     assert roofline["roofs"][0]["matmul"] is not None
     assert not [line for line in roofline["missing"] if "matmul ceiling" in line]
     assert not [p for p in roofline["points"] if p["label"].startswith("gpt")]

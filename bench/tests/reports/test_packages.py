@@ -8,7 +8,7 @@ from bench import catalogue
 from bench.judging.summary import summarize
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._details import details
+from bench.reports.terminal.details import details
 from bench.tests.telemetry.sights import CASE, dies, hot, launches, sight
 from bench.tests.values import make_file
 

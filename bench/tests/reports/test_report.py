@@ -14,8 +14,8 @@ from bench.records.outcome import Outcome, Skipped, Void
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
-from bench.reports._wording import next_step
 from bench.reports.table import REPORT
+from bench.reports.wording.rows import next_step
 from bench.tests.scripts.regenerate import RUN
 from bench.tests.values import (
     COMPLETE,

@@ -33,8 +33,8 @@ from bench.records.outcome import Measured
 from bench.records.run import RunFile
 from bench.records.runfile import read
 from bench.report import Canvas
-from bench.reports._comparison import render
-from bench.reports._flat_comparison import flat
+from bench.reports.flat.comparison import flat
+from bench.reports.terminal.comparison import render
 from bench.tests.scripts.regenerate import BASE, OTHER, RUN
 from bench.tests.values import another
 

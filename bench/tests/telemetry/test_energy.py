@@ -14,7 +14,7 @@ from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Flag
 from bench.records.run import BLOCK_STEPS, Launch, RunFile
 from bench.report import Canvas
-from bench.reports._flat import flat as as_flat
+from bench.reports.flat.row import flat as as_flat
 from bench.reports.table import TableReport
 from bench.telemetry import energy
 from bench.telemetry.energy import with_energy

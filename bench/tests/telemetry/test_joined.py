@@ -12,7 +12,7 @@ from bench.judging.summary import summarize
 from bench.records.encoding import encoded
 from bench.records.observed import Reading, Telemetry, Watched
 from bench.records.outcome import Measured
-from bench.reports._flat import flat
+from bench.reports.flat.row import flat
 from bench.telemetry.joined import Sight, observed, of_ranks
 from bench.tests.scripts import packages
 from bench.tests.telemetry.launches import seen

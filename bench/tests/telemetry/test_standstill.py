@@ -19,7 +19,7 @@ from bench.records.outcome import Block, Measured, Share
 from bench.records.run import Settings
 from bench.records.runfile import read
 from bench.records.served import Served
-from bench.reports._wording import next_step
+from bench.reports.wording.rows import next_step
 from bench.telemetry import flags, standstill
 from bench.telemetry.contention import causes
 from bench.tests.launching import launch

@@ -13,7 +13,7 @@ from bench.judging.comparing.compare import Prices, compare
 from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, FAST, SLOW, changed, only, run, runs, steps
 from bench.tests.values import another, failed, make_case, make_file, make_measured
 

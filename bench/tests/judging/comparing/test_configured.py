@@ -12,11 +12,11 @@ from bench.judging.comparing.compare import compare
 from bench.judging.comparing.comparison import Comparison
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
-from bench.reports._flat_comparison import flat
-from bench.reports._html_pair import Pair
-from bench.reports._html_side import Side
+from bench.reports.flat.comparison import flat
 from bench.reports.markdown import REPORT as MARKDOWN
+from bench.reports.page.pair import Pair
+from bench.reports.page.side import Side
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import FIXED, GEMM, steps
 from bench.tests.values import make_file, make_launch
 

@@ -10,7 +10,7 @@ from bench.judging.comparing.compare import compare
 from bench.records.endpoint import Endpoint, Server
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas
-from bench.reports._comparison import render
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, FAST, FIXED, GEMM, SLOW, run, seen, steps
 from bench.tests.values import another, make_file, make_launch, make_measured
 

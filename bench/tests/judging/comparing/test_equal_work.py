@@ -16,8 +16,8 @@ from bench.records.agreement import BOUNDS, chance
 from bench.records.proof import PROJECTIONS, Noise, Proof, StepReading, Vector
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
-from bench.reports._flat_comparison import flat
+from bench.reports.flat.comparison import flat
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, only, run, runs
 from bench.tests.values import another, failed, make_measured
 

@@ -15,7 +15,7 @@ from bench.measuring.serving_loop import Loop, prompts
 from bench.planning.arrivals import Lengths, Load, offline, poisson
 from bench.records.run import RunFile
 from bench.records.served import Served, ServedRequest
-from bench.reports._wording import next_step
+from bench.reports.wording.rows import next_step
 from bench.tests.measuring.test_serving_loop import Scripted
 from bench.tests.served_runs import serve_case, served_run
 

@@ -10,10 +10,10 @@ from bench.records.executed import Executed
 from bench.records.outcome import Work
 from bench.records.run import RunFile
 from bench.report import Canvas
-from bench.reports._comparison import render
-from bench.reports._flat_comparison import flat
+from bench.reports.flat.comparison import flat
 from bench.reports.json import REPORT
 from bench.reports.table import REPORT as TABLE
+from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, only, runs
 from bench.tests.values import another, make_case, make_measured
 

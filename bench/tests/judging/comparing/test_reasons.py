@@ -22,7 +22,7 @@ from bench.records.outcome import Skipped
 from bench.records.proof import Proof, StepReading, Vector
 from bench.records.run import RunFile, Settings
 from bench.report import Canvas
-from bench.reports._flat_comparison import flat
+from bench.reports.flat.comparison import flat
 from bench.reports.html import REPORT as HTML
 from bench.reports.markdown import REPORT as MARKDOWN
 from bench.tests.judging.comparing.test_at_tpot import at_once, near

@@ -16,7 +16,7 @@ from bench.judging.comparing.systems import compare_systems
 from bench.judging.interval import Interval
 from bench.records.outcome import Skipped
 from bench.records.run import RunFile, Settings
-from bench.reports._systems import lines
+from bench.reports.wording.systems import lines
 from bench.tests.judging.two_runs import FIXED, SIMULATED, only, steps, ten
 from bench.tests.judging.two_systems import WORK, Figure, batch, on, runs_on, strong, system, weak
 from bench.tests.scripts import systems as truth

@@ -12,7 +12,7 @@ from bench.errors import ComparisonError, RecordError
 from bench.judging.explaining.explained_pairs import ClassPair, ExplainedPair, explained_pairs
 from bench.records.explained import Explained
 from bench.records.run import RunFile
-from bench.reports import _explained_pairs
+from bench.reports.terminal import explained_pairs as pairs_card
 from bench.tests.judging.explaining.accounts import (
     CEILINGS,
     MM,
@@ -84,7 +84,7 @@ def test_two_explained_runs_are_refused_and_doubted_as_compare_does() -> None:
     (pair,) = explained_pairs(base, set_otherwise)
     assert pair.chip_doubt == "a setting may be the cause: OMP_NUM_THREADS (absent, 1)"
     for width, heading in ((60, r"ceil\w* +share"), (100, "ceiling +share")):
-        text = _explained_pairs.card(base, set_otherwise, [pair], width)
+        text = pairs_card.card(base, set_otherwise, [pair], width)
         assert "No verdict on the chip: a setting may be the cause" in text.replace("\n", " ")
         assert re.search(heading, text) and max(map(len, text.splitlines())) <= width
         assert "software" not in text and text.count("chip") == 1, "in the doubt alone"
@@ -184,7 +184,7 @@ def test_a_difference_says_how_surely_it_is_one() -> None:
     assert value == pytest.approx(0.95, abs=0.001)
     said = f"95% interval {low - 1:+.1%} to {high - 1:+.1%}; 3 and 3 launches)"
     assert said in " ".join(_card(*five).split())
-    (step, *others) = _explained_pairs.rows(five[0], five[1], [pair])
+    (step, *others) = pairs_card.rows(five[0], five[1], [pair])
     assert (step["ratio_low"], step["ratio_high"], step["base_launches"]) == (low, high, 3)
     assert all(one.keys() == step.keys() for one in others)
 
@@ -195,9 +195,9 @@ def test_what_disturbed_a_side_is_said() -> None:
     text = _card(base, other)
     assert "base CONTENDED other processes had 31% of these cores" in text
     assert "other CONTENDED" not in text
-    (step, *_) = _explained_pairs.rows(other, base, explained_pairs(other, base))
+    (step, *_) = pairs_card.rows(other, base, explained_pairs(other, base))
     assert step["disturbed"] == "other CONTENDED other processes had 31% of these cores"
 
 
 def _card(base: RunFile, other: RunFile) -> str:
-    return _explained_pairs.card(base, other, explained_pairs(base, other), 100)
+    return pairs_card.card(base, other, explained_pairs(base, other), 100)

@@ -16,7 +16,7 @@ from bench.records.case import Case
 from bench.records.outcome import Measured, Work
 from bench.records.run import Settings
 from bench.report import Canvas
-from bench.reports import _flat
+from bench.reports.flat import row as flat_row
 from bench.reports.html import REPORT as HTML
 from bench.reports.table import REPORT
 from bench.tests.values import make_case, make_file, make_launches, make_measured
@@ -127,7 +127,7 @@ def test_the_card_says_it_and_so_do_json_and_page() -> None:
     assert "Collectives: throughput is algorithm bandwidth" in " ".join(card.split())
     row = summarize(run)[0]
     assert row.throughput_per_device is None, "it is of one buffer already"
-    flat = _flat.flat(run, row)
+    flat = flat_row.flat(run, row)
     assert flat["link_latency_seconds"] == pytest.approx(LATENCY, rel=1e-3)
     assert flat["link_bus_bytes_per_second"] == pytest.approx(BANDWIDTH, rel=1e-3)
     assert flat["operation_seconds"] == row.operation_seconds

@@ -11,10 +11,10 @@ import pytest
 from bench.judging import chips
 from bench.judging.row import Row
 from bench.judging.summary import summarize
-from bench.reports._card_notes import notes
-from bench.reports._details import details
-from bench.reports._flat import flat
-from bench.reports._labels import labels
+from bench.reports.flat.row import flat
+from bench.reports.terminal.details import details
+from bench.reports.wording.card_notes import notes
+from bench.reports.wording.labels import labels
 from bench.tests.judging.test_chips import OWN
 from bench.tests.values import make_case, make_file, make_launch, make_launches, make_measured
 

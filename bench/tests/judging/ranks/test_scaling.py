@@ -14,7 +14,7 @@ from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.records.outcome import Outcome, Skipped
 from bench.records.run import Launch, Settings
-from bench.reports._flat import flat
+from bench.reports.flat.row import flat
 from bench.tests import scaled
 from bench.tests.judging.two_runs import steps, ten
 from bench.tests.judging.two_systems import system

@@ -17,8 +17,8 @@ from bench.records.outcome import Measured, Share
 from bench.records.run import RunFile
 from bench.records.silent import Silent
 from bench.report import Canvas
-from bench.reports._flat import flat
 from bench.reports.csv import REPORT as CSV
+from bench.reports.flat.row import flat
 from bench.reports.table import REPORT as TABLE
 from bench.tests.scripts import slow as script
 from bench.tests.values import make_case, make_file, make_launch, make_measured

@@ -1,0 +1,1 @@
+"""Runs, comparisons and accounts of steps as flat rows, for other programs."""

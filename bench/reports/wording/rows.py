@@ -1,0 +1,319 @@
+"""Parts of a judged row in words, the same in every report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import stats, units
+from bench.judging.explaining.explained import ended_before
+from bench.judging.load import SUSTAINED_SECONDS, Load
+from bench.judging.measured import FAR_OUT
+from bench.judging.row import LatencySummary, Row
+from bench.records.case import TUNED, Case
+from bench.records.environment import UNSEARCHED, section
+from bench.records.run import RunFile, Settings
+from bench.reports.wording.again import again, of_server
+
+STOPPERS = (
+    "stops this process or suspends this machine (a debugger, a job scheduler, a limiter of CPU "
+    "time, a hypervisor, sleep, swapping)"
+)
+"""What may have a process stand still, as far as it can be named."""
+MEND_SERVER = "Next: see the reason; put it right on the server or the client, and run again."
+
+
+WHOSE = {
+    "package": "the whole package",
+    "shared": "the whole device, which others may use",
+}
+"""Whose energy it is, where it is not the device's own alone."""
+
+
+PIPES = ("stdin", "/dev/")
+"""How paths begin that cannot be read again."""
+SHARED_HOST = "ranks compute on the cores of one host, as one device"
+
+
+def energy_of(row: Row, drawn: str = "") -> str:
+    """Of what its energy is, by whose word, what was drawn, and what is idle."""
+    idle = "" if row.idle_watts is None else f"; idle {units.significant(row.idle_watts)} W"
+    return f"{WHOSE.get(row.energy_scope, row.energy_scope)}; {row.energy_source}{drawn}{idle}"
+
+
+def packed(row: Row) -> str:
+    """ "2 devices in 1 package", where packages hold several; else empty."""
+    if row.packages is None or row.packages == row.case.devices:
+        return ""
+    return f"{row.case.devices} devices in {units.counted(row.packages, 'package')}"
+
+
+def whose(row: Row, flag: str) -> str:
+    """Of which ranks, " (ranks 1, 3)", or launches a flag is; empty where it is that of all."""
+    if flag == FAR_OUT:
+        parts = [f"launch {n + 1} at {ratio(share)}" for n, share in row.far_out.items()]
+        return f" ({', '.join(parts)} of the median)"
+    ranks = row.flag_ranks.get(flag, ())
+    return f" ({units.ranks(ranks)})" if ranks else ""
+
+
+def remarks(row: Row) -> list[str]:
+    """What must be known beside the figure of a row, other than its reason and its flags."""
+    brief = row.load is not None and not row.load.sustained
+    ranks = None if row.shared_host else row.ranks
+    found = (
+        ranks.words if ranks and ranks.slow else "",
+        row.left_out,
+        row.instead,
+        f"not sustained: under {SUSTAINED_SECONDS:.0f} s of load" if brief else "",
+        row.optimizer_passed_over,
+        row.in_cache,
+        SHARED_HOST if row.shared_host else "",
+        packed(row),
+        row.spread,
+    )
+    return [one for one in found if one]
+
+
+def limit(row: Row) -> str:
+    """What holds a case back, and how far it came: one word, one figure; empty if not known."""
+    if row.limit is None:
+        return ""
+    return f"{row.limit[0]} {about(row.limit_half_width)}{whole(row.limit[1])}"
+
+
+ABOUT = f"~: with an interval wider than ±{units.SYMMETRIC:.0%}"
+"""What `about` puts before a share."""
+
+
+def about(half_width: float | None) -> str:
+    """Stands before a share that is not sure, of which no percent says how near it is."""
+    return "~" if half_width is not None and half_width > units.SYMMETRIC else ""
+
+
+def load_words(load: Load) -> str:
+    """ "after 10.2 s, 1,410 MHz, 690 W, 71 °C"; what nobody could see is said to be so."""
+    seen = [
+        (load.clock_mhz, "clock", "MHz"),
+        (load.watts, "power", "W"),
+        (load.celsius, "temperature", "°C"),
+    ]
+    parts = [f"{value:,.0f} {unit}" for value, _, unit in seen if value is not None]
+    unseen = [name for value, name, _ in seen if value is None]
+    if unseen:
+        parts.append(f"{', '.join(unseen)} not observable")
+    return ", ".join([f"after {units.duration(load.seconds)}", *parts])
+
+
+def handed_on(text: str, *runs: RunFile) -> str:
+    """A text without the folders of these runs' files, which lead nowhere for another reader."""
+    for run in runs:
+        if run.path != Path(run.path).name:
+            text = text.replace(run.path, Path(run.path).name)
+    return text
+
+
+def whole(value: float) -> str:
+    """A share in whole percents, where one is not too much."""
+    return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
+
+
+def ratio(value: float) -> str:
+    """Three digits after the point; of what is small or huge, three that count."""
+    return f"{value:.3f}" if 0.1 <= value < 1e5 else f"{value:#.3g}"
+
+
+def factor(value: float) -> str:
+    """Two digits after the point; of what is small or huge, two that count."""
+    return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.2g}"
+
+
+def spread(interval: stats.Estimate | None) -> str:
+    """How far it goes to either side, `±3.2%`; or that there is none."""
+    return "no interval" if interval is None else units.spread(interval.half_width)
+
+
+def share(value: float) -> str:
+    """A share in percent, of two digits or more."""
+    return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def ending(run: RunFile) -> str:
+    """How a run ended that did not do all that was planned; else empty."""
+    if run.end is None:
+        return "UNFINISHED"
+    said = {"budget": "ended by its time budget", "interrupted": "INTERRUPTED"}
+    return said.get(run.end.reason, "")
+
+
+def word_of(row: Row) -> str:
+    """The verdict of a measured row, the status of any other: one word for each row."""
+    if row.measured:
+        return str(row.verdict).replace("_", " ")
+    return row.status.upper() if row.reached else "UNREACHED"
+
+
+def looks_of(row: Row) -> str:
+    """How grave a row's word is: `good`, `warn` or `bad`, which are classes of the page, too."""
+    return {
+        "OK": "good",
+        **dict.fromkeys(("NOISY", "FEW LAUNCHES", "SKIPPED", "UNREACHED"), "warn"),
+    }.get(word_of(row), "bad")
+
+
+def tail(latency: LatencySummary) -> str:
+    """The slow requests, or how many requests it would take to say."""
+    return ", ".join(
+        _absent(percent) if value is None else f"p{percent} {units.duration(value)}"
+        for percent, value in _percentiles(latency)
+    )
+
+
+def absent(latency: LatencySummary) -> str | None:
+    """The percentiles that have no figure, and what they need; None where all have theirs."""
+    return ", ".join(_absent(p) for p, value in _percentiles(latency) if value is None) or None
+
+
+def _absent(percent: int) -> str:
+    return f"p{percent} n/a (needs {stats.PERCENTILE_SAMPLES[percent]} a launch)"
+
+
+def _percentiles(latency: LatencySummary) -> tuple[tuple[int, float | None], ...]:
+    return ((90, latency.p90), (99, latency.p99))
+
+
+def first_step(row: Row) -> str:
+    """What a step that is compiled or recorded costs once; empty for one that is neither."""
+    seconds = row.cold.first_step_seconds
+    if (row.choice or {}).get("execution", row.case.execution) == "eager" or seconds is None:
+        return ""
+    made = row.compiler
+    graphs = f", {made['graphs']} graphs, {made['graph_breaks']} breaks" if made else ""
+    graphs += ", its products not searched" if made.get(UNSEARCHED) else ""
+    warm = row.warm.first_step_seconds
+    again = "" if warm is None else f", {units.duration(warm)} in later launches"
+    return f"{units.duration(seconds)}{again}{graphs}"
+
+
+def alone(case: Case) -> str:
+    """What `--only` takes for a case: its name, or that of the tuned ones of the name."""
+    return case.name + (f"-{TUNED}" if case.space else "")
+
+
+def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str:
+    """One line: the most useful thing to do with this card.
+
+    beside_record: whether its reader typed the record's path, so that a command may have it.
+    """
+    if run.damage:
+        remedy = run.remedy if beside_record else handed_on(run.remedy, run)
+        return f"Next: {remedy[:1].lower()}{remedy[1:]}"
+    if run.run.only_explained:
+        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
+    bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
+    if bad and of_server(run.run):
+        return MEND_SERVER
+    if bad:
+        return (
+            f"Next: {bad[0].case.name} has no number. See why, then try it alone: "
+            f"{again(run.run, alone(bad[0].case))}"
+        )
+    if any(not row.reached for row in rows):
+        return f"Next: not every case was reached; {_go_on(run, beside_record)}"
+    if not any(row.measured for row in rows):
+        if of_server(run.run):
+            return "Next: nothing was measured: more came than was answered. Ask at a lower rate."
+        return (
+            "Next: nothing was measured. See why, then take another precision, suite or "
+            "device: accelmark devices says what each can do."
+        )
+    if any(row.verdict == "THROTTLED" for row in rows):
+        return "Next: cool the device, or lower its power limit, and run again: it throttled."
+    invalid = [row for row in rows if row.verdict == "INVALID"]
+    held = [row for row in invalid if "QUOTA" in row.flags]
+    if held:
+        too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
+        return (
+            "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
+            f"quota: it held back too many launches.{too}"
+        )
+    if any("STOPPED" in row.flags for row in invalid):
+        return f"Next: find what {STOPPERS}, and run again without it."
+    if any(row.hindrance for row in invalid):
+        return "Next: end other work on this machine and run again: it slowed too many launches."
+    lost = [row for row in invalid if row.exclusion]
+    if lost and of_server(run.run):
+        return MEND_SERVER
+    if lost:
+        return (
+            f"Next: of {alone(lost[0].case)} too many launches failed. See why, then try it "
+            f"alone: {again(run.run, alone(lost[0].case))}"
+        )
+    unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]
+    if any(row.serving for row in unsteady):
+        return "Next: for latencies that last, ask at a lower rate: more came than was answered."
+    if unsteady:
+        return "Next: end other work on this machine and run again: a case never became steady."
+    few = [row for row in rows if row.measured and (row.verdict != "OK" or row.launches < 5)]
+    if few and of_server(run.run):
+        server = few[0].endpoint
+        starts = ", and --server-command, which starts it anew"
+        starts = "" if server is not None and server.restarted else starts
+        return f"Next: for intervals, run again with more --launches{starts}."
+    if ending(run) and any(_has_launches_left(row, run.run.settings) for row in few):
+        return f"Next: not every launch was made; {_go_on(run, beside_record)}"
+    if ended_before(run):
+        return f"Next: not everything was explained; {_go_on(run, beside_record)}"
+    most = stats.LOOKS[-1]
+    if run.run.settings.launches != "auto" and any(row.launches < most for row in few):
+        return (
+            "Next: for intervals of ±2 %, where this machine allows them: "
+            f"{again(run.run)} --launches auto"
+        )
+    piped = run.passing and run.path.startswith(PIPES)
+    name = "the record" if piped else Path(run.path).name
+    quieter = " For narrower intervals: a quieter machine." if few else ""
+    return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
+
+
+def _has_launches_left(row: Row, settings: Settings) -> bool:
+    """Whether a run that goes on may make more launches of a case."""
+    planned = stats.LOOKS[-1] if settings.launches == "auto" else settings.launches
+    return row.launches + row.hindered < planned
+
+
+def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """The threads of a launch: what torch counts, and what ran or was asked for where that differs.
+
+    facts: of the device, among them what was read back of it.
+    """
+    counted = stack.get("threads")
+    if counted is None:
+        return None
+    asked = section(stack, "variables").get("OMP_NUM_THREADS", "")
+    asked, ran = str(asked).split(",")[0].strip(), str(facts.get("threads_used", ""))
+    beside = []
+    if ran.isdecimal() and ran != str(counted):
+        beside.append(f"{ran} ran")
+    if asked.isdecimal() and asked != str(counted):
+        beside.append(f"OMP_NUM_THREADS asks for {asked}")
+    return f"{counted} ({', '.join(beside)})" if beside else str(counted)
+
+
+def _go_on(run: RunFile, beside_record: bool) -> str:
+    """How the rest of a plan is measured: by the same record where that can go on."""
+    if of_server(run.run):
+        return "run the same command again."
+    if run.run.command[:2] != ("accelmark", "run"):
+        return f"run again with more time: {again(run.run)}"
+    longer = " and with a longer budget or none" if "budget" in ending(run) else ""
+    typed = _typed(run, beside_record)
+    return f"go on with it, where it was made{longer}: accelmark run --resume {typed}"
+
+
+def _typed(run: RunFile, beside_record: bool) -> str:
+    """The record, as its reader may type it."""
+    path = run.path if beside_record else Path(run.path).name
+    return "RECORD" if run.passing else shlex.quote(path)

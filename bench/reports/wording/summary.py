@@ -1,0 +1,65 @@
+"""What came of a run in a few lines: how many cases are good, how far from what they could do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from bench import units
+from bench.judging.row import Row
+from bench.reports.wording.labels import name_of
+from bench.reports.wording.rows import about, share, whole, word_of
+
+YARDSTICKS = ("gemm", "memory", "collective")
+"""Workloads that ceilings are made of, or that have none here: how far they come says nothing."""
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """How many cases are OK, and what the others are; what holds them back; published peaks."""
+    count = Counter(map(word_of, rows))
+    good = count.pop("OK", 0)
+    others = f": {', '.join(f'{n} {word}' for word, n in count.items())}" if count else ""
+    yield f"{good} of {units.counted(len(rows), 'case')} OK{others}"
+    measured = [row for row in rows if row.measured]
+    own = [row for row in measured if row.endpoint is None]  # a server's limits are not seen
+    yield from _held_back([row for row in own if row.case.workload not in YARDSTICKS])
+    yield from _published(measured)
+
+
+def _held_back(rows: Sequence[Row]) -> Iterator[str]:
+    held: dict[str, list[tuple[float, str]]] = {}
+    for row in rows:
+        if row.limit is not None:
+            word, found = row.limit
+            said = about(row.limit_half_width) + whole(found)
+            held.setdefault(word, []).append((found, said))
+    parts = [_held(word, held[word]) for word in sorted(held, key=lambda word: -len(held[word]))]
+    if parts:
+        yield f"Held back {', '.join(parts)}"
+    elif rows:
+        yield (
+            "What holds them back is not known: with the workloads gemm and memory in the suite, "
+            "this machine's ceilings are measured beside them"
+        )
+
+
+def _held(word: str, shares: Sequence[tuple[float, str]]) -> str:
+    """shares: each with its words."""
+    what = "kernels below their ceilings" if word == "kernels" else word
+    low, high = min(shares)[1], max(shares)[1]
+    between = low if low == high else f"{low} to {high}"
+    return f"by {what} in {units.counted(len(shares), 'case')} ({between})"
+
+
+def _published(rows: Sequence[Row]) -> Iterator[str]:
+    """The best shares of published peaks, here and nowhere else: of a case they say little."""
+    parts = []
+    for name, shares in (
+        ("MFU", [(row.mfu, row) for row in rows if row.mfu is not None]),
+        ("MBU", [(row.mbu, row) for row in rows if row.mbu is not None]),
+    ):
+        if shares:
+            value, row = max(shares, key=lambda pair: pair[0])
+            parts.append(f"{name} {share(value)} ({name_of(row.case)})")
+    if parts:
+        yield f"Published peaks: at best {', '.join(parts)}"

@@ -1,0 +1,96 @@
+"""The next step of a run that has a figure of each case: what it lacks, by how it was made."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from bench.judging.summary import summarize
+from bench.records.outcome import Outcome
+from bench.records.run import End, RunFile, Settings
+from bench.reports.wording.rows import next_step
+from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+
+CASE, OTHER = make_case(), make_case(precision="fp32")
+FINE = make_measured(0.01)
+SLOWED = make_measured(0.01, flags=("CONTENDED",), causes={"CONTENDED": "another process"})
+TEN, AUTO = Settings(launches=10), Settings(launches="auto")
+GO_ON = "Next: not every launch was made; go on with it, where it was made: accelmark run --resume"
+LONGER = GO_ON.replace("made:", "made and with a longer budget or none:")
+"""A launch that the whole of a budget is too short for is never made by going on with the same."""
+EXPLAIN_ON = LONGER.replace("not every launch was made", "not everything was explained")
+
+
+def wild(count: int) -> list[Outcome]:
+    """Launches that make no narrow interval."""
+    return [make_measured(0.01 * (1 + k % 2)) for k in range(count)]
+
+
+def file(*outcomes: Outcome, **changes: Any) -> RunFile:
+    return make_file([CASE], make_launches(CASE, outcomes), **changes)
+
+
+def ended(reason: Literal["budget", "interrupted"]) -> End:
+    return End(reason=reason, finished_at="x")
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (file(FINE, FINE, settings=TEN, end=ended("budget")), f"{LONGER} fake.jsonl"),
+        (file(FINE, FINE, settings=TEN, end=ended("interrupted")), f"{GO_ON} fake.jsonl"),
+        (file(FINE, FINE, settings=TEN, end=None), f"{GO_ON} fake.jsonl"),
+        (file(FINE, SLOWED, FINE, FINE, settings=TEN, end=None), f"{GO_ON} fake.jsonl"),
+        (file(FINE, FINE, settings=AUTO, end=ended("budget")), f"{LONGER} fake.jsonl"),
+        (file(*wild(10), settings=AUTO, end=ended("budget")), f"{LONGER} fake.jsonl"),
+        (file(*wild(30), settings=Settings(launches=40), end=ended("budget")), LONGER),
+        (
+            file(FINE, settings=TEN, end=None, command=("accelmark", "ab", "quick")),
+            "Next: not every launch was made; run again with more time: accelmark run quick",
+        ),
+        (
+            file(FINE, FINE, settings=Settings(launches=2), end=ended("budget"), explanations=1),
+            f"{EXPLAIN_ON} fake.jsonl",
+        ),
+        (file(FINE, settings=TEN, end=ended("budget"), explanations=1), LONGER),
+        (
+            file(FINE, settings=Settings(launches=2), command=("accelmark", "run"), explanations=1),
+            "--launches auto",
+        ),
+        # Of two cases the one has all that was planned, and is not sure.
+        (
+            make_file(
+                [CASE, OTHER],
+                [*make_launches(CASE, wild(10)), *make_launches(OTHER, [FINE] * 9)],
+                settings=TEN,
+                end=None,
+            ),
+            "--launches auto",
+        ),
+        (file(FINE, FINE, settings=Settings(launches=2)), "--launches auto"),
+        (file(*wild(10), settings=TEN), "--launches auto"),
+        (file(*[FINE] * 6, settings=TEN, end=ended("budget")), "hand fake.jsonl to whoever"),
+    ],
+)
+def test_a_run_that_ended_early_goes_on_where_it_is_not_sure(run: RunFile, said: str) -> None:
+    step = next_step(run, summarize(run))
+    assert said in step and "\n" not in step
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        file(*wild(20), settings=AUTO),
+        file(*wild(20), settings=AUTO, end=ended("budget")),
+        file(*wild(20), failed(), settings=AUTO),
+        file(*wild(20), settings=Settings(launches=20)),
+        file(*wild(30), settings=Settings(launches=30)),
+    ],
+)
+def test_what_had_all_launches_is_not_told_to_be_made_again(run: RunFile) -> None:
+    (row,) = summarize(run)
+    assert row.verdict == "NOISY"
+    step = next_step(run, [row])
+    assert "auto" not in step and "hand fake.jsonl to whoever compares" in step
+    assert "a quieter machine" in step
