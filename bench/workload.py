@@ -49,7 +49,7 @@ TRAINING_PRECISIONS = ("bf16", "bf16-amp", "fp32", "tf32")
 """No fp16: it would need loss scaling, which is another step."""
 INFERENCE_PRECISIONS = ("bf16", "fp16", "fp32", "tf32")
 QUANTIZED_PRECISIONS = (*INFERENCE_PRECISIONS, "fp8", "int8")
-"""Of inference whose workload quantizes its layers (`bench.workloads._quantized`)."""
+"""Of inference whose workload quantizes its layers (`bench.workloads.layers.quantized`)."""
 
 PACKED = "packed"
 """A layout of weights: matrices that read the same input lie in one, and are one product."""

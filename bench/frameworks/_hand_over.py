@@ -25,7 +25,7 @@ from bench.precision import PRECISIONS
 from bench.records.encoding import encoded
 from bench.records.reason import of_error, reason
 from bench.workload import Site, Unsupported
-from bench.workloads._seeded import Noted, SeededData, noted, replayed
+from bench.workloads.jobs.seeded import Noted, SeededData, noted, replayed
 
 
 def handed_over(order: Order) -> Answer:

@@ -17,12 +17,8 @@ from typing import TYPE_CHECKING, Any
 from bench.backend import Backend, Device, DeviceInfo
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Draws, Executing, Framework, Tensors, Unsupported
-from bench.frameworks import _mindspore_devices as devices
-from bench.frameworks import _mindspore_jobs as jobs
-from bench.frameworks import _mindspore_llama as llama
-from bench.frameworks import _mindspore_models as models
-from bench.frameworks import _mindspore_profile as profile
-from bench.frameworks._mindspore_devices import said
+from bench.frameworks.on_mindspore import devices, jobs, llama, models, profile
+from bench.frameworks.on_mindspore.devices import said
 from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores

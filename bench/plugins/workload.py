@@ -32,9 +32,9 @@ from bench.workload import (
     twin_name,
     with_twins,
 )
-from bench.workloads._executed import executed
-from bench.workloads._gradients import gradient_norm
-from bench.workloads._jobs import (
+from bench.workloads.jobs.executed import executed
+from bench.workloads.jobs.gradients import gradient_norm
+from bench.workloads.jobs.jobs import (
     BATCHES,
     InferenceJob,
     TrainingJob,
@@ -43,11 +43,11 @@ from bench.workloads._jobs import (
     cross_entropy,
     model_facts,
 )
-from bench.workloads._modes import train_and_infer
-from bench.workloads._optimizers import make_optimizer
-from bench.workloads._recorded import replayed
-from bench.workloads._seeded import SeededData, build_model, initial_std, parameter_count, place
-from bench.workloads._transformers import checkpoint_layers, with_cache
+from bench.workloads.jobs.modes import train_and_infer
+from bench.workloads.jobs.optimizers import make_optimizer
+from bench.workloads.jobs.recorded import replayed
+from bench.workloads.jobs.seeded import SeededData, build_model, initial_std, parameter_count, place
+from bench.workloads.layers.transformers import checkpoint_layers, with_cache
 
 __all__ = [
     "ALL_EXECUTIONS",

@@ -9,12 +9,12 @@ EAGER, COMPILE, GRAPH, COMPILE_GRAPH = "eager", "compile", "graph", "compile-gra
 """Operator by operator; through torch.compile; recorded once and replayed; compiled, and then
 recorded once and replayed."""
 EXECUTIONS = (EAGER, COMPILE)
-"""Of a mode whose job runs its model through `bench.workloads._jobs`, which can compile it."""
+"""Of a mode whose job runs its model through `bench.workloads.jobs.jobs`, which can compile it."""
 DECODE_EXECUTIONS = (*EXECUTIONS, GRAPH)
 """Of a mode whose step takes nothing from the host, so that it can be recorded and replayed."""
 ALL_EXECUTIONS = (*DECODE_EXECUTIONS, COMPILE_GRAPH)
 """Of a mode of which what is recorded may be what was compiled, as of the jobs of
-`bench.workloads._jobs`."""
+`bench.workloads.jobs.jobs`."""
 
 RESERVED = "reserved: a graph keeps its pool"
 """In the scope of a memory figure of what is recorded: a replay allocates nothing, and what the

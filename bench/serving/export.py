@@ -64,7 +64,7 @@ class Manifest(Value, frozen=True, kw_only=True):
 
 def sizes() -> dict[str, Any]:
     """The models that can be exported, by name."""
-    from bench.workloads._llamas import UNTIED
+    from bench.workloads.language.llamas import UNTIED
 
     return dict(UNTIED)
 
@@ -140,7 +140,7 @@ def build(size: Any, precision: str, seed: int) -> nn.Module:
     import torch
 
     from bench.workload import Site
-    from bench.workloads._seeded import SeededData, build_model
+    from bench.workloads.jobs.seeded import SeededData, build_model
 
     site = Site(device=torch.device("cpu"), precision=PRECISIONS[precision], seed=seed)
     construct = functools.partial(size.construct, "sdpa")

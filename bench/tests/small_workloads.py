@@ -20,7 +20,7 @@ FP32 = PRECISIONS["fp32"]
 MODULES = {
     module.name.replace("_", "-"): f"bench.workloads.{module.name}"
     for module in pkgutil.iter_modules(bench.workloads.__path__)
-    if not module.name.startswith("_")
+    if not module.ispkg and not module.name.startswith("_")
 }
 NAMES = list(MODULES)
 WORKLOADS: dict[str, Workload] = {

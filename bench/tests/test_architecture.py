@@ -145,7 +145,9 @@ def test_the_reports_packages_see_those_below_them() -> None:
     for place, name in enumerate(order):
         above = {"page", *order[place + 1 :]} - {name}
         for file in (PACKAGE / "reports" / name).glob("*.py"):
-            seen = {m.split(".")[2] for m, _ in imports(parse(file)) if m.startswith("bench.reports.")}
+            seen = {
+                m.split(".")[2] for m, _ in imports(parse(file)) if m.startswith("bench.reports.")
+            }
             assert above.isdisjoint(seen), file.name
 
 

@@ -14,8 +14,8 @@ import msgspec
 from bench.ranks import WHOLE, Part, Ranks
 from bench.rehearsal import has_no_values
 from bench.workload import LookedUp, Site, Training
-from bench.workloads._gradients import gradient_norm
-from bench.workloads._jobs import TrainingJob
+from bench.workloads.jobs.gradients import gradient_norm
+from bench.workloads.jobs.jobs import TrainingJob
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.workload import with_twins
-from bench.workloads._seeded import initial_std
+from bench.workloads.jobs.seeded import initial_std
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """Causal scaled dot-product attention: the ceiling under a transformer's other half.
 
-Modes `prefill` to `latent-decode` are today's kinds over long contexts: `_contexts`.
+Modes `prefill` to `latent-decode` are today's kinds over long contexts: `contexts`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from bench.records.execution import EAGER, EXECUTIONS
 from bench.records.outcome import Work
 from bench.records.proof import GRADIENTS
 from bench.workload import BatchSize, Burst, Job, Look, Mode, Parameters, Site, Within, Workload
-from bench.workloads import _attention_spots, _contexts
-from bench.workloads._attention_spots import places
-from bench.workloads._executed import executed_function
-from bench.workloads._jobs import BATCHES
-from bench.workloads._modes import at_most
-from bench.workloads._rotation import RotatingJob, Rotation
-from bench.workloads._seeded import SeededData
-from bench.workloads._spots import allowed, look
+from bench.workloads.contexts import contexts
+from bench.workloads.jobs.executed import executed_function
+from bench.workloads.jobs.jobs import BATCHES
+from bench.workloads.jobs.modes import at_most
+from bench.workloads.jobs.rotation import RotatingJob, Rotation
+from bench.workloads.jobs.seeded import SeededData
+from bench.workloads.spots import attention_spots
+from bench.workloads.spots.attention_spots import places
+from bench.workloads.spots.spots import allowed, look
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.workloads._attention_spots import Places
+    from bench.workloads.spots.attention_spots import Places
 
     Operands = tuple[Tensor, Tensor, Tensor, Tensor]
     """query, key, value and the gradient of the output, each [B, H, T, D]."""
@@ -70,7 +71,7 @@ class Attention(Workload):
         }
         | {
             mode: Mode(parameters=kind, precisions=PRECISIONS)
-            for mode, kind in _contexts.MODES.items()
+            for mode, kind in contexts.MODES.items()
         }
     )
 
@@ -80,12 +81,12 @@ class Attention(Workload):
         Backward is twice that: four such products. (A kernel that saves memory computes the scores
         again: FlashAttention's own benchmark counts that as work too, 2.5 times the forward; here,
         as in an MFU, it is not.) Bytes: each tensor once, [B, H, T, D] elements.
-        Over long contexts: `_contexts.counted`.
+        Over long contexts: `contexts.counted`.
         Source: Dao, FlashAttention-2, arXiv 2307.08691, section 4.1.
         """
         p = parameters
-        if mode in _contexts.MODES:
-            found = _contexts.counted(p, precision)
+        if mode in contexts.MODES:
+            found = contexts.counted(p, precision)
             return Work(
                 items=found.flop, unit="FLOP", flop=found.flop, moved_bytes=found.moved_bytes
             )
@@ -98,15 +99,15 @@ class Attention(Workload):
         return Work(items=flop, unit="FLOP", flop=flop, moved_bytes=moved)
 
     def twin(self, mode: str, parameters: Any) -> Any:
-        """Two heads of one sequence of 128 at most; of a long context `_contexts.twin`."""
-        if mode in _contexts.MODES:
-            return _contexts.twin(parameters)
+        """Two heads of one sequence of 128 at most; of a long context `contexts.twin`."""
+        if mode in contexts.MODES:
+            return contexts.twin(parameters)
         return at_most(parameters, batch_size=1, heads=TWIN_HEADS, sequence_length=TWIN_SEQUENCE)
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """Normals, as a layer norm leaves them."""
-        if mode in _contexts.MODES:
-            return _contexts.build(parameters, site)
+        if mode in contexts.MODES:
+            return contexts.build(parameters, site)
         data = SeededData(site.seed)
         p = parameters
         shape = (p.batch_size, p.heads, p.sequence_length, p.head_dim)
@@ -184,13 +185,13 @@ class AttentionJob(RotatingJob):
         most = functools.partial(allowed, self._site.precision, length=tokens)
         twin = min(tokens, TWIN_SEQUENCE)
         heads = [
-            _attention_spots.head_of(operands, batch, head, where.tokens)
+            attention_spots.head_of(operands, batch, head, where.tokens)
             for batch, head in where.heads
         ]
-        seen = _attention_spots.spots(found, where, heads)
+        seen = attention_spots.spots(found, where, heads)
         yield look("attention", seen, most("attention", twin=twin))
         if gradients:
-            seen = _attention_spots.gradient_spots(gradients, where, operands)
+            seen = attention_spots.gradient_spots(gradients, where, operands)
             yield look("gradients", seen, most("gradients", twin=twin))
 
     def _keep(self) -> tuple[Operands, Places, list[tuple[Tensor, ...]]]:

@@ -24,13 +24,13 @@ from bench.workload import (
     Workload,
     with_twins,
 )
-from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
-from bench.workloads._language import BEFORE_CHECKPOINTING
-from bench.workloads._looks import AGAIN
-from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, initial_std
-from bench.workloads._sharded import rows
-from bench.workloads._transformers import checkpoint_layers, library_model
+from bench.workloads.jobs.jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads.jobs.looks import AGAIN
+from bench.workloads.jobs.modes import COPIES, SHARDED, at_most, train_and_infer
+from bench.workloads.jobs.seeded import SeededData, build_model, initial_std
+from bench.workloads.jobs.sharded import rows
+from bench.workloads.language.language import BEFORE_CHECKPOINTING
+from bench.workloads.layers.transformers import checkpoint_layers, library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,8 +9,8 @@ from bench import units
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Mode, Parameters, Site, Within, Workload
-from bench.workloads import _exchange
-from bench.workloads._exchange_layout import Layout, even, paired, routed, uneven
+from bench.workloads.exchange import exchange
+from bench.workloads.exchange.layout import Layout, even, paired, routed, uneven
 
 MOST_BYTES = 2**34
 MOST_CHAINED = 64
@@ -104,24 +104,24 @@ class Collective(Workload):
     def peak_bytes(self, mode: str, parameters: Any, site: Site) -> int:
         """Buffers of this rank."""
         layout = _layout(mode, parameters, site, site.precision.matrix_bytes)
-        return _exchange.held_bytes(layout, site, getattr(parameters, "chained", 1))
+        return exchange.held_bytes(layout, site, getattr(parameters, "chained", 1))
 
     def build(self, mode: str, parameters: Any, site: Site) -> Job:
         """The buffers of this rank; in float64, the formula. Raises ValueError without ranks."""
         if site.ranks is None:
             raise ValueError("a collective needs the ranks of its launch")
-        sampled = _exchange.SAMPLED
+        sampled = exchange.SAMPLED
         if mode not in EXPERTS:
             pairs = mode == "pairs"
             part = parameters.message_bytes if pairs else parameters.size_bytes // site.ranks.size
             sampled = max(1, min(sampled, part // REFERENCE_BYTES))
         if site.precision.weights == "float64":
-            return _exchange.Formula(_layout(mode, parameters, site, 1), sampled)
+            return exchange.Formula(_layout(mode, parameters, site, 1), sampled)
         layout = _layout(mode, parameters, site, site.precision.matrix_bytes)
         size = units.memory(layout.counted * site.precision.matrix_bytes)
         what = f"{mode} of {size} in {site.precision.name}"
         chained = getattr(parameters, "chained", 1)
-        return _exchange.Exchange(layout, site, what, sampled, chained)
+        return exchange.Exchange(layout, site, what, sampled, chained)
 
 
 def _layout(mode: str, parameters: Any, site: Site, element_bytes: int) -> Layout:

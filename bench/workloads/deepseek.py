@@ -21,24 +21,24 @@ the tolerance). So the twin has 4 experts and every token goes to all of them: i
 routing weight, sorting and product, whatever the rounding. Its routing weights add up to 4, so that
 one wrong expert is heard above bfloat16's own error, which at a quarter each it would not be. It
 does not see a wrong choice of the best experts, nor groups of unequal size: those are looked at in
-the timed model itself, by `bench.workloads._expert_spots`.
+the timed model itself, by `bench.workloads.spots.expert_spots`.
 """
 
 from __future__ import annotations
 
-from bench.workloads import _language
-from bench.workloads._family import Family, language_modes
-from bench.workloads._language import of_family
-from bench.workloads._latent import SIZES
+from bench.workloads.language import language
+from bench.workloads.language.family import Family, language_modes
+from bench.workloads.language.language import of_family
+from bench.workloads.language.latent import SIZES
 
 DEFAULT_MODEL = "v2-lite-cut"
 """A model is a published size, a cut of one that says so, or `tiny`; with `-2l`, cut for the gate
 to 2 layers, 4,096 tokens and 4 experts, all of them active."""
 
 
-TrainParameters = of_family(_language.TrainParameters, SIZES, DEFAULT_MODEL)
-PrefillParameters = of_family(_language.PrefillParameters, SIZES, DEFAULT_MODEL)
-DecodeParameters = of_family(_language.DecodeParameters, SIZES, DEFAULT_MODEL)
+TrainParameters = of_family(language.TrainParameters, SIZES, DEFAULT_MODEL)
+PrefillParameters = of_family(language.PrefillParameters, SIZES, DEFAULT_MODEL)
+DecodeParameters = of_family(language.DecodeParameters, SIZES, DEFAULT_MODEL)
 
 
 class DeepSeek(Family):

@@ -30,10 +30,10 @@ from bench.workloads._denoisers import (
     dit_multiply_adds,
     unet_multiply_adds,
 )
-from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
-from bench.workloads._modes import COPIES, REPLICATED, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model
-from bench.workloads._sharded import rows
+from bench.workloads.jobs.jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads.jobs.modes import COPIES, REPLICATED, at_most, train_and_infer
+from bench.workloads.jobs.seeded import SeededData, build_model
+from bench.workloads.jobs.sharded import rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,10 +30,10 @@ from bench.workloads._clicks import (
     Lookup,
     table_of,
 )
-from bench.workloads._jobs import BATCHES, InferenceJob
-from bench.workloads._modes import COPIES, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model
-from bench.workloads._sharded import rows as rows_of
+from bench.workloads.jobs.jobs import BATCHES, InferenceJob
+from bench.workloads.jobs.modes import COPIES, at_most, train_and_infer
+from bench.workloads.jobs.seeded import SeededData, build_model
+from bench.workloads.jobs.sharded import rows as rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

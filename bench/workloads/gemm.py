@@ -19,12 +19,12 @@ from bench.quantized_product import quantize
 from bench.records.execution import EAGER, EXECUTIONS, is_compiled
 from bench.records.outcome import Work
 from bench.workload import Burst, Job, Mode, Parameters, Site, Unsupported, Within, Workload
-from bench.workloads import _products
-from bench.workloads._executed import executed_function
-from bench.workloads._products import ALIGNMENT, RESULTS, ProductJob, buffers_of
-from bench.workloads._rotation import Rotation
-from bench.workloads._seeded import SeededData
-from bench.workloads._spots import Elements
+from bench.workloads.jobs import products as product_jobs
+from bench.workloads.jobs.executed import executed_function
+from bench.workloads.jobs.products import ALIGNMENT, RESULTS, ProductJob, buffers_of
+from bench.workloads.jobs.rotation import Rotation
+from bench.workloads.jobs.seeded import SeededData
+from bench.workloads.spots.spots import Elements
 
 if TYPE_CHECKING:
     import torch
@@ -221,12 +221,12 @@ def _ready(parameters: MatmulParameters, site: Site) -> Job:
     Raises Unsupported for shapes that the format, or the device's operator, does not take.
     """
     m, n, k = parameters.mnk
-    if why := _products.refused(n, k, site.precision):
+    if why := product_jobs.refused(n, k, site.precision):
         raise Unsupported(why)
     set_bytes = _set_bytes(parameters, site.precision, held=True)
     if isinstance(parameters, GroupedParameters):
-        return _products.groups(parameters.rows, n, k, set_bytes, site)
-    return _products.products((m, n, k), set_bytes, site)
+        return product_jobs.groups(parameters.rows, n, k, set_bytes, site)
+    return product_jobs.products((m, n, k), set_bytes, site)
 
 
 def _product_bytes(precision: Precision) -> int:
@@ -261,7 +261,7 @@ def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype)
         output = torch.empty((m, n), dtype=sums, device=site.device)
         operands.append((a, b, a_scale, b_scale, output))
     job = ScaledMatmulJob(operands, site)
-    _products.tried(job.first, f"{site.precision.name} {m} x {n} x {k}")
+    product_jobs.tried(job.first, f"{site.precision.name} {m} x {n} x {k}")
     return job
 
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.workload import Site
-from bench.workloads import _language, _lora, _mxfp4
-from bench.workloads._family import Family, language_modes
-from bench.workloads._gpts import NARROW, SIZES, Size
-from bench.workloads._language import NONE_EARLIER, of_family
-from bench.workloads._seeded import SeededData, build_model, parameter_count
-from bench.workloads._transformers import attention_of
+from bench.workloads.jobs.seeded import SeededData, build_model, parameter_count
+from bench.workloads.language import language
+from bench.workloads.language import lora as adapters
+from bench.workloads.language.family import Family, language_modes
+from bench.workloads.language.gpts import NARROW, SIZES, Size
+from bench.workloads.language.language import NONE_EARLIER, of_family
+from bench.workloads.layers import mxfp4 as mxfp4_experts
+from bench.workloads.layers.transformers import attention_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +38,7 @@ def _wide(self: Any, precision: str, execution: str, parallelism: str) -> str:
     """Rows are bfloat16 where experts are in mxfp4."""
     if precision == "bf16" or not NARROW[self.model].narrow:
         return ""
-    wide = self.model.replace(_mxfp4.SUFFIX, "")
+    wide = self.model.replace(mxfp4_experts.SUFFIX, "")
     return (
         f"{self.model} multiplies rows of bfloat16 by experts in mxfp4, and has no {precision}. "
         f'Ask for precision = "bf16", or for {wide}'
@@ -44,10 +46,10 @@ def _wide(self: Any, precision: str, execution: str, parallelism: str) -> str:
 
 
 _of = functools.partial(of_family, model=DEFAULT_MODEL, earlier=NONE_EARLIER)
-TrainParameters = _of(_language.ShardedTrainParameters, SIZES)
-LoraParameters = _of(_lora.LoraParameters, SIZES)
-PrefillParameters = _of(_language.PrefillParameters, NARROW, unfit=_wide)
-DecodeParameters = _of(_language.DecodeParameters, NARROW, unfit=_wide)
+TrainParameters = _of(language.ShardedTrainParameters, SIZES)
+LoraParameters = _of(adapters.LoraParameters, SIZES)
+PrefillParameters = _of(language.PrefillParameters, NARROW, unfit=_wide)
+DecodeParameters = _of(language.DecodeParameters, NARROW, unfit=_wide)
 
 
 class GptOss(Family):
@@ -63,16 +65,16 @@ class GptOss(Family):
         DecodeParameters,
         training=PRECISIONS,
         inference=PRECISIONS,
-        lora=msgspec.structs.replace(_lora.mode(LoraParameters), precisions=PRECISIONS),
+        lora=msgspec.structs.replace(adapters.mode(LoraParameters), precisions=PRECISIONS),
     )
 
     def model(self, size: Size, data: SeededData, site: Site) -> tuple[nn.Module, dict[str, str]]:
         """As of all families; with experts in mxfp4, which the device's own product multiplies."""
         if not size.narrow:
             return super().model(size, data, site)
-        _mxfp4.register_experts()
-        experts = "eager" if site.is_reference else _mxfp4.EXPERTS
-        narrowing = _mxfp4.Narrowing(site)
+        mxfp4_experts.register_experts()
+        experts = "eager" if site.is_reference else mxfp4_experts.EXPERTS
+        narrowing = mxfp4_experts.Narrowing(site)
         construct = functools.partial(size.construct, attention_of(site), experts)
         published = size.published_parameters
         model = build_model(construct, published, data, site, cut=narrowing.cut)

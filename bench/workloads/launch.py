@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
-from bench.workloads._rotation import OneOutput
-from bench.workloads._seeded import SeededData
+from bench.workloads.jobs.rotation import OneOutput
+from bench.workloads.jobs.seeded import SeededData
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,20 +6,21 @@ from bench.workload import (
     QUANTIZED_PRECISIONS,
     TRAINING_PRECISIONS,
 )
-from bench.workloads import _language, _lora
-from bench.workloads._family import Family, language_modes
-from bench.workloads._language import of_family
-from bench.workloads._llamas import SIZES
+from bench.workloads.language import language
+from bench.workloads.language import lora as adapters
+from bench.workloads.language.family import Family, language_modes
+from bench.workloads.language.language import of_family
+from bench.workloads.language.llamas import SIZES
 
 DEFAULT_MODEL = "smollm2-135m"
 """A model is a published size, or `tiny`; with `-2l`, cut to 2 layers and 4,096 tokens, for the
 gate."""
 
 
-TrainParameters = of_family(_language.ShardedTrainParameters, SIZES, DEFAULT_MODEL)
-LoraParameters = of_family(_lora.LoraParameters, SIZES, DEFAULT_MODEL)
-PrefillParameters = of_family(_language.PrefillParameters, SIZES, DEFAULT_MODEL)
-DecodeParameters = of_family(_language.DecodeParameters, SIZES, DEFAULT_MODEL)
+TrainParameters = of_family(language.ShardedTrainParameters, SIZES, DEFAULT_MODEL)
+LoraParameters = of_family(adapters.LoraParameters, SIZES, DEFAULT_MODEL)
+PrefillParameters = of_family(language.PrefillParameters, SIZES, DEFAULT_MODEL)
+DecodeParameters = of_family(language.DecodeParameters, SIZES, DEFAULT_MODEL)
 
 
 class Llama(Family):
@@ -36,7 +37,7 @@ class Llama(Family):
         DecodeParameters,
         training=TRAINING_PRECISIONS,
         inference=QUANTIZED_PRECISIONS,
-        lora=_lora.mode(LoraParameters),
+        lora=adapters.mode(LoraParameters),
     )
 
 

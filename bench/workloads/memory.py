@@ -10,11 +10,11 @@ from bench.precision import Precision
 from bench.records.execution import EXECUTIONS
 from bench.records.outcome import Work
 from bench.workload import Job, Look, Mode, Parameters, Site, Within, Workload
-from bench.workloads import _spots
-from bench.workloads._executed import executed_function
-from bench.workloads._modes import at_most
-from bench.workloads._rotation import OneOutput
-from bench.workloads._seeded import SeededData
+from bench.workloads.jobs.executed import executed_function
+from bench.workloads.jobs.modes import at_most
+from bench.workloads.jobs.rotation import OneOutput
+from bench.workloads.jobs.seeded import SeededData
+from bench.workloads.spots import spots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,20 +143,20 @@ class MemoryJob(OneOutput):
 
     def _keep(self) -> tuple[Tensor, Tensor]:
         """Some places of the array that was written, and what lies there."""
-        where = _spots.places(len(self._output), self._site.seed)
-        return where, _spots.taken(self._output, where)
+        where = spots.places(len(self._output), self._site.seed)
+        return where, spots.taken(self._output, where)
 
     def looks(self) -> Iterator[Look]:
         """At elements that the last timed step wrote; what copies and reads rounds nothing."""
         where, found = self._timed()
         shape = (-1, ROW) if self._mode == "read" else (-1,)
-        sources = [_spots.taken(source.view(shape), where) for source in self._sources]
+        sources = [spots.taken(source.view(shape), where) for source in self._sources]
         kernel = KERNELS[self._mode]
         expected = kernel(found.new_empty(len(where)), *sources)
         terms = kernel(found.new_empty(len(where)), *(source.abs() for source in sources))
         exact = self._mode in ("copy", "read")
-        most = 0.0 if exact else _spots.allowed(self._site.precision, "output", 1, 1)
-        yield _spots.look(self._mode, [_spots.worst(where, found, expected, terms)], most)
+        most = 0.0 if exact else spots.allowed(self._site.precision, "output", 1, 1)
+        yield spots.look(self._mode, [spots.worst(where, found, expected, terms)], most)
 
     def probe(self) -> dict[str, Tensor]:
         """The start of the array that was written, as far as it holds one element per 8 bytes.

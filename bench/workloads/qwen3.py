@@ -11,15 +11,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from bench.workloads import _language, _pooled, _qwens
-from bench.workloads._family import Family, language_modes
-from bench.workloads._language import NONE_EARLIER, of_family
+from bench.workloads.language import language, pooled, qwens
+from bench.workloads.language.family import Family, language_modes
+from bench.workloads.language.language import NONE_EARLIER, of_family
 
 DEFAULT_MODEL = "qwen3-0.6b"
 """A model is a published size, or `tiny`; with `-2l`, cut for the gate to 2 layers, 4,096 tokens,
 2 experts and a window of 8."""
 EIGHT_BITS = ("fp8", "int8")
-SIZES = {**_qwens.SIZES, **_qwens.EMBEDDERS, **_qwens.RERANKERS}
+SIZES = {**qwens.SIZES, **qwens.EMBEDDERS, **qwens.RERANKERS}
 """Of all modes."""
 
 
@@ -33,14 +33,14 @@ def _no_experts(self: Any, precision: str, execution: str, parallelism: str) -> 
     )
 
 
-_of = functools.partial(of_family, sizes=_qwens.SIZES, model=DEFAULT_MODEL, earlier=NONE_EARLIER)
-TrainParameters = _of(_language.ShardedTrainParameters)
-PrefillParameters = _of(_language.PrefillParameters, unfit=_no_experts)
-DecodeParameters = _of(_language.DecodeParameters, unfit=_no_experts)
-EmbedParameters = of_family(_pooled.PooledParameters, _qwens.EMBEDDERS, "qwen3-embedding-0.6b")
+_of = functools.partial(of_family, sizes=qwens.SIZES, model=DEFAULT_MODEL, earlier=NONE_EARLIER)
+TrainParameters = _of(language.ShardedTrainParameters)
+PrefillParameters = _of(language.PrefillParameters, unfit=_no_experts)
+DecodeParameters = _of(language.DecodeParameters, unfit=_no_experts)
+EmbedParameters = of_family(pooled.PooledParameters, qwens.EMBEDDERS, "qwen3-embedding-0.6b")
 """Texts without padding to the last token's state, of length 1."""
 RerankParameters = of_family(
-    *(_pooled.PooledParameters, _qwens.RERANKERS, "qwen3-reranker-0.6b"), answers=(2152, 9693)
+    *(pooled.PooledParameters, qwens.RERANKERS, "qwen3-reranker-0.6b"), answers=(2152, 9693)
 )
 """Texts without padding, a query and a document each, to the logits of "no" and "yes"."""
 
@@ -59,8 +59,8 @@ class Qwen3(Family):
         DecodeParameters,
         training=("bf16", "fp32"),
         inference=("bf16", "fp32", *EIGHT_BITS),
-        embed=_pooled.mode(EmbedParameters, ("bf16", "fp32", *EIGHT_BITS)),
-        rerank=_pooled.mode(RerankParameters, ("bf16", "fp32", *EIGHT_BITS)),
+        embed=pooled.mode(EmbedParameters, ("bf16", "fp32", *EIGHT_BITS)),
+        rerank=pooled.mode(RerankParameters, ("bf16", "fp32", *EIGHT_BITS)),
     )
 
 

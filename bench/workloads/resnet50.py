@@ -25,10 +25,9 @@ from bench.workload import (
     Within,
     Workload,
 )
-from bench.workloads._batch_statistics import OWN, STATISTICS, SYNCHRONIZED, synchronize
-from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob
-from bench.workloads._modes import COPIES, REPLICATED, at_most, train_and_infer
-from bench.workloads._pipeline import (
+from bench.workloads.jobs.jobs import BATCHES, InferenceJob, TrainingJob
+from bench.workloads.jobs.modes import COPIES, REPLICATED, at_most, train_and_infer
+from bench.workloads.jobs.pipeline import (
     Feed,
     GeneratedImages,
     LoaderWorkers,
@@ -37,9 +36,10 @@ from bench.workloads._pipeline import (
     data_loader,
     transferred_bytes,
 )
-from bench.workloads._seeded import SeededData, build_model
-from bench.workloads._sharded import rows
-from bench.workloads._transformers import library_model
+from bench.workloads.jobs.seeded import SeededData, build_model
+from bench.workloads.jobs.sharded import rows
+from bench.workloads.layers.batch_statistics import OWN, STATISTICS, SYNCHRONIZED, synchronize
+from bench.workloads.layers.transformers import library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

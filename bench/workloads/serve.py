@@ -34,13 +34,14 @@ from bench.workload import (
     require_one_of,
     require_within,
 )
-from bench.workloads import _looks, _teacher
-from bench.workloads._jobs import model_facts
-from bench.workloads._modes import at_most
-from bench.workloads._recorded import recorder_of, replayed_facts
-from bench.workloads._seeded import SeededData, build_model
-from bench.workloads._served import ROUTED_PRECISIONS, SERVED
-from bench.workloads._slots import SlotModel
+from bench.workloads.decoding import teacher
+from bench.workloads.decoding.slots import SlotModel
+from bench.workloads.jobs import looks as model_looks
+from bench.workloads.jobs.jobs import model_facts
+from bench.workloads.jobs.modes import at_most
+from bench.workloads.jobs.recorded import recorder_of, replayed_facts
+from bench.workloads.jobs.seeded import SeededData, build_model
+from bench.workloads.language.served import ROUTED_PRECISIONS, SERVED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,7 +181,7 @@ class SlotJob(ServingJob):
                 f"{parameters.model} has experts, which are served in "
                 f"{' and '.join(ROUTED_PRECISIONS)}, not in {site.precision.name}"
             )
-        # As `bench.workloads._family` builds them.
+        # As `bench.workloads.language.family` builds them.
         experts = "eager" if site.is_reference else "grouped_mm"
         construct = functools.partial(size.construct, "sdpa", experts)
         self._model = build_model(construct, size.published_parameters, data, site)
@@ -223,7 +224,7 @@ class SlotJob(ServingJob):
 
     def regrets(self, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
         """See there."""
-        return _teacher.regrets(self._model, prompt, answer)
+        return teacher.regrets(self._model, prompt, answer)
 
     def step(self) -> None:
         """Queues a forward of all slots and a whole chunk, at the longest reach."""
@@ -283,10 +284,10 @@ class SlotJob(ServingJob):
 
     def looks(self) -> Iterator[Look]:
         """At the model and its cache."""
-        yield from _looks.placed(self._model, self._engine.shared.table, self._site)
-        yield from _looks.cached(self._engine.tensors(), self._site)
-        yield from _looks.experts(self._model, self.facts)
-        yield _looks.mode(self._model, training=False)
+        yield from model_looks.placed(self._model, self._engine.shared.table, self._site)
+        yield from model_looks.cached(self._engine.tensors(), self._site)
+        yield from model_looks.experts(self._model, self.facts)
+        yield model_looks.mode(self._model, training=False)
 
 
 WORKLOAD = Serve()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from bench.precision import Precision
 from bench.records.outcome import Work
 from bench.workload import Job, Look, Mode, OneOf, Parameters, Site, Unsupported, Within, Workload
-from bench.workloads import _spots
-from bench.workloads._modes import at_most
-from bench.workloads._rotation import RotatingJob, Rotation
-from bench.workloads._seeded import SeededData
+from bench.workloads.jobs.modes import at_most
+from bench.workloads.jobs.rotation import RotatingJob, Rotation
+from bench.workloads.jobs.seeded import SeededData
+from bench.workloads.spots import spots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,8 +99,8 @@ class TransferJob(RotatingJob):
 
     def _keep(self) -> tuple[Tensor, Tensor, Tensor]:
         """Some places of what arrived, what lies there, and what was sent."""
-        where = _spots.places(len(self._output), self._seed)
-        return where, _spots.taken(self._output, where), self._source
+        where = spots.places(len(self._output), self._seed)
+        return where, spots.taken(self._output, where), self._source
 
     def probe(self) -> dict[str, Tensor]:
         """What arrived."""
@@ -126,8 +126,8 @@ class TransferJob(RotatingJob):
         yield Look(what="host memory", asked=self.facts["host memory"], seen=seen)
         if self._kept is not None:
             where, found, source = self._kept
-            sent = _spots.taken(source, where)
-            yield _spots.look("copy", [_spots.worst(where, found, sent, sent.abs())], 0.0)
+            sent = spots.taken(source, where)
+            yield spots.look("copy", [spots.worst(where, found, sent, sent.abs())], 0.0)
 
 
 WORKLOAD = Transfer()

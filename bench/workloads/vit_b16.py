@@ -16,11 +16,11 @@ from bench.workload import (
     Within,
     Workload,
 )
-from bench.workloads._jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
-from bench.workloads._modes import COPIES, SHARDED, at_most, train_and_infer
-from bench.workloads._seeded import SeededData, build_model, initial_std
-from bench.workloads._sharded import rows
-from bench.workloads._transformers import library_model
+from bench.workloads.jobs.jobs import BATCHES, InferenceJob, TrainingJob, adamw_learning_rate
+from bench.workloads.jobs.modes import COPIES, SHARDED, at_most, train_and_infer
+from bench.workloads.jobs.seeded import SeededData, build_model, initial_std
+from bench.workloads.jobs.sharded import rows
+from bench.workloads.layers.transformers import library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -27,15 +27,17 @@ from bench.workload import (
     Workload,
     with_twins,
 )
-from bench.workloads import _decoder, _looks, _model_spots
-from bench.workloads._executed import executed
-from bench.workloads._jobs import BATCHES, model_facts
-from bench.workloads._modes import COPIES, at_most
-from bench.workloads._recorded import replayed, replayed_facts
-from bench.workloads._rotation import RotatingJob, Rotation
-from bench.workloads._seeded import SeededData, build_model, initial_std
-from bench.workloads._sharded import rows
-from bench.workloads._transformers import library_model, with_cache
+from bench.workloads.decoding import decoder as token_decoder
+from bench.workloads.jobs import looks as model_looks
+from bench.workloads.jobs.executed import executed
+from bench.workloads.jobs.jobs import BATCHES, model_facts
+from bench.workloads.jobs.modes import COPIES, at_most
+from bench.workloads.jobs.recorded import replayed, replayed_facts
+from bench.workloads.jobs.rotation import RotatingJob, Rotation
+from bench.workloads.jobs.seeded import SeededData, build_model, initial_std
+from bench.workloads.jobs.sharded import rows
+from bench.workloads.layers.transformers import library_model, with_cache
+from bench.workloads.spots import model_spots
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -231,7 +233,7 @@ class TranscriptionJob(RotatingJob):
             layer.cumulative_length = self._written[index]
         self._positions = torch.arange(self._new_tokens, device=site.device)[None]
         # Row i: what the i-th token may attend to among the text, itself included.
-        (self._masks,) = _decoder.masks([None], 0, self._new_tokens, site)
+        (self._masks,) = token_decoder.masks([None], 0, self._new_tokens, site)
         self.facts = model_facts(model, site) | {"attention": "sdpa", "cache": "static"}
         self.facts |= replayed_facts(site)
 
@@ -300,12 +302,12 @@ class TranscriptionJob(RotatingJob):
     def looks(self) -> Iterator[Look]:
         """At the model, its windows, its cache, its attention and what a step computes."""
         caches, windows = [(x.keys, x.values) for x in self._layers], next(self._inputs)
-        yield from _looks.placed(self._model, windows, self._site)
-        yield from _looks.cached(caches, self._site)
-        yield _looks.mode(self._model, training=False)
-        yield from _looks.attention(self._model, self.facts)
+        yield from model_looks.placed(self._model, windows, self._site)
+        yield from model_looks.cached(caches, self._site)
+        yield model_looks.mode(self._model, training=False)
+        yield from model_looks.attention(self._model, self.facts)
         step = functools.partial(self._last_chosen, windows)
-        yield from _model_spots.looks(self, self._site, step)
+        yield from model_spots.looks(self, self._site, step)
 
     def _encode(self, windows: Tensor) -> Tensor:
         """[B, S, d] of windows; empties both caches."""

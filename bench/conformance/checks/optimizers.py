@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bench.conformance.check import Check, Finding, Stand, failed, note, passed, unseen
 from bench.precision import PRECISIONS
 from bench.workload import TRAINING_PRECISIONS
-from bench.workloads._optimizers import CLASSES, IMPLEMENTATIONS, SETTINGS, trial
+from bench.workloads.jobs.optimizers import CLASSES, IMPLEMENTATIONS, SETTINGS, trial
 
 LOSSES = ("oom", "device_lost")
 """Kinds of failure that say nothing of an optimizer."""

@@ -37,7 +37,8 @@ from bench.formats import encode
 from bench.frameworks.torch import TorchTensors
 from bench.measuring.gates import readings
 from bench.precision import PRECISIONS
-from bench.workloads import _gradients, _optimizers
+from bench.workloads.jobs import gradients
+from bench.workloads.jobs import optimizers
 
 place, kit = torch.device("npu:0"), TorchTensors()
 x = torch.arange(6.0).view(2, 3)
@@ -50,8 +51,8 @@ told["mean"] = ranks.Ranks.mean(alone, there).tolist()
 
 layer = torch.nn.Linear(2, 1, bias=False).to(place)
 layer(torch.tensor([[3.0, 4.0]], device=place)).sum().backward()
-told["gradients"] = float(_gradients.gradient_norm(layer))
-told["optimizer"] = _optimizers.trial("sgd", "loop", torch.float32, place).passed
+told["gradients"] = float(gradients.gradient_norm(layer))
+told["optimizer"] = optimizers.trial("sgd", "loop", torch.float32, place).passed
 
 class Products:
     def product(self, rows, matrix, how, place):

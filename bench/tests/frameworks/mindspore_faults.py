@@ -41,11 +41,12 @@ def shallow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def other_epsilon() -> Iterator[None]:
-    from bench.frameworks import _mindspore_bert, _mindspore_resnet50
+    from bench.frameworks.on_mindspore import bert
+    from bench.frameworks.on_mindspore import resnet50 as mindspore_resnet50
 
     with (
-        put(_mindspore_bert, "EPSILON", lambda _: 1e-3),
-        put(_mindspore_resnet50, "EPSILON", lambda _: 1e-3),
+        put(bert, "EPSILON", lambda _: 1e-3),
+        put(mindspore_resnet50, "EPSILON", lambda _: 1e-3),
     ):
         yield
 
@@ -54,8 +55,8 @@ def other_epsilon() -> Iterator[None]:
 def dropout_left_on() -> Iterator[None]:
     from mindspore import ops
 
-    from bench.frameworks._mindspore_bert import Attention
-    from bench.frameworks._mindspore_resnet50 import Bottleneck
+    from bench.frameworks.on_mindspore.bert import Attention
+    from bench.frameworks.on_mindspore.resnet50 import Bottleneck
 
     def dropping(honest: Any) -> Any:
         return lambda self, given: ops.dropout(honest(self, given), p=0.1, training=True)
@@ -75,9 +76,10 @@ def built(change: Callable[[Any], None], kind: str, which: Callable[[int], bool]
 
     @contextlib.contextmanager
     def planted() -> Iterator[None]:
-        from bench.frameworks import _mindspore_models, _mindspore_training
+        from bench.frameworks.on_mindspore import models
+        from bench.frameworks.on_mindspore import training as mindspore_training
 
-        holder = {"ModelJob": _mindspore_models, "TrainingJob": _mindspore_training}[kind]
+        holder = {"ModelJob": models, "TrainingJob": mindspore_training}[kind]
         count = 0
 
         def changed(honest: Any) -> Any:
@@ -105,7 +107,8 @@ def dropping(path: str, counted: Change, done: int) -> Any:
 
     @contextlib.contextmanager
     def planted() -> Iterator[None]:
-        from bench.frameworks import _mindspore_devices, mindspore
+        from bench.frameworks import mindspore
+        from bench.frameworks.on_mindspore import devices
 
         holder: Any = getattr(importlib.import_module(f"bench.frameworks.{module}"), kind)
         jobs, queued = list[Any](), list[Any]()
@@ -135,7 +138,7 @@ def dropping(path: str, counted: Change, done: int) -> Any:
         with (
             put(holder, "__init__", noted),
             put(holder, "step", behind),
-            put(_mindspore_devices.Reached, "synchronize", waited),
+            put(devices.Reached, "synchronize", waited),
             put(mindspore.MindSporeTensors, "picked", waited),
         ):
             yield
@@ -192,5 +195,5 @@ PLANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "rate doubled": built(rate_doubled, "TrainingJob", timed),
     "momentum off": built(momentum_off, "TrainingJob", timed),
     "update skipped": built(update_skipped, "TrainingJob", timed),
-    "steps dropped": dropping("_mindspore_training.TrainingJob", step_counted, done=1),
+    "steps dropped": dropping("mindspore_training.TrainingJob", step_counted, done=1),
 }

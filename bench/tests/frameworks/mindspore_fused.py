@@ -63,11 +63,11 @@ def fused(fault: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
     def planted() -> Iterator[None]:
         from mindspore import ops
 
-        from bench.frameworks import _mindspore_jobs
+        from bench.frameworks.on_mindspore import jobs
 
         with (
             put(ops, "flash_attention_score", lambda _: attention(fault)),
-            put(_mindspore_jobs, "HOST", lambda _: "none"),
+            put(jobs, "HOST", lambda _: "none"),
             put(Executing, "gated", no_further),
         ):
             yield

@@ -20,7 +20,7 @@ import msgspec
 
 from bench.conformance.check import Finding
 from bench.conformance.worker import Task, findings
-from bench.frameworks import _mindspore_jobs as jobs
+from bench.frameworks.on_mindspore import jobs
 from bench.lifeline import command
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel, Report, Request
@@ -102,10 +102,10 @@ STEPS = {
 
 @contextlib.contextmanager
 def other_step(fault: str) -> Iterator[None]:
-    from bench.frameworks import _mindspore_steps
+    from bench.frameworks.on_mindspore import steps as mindspore_steps
 
     name, change = STEPS[fault]
-    with put(_mindspore_steps, name, change):
+    with put(mindspore_steps, name, change):
         yield
 
 

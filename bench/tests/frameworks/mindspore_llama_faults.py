@@ -11,7 +11,7 @@ from unittest import mock
 import msgspec
 
 from bench.tests.frameworks.mindspore_faults import Change, dropping, put
-from bench.workloads._llamas import SIZES
+from bench.workloads.language.llamas import SIZES
 
 MODEL = "tiny-2l"
 Plant = Callable[[], contextlib.AbstractContextManager[None]]

@@ -18,7 +18,7 @@ from bench.rehearsal import has_no_values
 from bench.running import handing
 from bench.tests.small_workloads import WORKLOADS, one_thread, site, small
 from bench.workload import Site
-from bench.workloads._seeded import Noted, SeededData
+from bench.workloads.jobs.seeded import Noted, SeededData
 
 __all__ = ["one_thread"]
 

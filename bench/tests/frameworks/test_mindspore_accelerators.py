@@ -16,7 +16,7 @@ from bench.backend import DeviceInfo
 from bench.backends import ascend
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Framework
-from bench.frameworks import _mindspore_devices
+from bench.frameworks.on_mindspore import devices
 from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
 from bench.telemetry.source import NotObservable
@@ -80,7 +80,7 @@ def test_what_lets_the_host_compute_is_looked_at(
     seen: str,
 ) -> None:
     """Of a graph; a backend's workers start with 1."""
-    name = _mindspore_devices.BACKOFF
+    name = devices.BACKOFF
     monkeypatch.delenv(name, raising=False)
     if value is not None:
         monkeypatch.setenv(name, value)

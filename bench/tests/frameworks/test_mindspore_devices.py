@@ -14,7 +14,7 @@ from bench import catalogue
 from bench.backends import ascend
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.framework import Framework, Moved
-from bench.frameworks import _mindspore_devices
+from bench.frameworks.on_mindspore import devices as mindspore_devices
 from bench.measuring.asked import complaint
 from bench.measuring.surroundings import harmful
 from bench.precision import PRECISIONS
@@ -137,7 +137,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     )
     monkeypatch.setattr(ascend, "npu_smi", lambda *_: None)
     monkeypatch.setattr(ascend, "DRIVER", Path("/no/driver"))
-    monkeypatch.setenv(_mindspore_devices.BACKOFF, "1")
+    monkeypatch.setenv(mindspore_devices.BACKOFF, "1")
     monkeypatch.setitem(sys.modules, "mindspore", module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     return held
@@ -319,7 +319,7 @@ def test_one_thread_of_each_core_comes_first(
         return siblings[core]
 
     monkeypatch.setattr("pathlib.Path.read_text", read_text)
-    assert sorted({*order}, key=_mindspore_devices._turn) == order
+    assert sorted({*order}, key=mindspore_devices._turn) == order
 
 
 def test_there_is_no_device_of_another_number(held: Held, framework: Framework) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.frameworks._mindspore_jobs import fuses
+from bench.frameworks.on_mindspore.jobs import fuses
 from bench.measuring.messages import Report
 from bench.precision import PRECISIONS
 from bench.records.outcome import Skipped, Void

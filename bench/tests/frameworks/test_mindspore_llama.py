@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from bench import catalogue
-from bench.frameworks import _mindspore_jobs as jobs
-from bench.frameworks import _mindspore_llama as llama
+from bench.frameworks.on_mindspore import jobs, llama
 from bench.judging.comparing.equal_work import of_launches
 from bench.measuring.messages import Report
 from bench.precision import PRECISIONS
@@ -25,8 +24,8 @@ from bench.tests.frameworks.test_mindspore import handed, there
 from bench.tests.measuring.proving.watching import proof_of
 from bench.tests.small_workloads import WORKLOADS, site, small
 from bench.workload import PACKED, Unsupported
-from bench.workloads._llamas import SCALED, SIZES
-from bench.workloads._seeded import noted
+from bench.workloads.jobs.seeded import noted
+from bench.workloads.language.llamas import SCALED, SIZES
 
 __all__ = ["there"]  # a fixture, used by being here
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from bench import catalogue
-from bench.frameworks._mindspore_models import facts_of, looks_of
 from bench.frameworks.mindspore import BUILDERS
+from bench.frameworks.on_mindspore.models import facts_of, looks_of
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import site, small
 from bench.workload import Unsupported

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.frameworks import _mindspore_profile
+from bench.frameworks.on_mindspore import profile as mindspore_profile
 from bench.measuring.asked import complaint, places
 from bench.records.executed import CONVERSIONS, Executed
 
@@ -86,7 +86,7 @@ def device(place: str) -> Any:
 
 def test_kernels_of_a_host_are_named_without_their_places(profiler: Profiler) -> None:
     names = (f"{GRAPH}MatMul-op12", "MatMul", "MatMul", "Conv2D", f"{GRAPH}Conv2DBackpropInput-op3")
-    found = _mindspore_profile.executed(lambda: profiler.run(profiler.host, *names), device("CPU"))
+    found = mindspore_profile.executed(lambda: profiler.run(profiler.host, *names), device("CPU"))
     assert found == Executed(
         operators={"convolution": ("Conv2D",)},
         kernels={"host": ("Conv2D", "Conv2DBackpropInput", "MatMul")},
@@ -96,11 +96,11 @@ def test_kernels_of_a_host_are_named_without_their_places(profiler: Profiler) ->
 
 
 def test_a_step_that_ran_none_of_its_kernels_is_told(profiler: Profiler) -> None:
-    found = _mindspore_profile.executed(lambda: None, device("CPU"))
+    found = mindspore_profile.executed(lambda: None, device("CPU"))
     assert found.kernels == {}
     assert "kernels of a step: asked for some, got none" in complaint(places(found, on_host=True))
     step = lambda: profiler.run(profiler.host, CONTROL)  # noqa: E731
-    assert _mindspore_profile.executed(step, device("CPU")).kernels == {"host": ("Atanh",)}
+    assert mindspore_profile.executed(step, device("CPU")).kernels == {"host": ("Atanh",)}
 
 
 def test_an_accelerators_kernels_stand_by_its_cores_and_a_fallback_is_told(
@@ -113,14 +113,14 @@ def test_an_accelerators_kernels_stand_by_its_cores_and_a_fallback_is_told(
         profiler.run(profiler.cores, *on_device)
         profiler.run(profiler.host, *on_host)
 
-    found = _mindspore_profile.executed(lambda: step("TensorToScalar"), device("Ascend"))
+    found = mindspore_profile.executed(lambda: step("TensorToScalar"), device("Ascend"))
     seen = {"AI_CORE": ("MatMulV3",), "AI_VECTOR_CORE": ("SoftmaxV2",)}
     assert found.kernels == {**seen, CONVERSIONS: ("TensorToScalar",)}
     assert found.operators == {"attention": ("no operator of its own (SoftmaxV2)",)}
     assert profiler.made["activities"] == ["cpu", "npu"] and places(found, on_host=False) == []
     profiler.host.clear()
     profiler.cores.clear()
-    found = _mindspore_profile.executed(lambda: step("Default/Cumsum-op4"), device("Ascend"))
+    found = mindspore_profile.executed(lambda: step("Default/Cumsum-op4"), device("Ascend"))
     said = complaint(places(found, on_host=False))
     assert said.startswith("host fallback: asked for none, got Cumsum.")
 
@@ -135,8 +135,8 @@ def test_what_the_profiler_does_not_show_is_not_observable(profiler: Profiler, b
         taken.append("step")
         profiler.run(profiler.host, "MatMul")
 
-    found = _mindspore_profile.executed(step, device("CPU"))
-    assert found == Executed(absent=_mindspore_profile.NOT_SEEN) and taken == ["step"]
+    found = mindspore_profile.executed(step, device("CPU"))
+    assert found == Executed(absent=mindspore_profile.NOT_SEEN) and taken == ["step"]
     assert places(found, on_host=True) == []
 
 
@@ -145,5 +145,5 @@ def test_a_step_that_fails_leaves_no_profiler_on(profiler: Profiler) -> None:
         raise RuntimeError("no kernel")
 
     with pytest.raises(RuntimeError, match="no kernel"):
-        _mindspore_profile.executed(step, device("CPU"))
+        mindspore_profile.executed(step, device("CPU"))
     assert not profiler.on

@@ -28,8 +28,9 @@ from bench.tests.launching import launch as launch_process
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, one_thread, small
 from bench.workload import Look, Unsupported
-from bench.workloads import _optimizers, gemm
-from bench.workloads._replayed_decode import ReplayedDecodeJob
+from bench.workloads import gemm
+from bench.workloads.decoding.replayed_decode import ReplayedDecodeJob
+from bench.workloads.jobs import optimizers
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -384,8 +385,8 @@ def test_each_look_says_what_was_asked_what_was_seen_and_what_to_do() -> None:
 def test_an_optimizer_that_is_wrong_however_it_is_made_voids_the_launch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    off = _optimizers.Trial(2.0, 1.0)
-    monkeypatch.setattr(_optimizers, "trial", lambda *_: off)
+    off = optimizers.Trial(2.0, 1.0)
+    monkeypatch.setattr(optimizers, "trial", lambda *_: off)
     outcome = launch("dlrm", "train")
     assert isinstance(outcome, Void), outcome
     assert outcome.reason.startswith("numerics: fused SGD is wrong here in float")

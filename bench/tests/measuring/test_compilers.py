@@ -15,7 +15,7 @@ from bench.measuring.execution import Execution
 from bench.precision import PRECISIONS
 from bench.records.environment import UNSEARCHED
 from bench.workload import Unsupported
-from bench.workloads import _slots
+from bench.workloads.decoding import slots
 
 
 @pytest.mark.parametrize("large", [True, False])
@@ -70,10 +70,10 @@ def test_room_to_compile_is_made_by_a_name_that_the_oldest_torch_has(
             return changes
 
     job: Any = SimpleNamespace(_compiled=True, _reaches=range(10))
-    with _slots.SlotModel._room_to_compile(job):
+    with slots.SlotModel._room_to_compile(job):
         assert torch._dynamo.config.recompile_limit == 22
     old = Config()
     monkeypatch.setattr(torch._dynamo, "config", old)
     compilers.make_room(3)
     assert old.cache_size_limit == 24
-    assert _slots.SlotModel._room_to_compile(job) == {"cache_size_limit": 24}
+    assert slots.SlotModel._room_to_compile(job) == {"cache_size_limit": 24}

@@ -17,7 +17,7 @@ from bench.planning.plan import plan
 from bench.planning.suite_file import read_suite
 from bench.tests.released import workloads
 
-MODULES = [module.name for module in pkgutil.iter_modules(bench.workloads.__path__)]
+MODULES = [m.name for m in pkgutil.iter_modules(bench.workloads.__path__) if not m.ispkg]
 NAMES = [name.replace("_", "-") for name in MODULES if not name.startswith("_")]
 MODES = [(name, mode) for name in NAMES for mode in catalogue.workload(name).modes]
 

@@ -26,7 +26,7 @@ from bench.records.outcome import Failed, Skipped
 from bench.records.run import Settings
 from bench.tests.scripts.fit import in_fresh_processes
 from bench.workload import Site, Unsupported, Workload
-from bench.workloads._jobs import BATCHES
+from bench.workloads.jobs.jobs import BATCHES
 
 CPU = torch.device("cpu")
 FLOAT = 4

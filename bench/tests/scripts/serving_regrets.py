@@ -20,7 +20,7 @@ from bench.precision import PRECISIONS
 from bench.serving_job import ServingJob
 from bench.tests.measuring.gates.wrong_slots import forgetful
 from bench.workload import Site
-from bench.workloads._served import ROUTED_PRECISIONS, SERVED
+from bench.workloads.language.served import ROUTED_PRECISIONS, SERVED
 from bench.workloads.serve import WORKLOAD, ServeParameters
 
 SEEDS = 3

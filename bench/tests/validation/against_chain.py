@@ -40,7 +40,7 @@ from bench.records.case import PLAIN, SEARCHED, Case, Choice
 from bench.records.run import Settings
 from bench.tests.validation.agreement import TURNS, Turns, in_turns, script
 from bench.workload import EXECUTIONS, Site
-from bench.workloads._generation import DecodeJob
+from bench.workloads.decoding.generation import DecodeJob
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ its prefill and its preparations are not counted. In float32 both must pick the 
 it was not the same work. A launch gives the median over its turns of our tokens/s over those of
 `generate`; printed is the geometric mean over launches with its 95 % t interval.
 
-What differs: ours takes a step of its own (`bench.workloads._decoder`), with masks and rotations
+What differs: ours takes a step of its own (`bench.workloads.decoding`), with masks and rotations
 made beforehand, where `generate` makes them for each token; and ours grows no list of tokens.
 """
 
@@ -33,7 +33,7 @@ from bench.records.case import Case
 from bench.records.run import Settings
 from bench.tests.validation.agreement import TURNS, Turns, in_turns, script
 from bench.workload import EXECUTIONS, Site
-from bench.workloads._generation import DecodeJob
+from bench.workloads.decoding.generation import DecodeJob
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.tests.validation.against_chain import BY_EXECUTION, chain_of, take_turns
 from bench.tests.validation.agreement import TURNS, Turns, script
-from bench.workloads._generation import DecodeJob
+from bench.workloads.decoding.generation import DecodeJob
 
 if TYPE_CHECKING:
     from torch import Tensor

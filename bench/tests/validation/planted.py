@@ -106,7 +106,7 @@ def another_input(job: Any) -> None:
 
 def half_a_batch(job: Any) -> None:
     """The first half of each input twice, in its place."""
-    from bench.workloads._rotation import leaves
+    from bench.workloads.jobs.rotation import leaves
 
     halved = False
     for item in _rotation(job).items:

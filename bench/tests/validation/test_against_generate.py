@@ -12,7 +12,7 @@ from bench.planning import plan
 from bench.records.case import Case
 from bench.tests.small_workloads import WORKLOADS, build, site
 from bench.tests.validation import against_generate, agreement
-from bench.workloads._transformers import ATTENTION
+from bench.workloads.layers.transformers import ATTENTION
 
 NEW = 6
 

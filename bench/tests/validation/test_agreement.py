@@ -20,20 +20,11 @@ from bench.tests.validation.bare.decode import ByHand, Latents
 from bench.tests.validation.bare.loop import Loop
 from bench.tests.validation.same_operators import Calls
 from bench.tests.values import BAD_NUMERICS, NUMERICS, make_case
-from bench.workloads import (
-    _denoisers,
-    _gpts,
-    _latent,
-    _llamas,
-    _qwens,
-    bert,
-    gpt_oss,
-    resnet50,
-    vit_b16,
-)
-from bench.workloads._jobs import InferenceJob
-from bench.workloads._seeded import parameter_count
-from bench.workloads._transformers import attention_of, library_class
+from bench.workloads import _denoisers, bert, gpt_oss, resnet50, vit_b16
+from bench.workloads.jobs.jobs import InferenceJob
+from bench.workloads.jobs.seeded import parameter_count
+from bench.workloads.language import gpts, latent, llamas, qwens
+from bench.workloads.layers.transformers import attention_of, library_class
 
 KERNELS = ("gemm", "memory", "attention", "launch", "transfer")
 """Workloads without a model: what they do is one call of torch."""
@@ -63,14 +54,14 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: _denoisers.construct(_denoisers.DITS["dit-s-2"]),
     ),
     "bert": (text._bert, lambda: bert._construct(bert.SIZES["base"])),
-    "llama": (text._llama, _llamas.SIZES["smollm2-135m"].construct),
-    "qwen3": (text._qwen3, _qwens.SIZES["qwen3-0.6b"].construct),
+    "llama": (text._llama, llamas.SIZES["smollm2-135m"].construct),
+    "qwen3": (text._qwen3, qwens.SIZES["qwen3-0.6b"].construct),
     "qwen3 of the last token": (
         lambda: text._qwen3(151_669),
-        _qwens.RERANKERS["qwen3-reranker-0.6b"].construct,
+        qwens.RERANKERS["qwen3-reranker-0.6b"].construct,
     ),
-    "gpt-oss": (text._gpt_oss, _gpts.SIZES[gpt_oss.DEFAULT_MODEL].construct),
-    "deepseek": (text._deepseek, _latent.SIZES["v2-lite-cut"].construct),
+    "gpt-oss": (text._gpt_oss, gpts.SIZES[gpt_oss.DEFAULT_MODEL].construct),
+    "deepseek": (text._deepseek, latent.SIZES["v2-lite-cut"].construct),
 }
 
 
@@ -257,7 +248,7 @@ def small_model(name: str) -> Any:
         model = library(
             "gpt_oss", "GptOss", attn_implementation=attention, **SMALL, **HEADS, **sizes
         )
-        _gpts.draw(model, 0.2)
+        gpts.draw(model, 0.2)
         return model
     return library(name, name.capitalize(), **SMALL, **HEADS)
 

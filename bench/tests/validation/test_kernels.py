@@ -14,7 +14,7 @@ from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.validation import kernels
 from bench.tests.validation.bare import kernels as bare
 from bench.tests.validation.bare.kernels import BARE
-from bench.workloads import _products
+from bench.workloads.jobs import products
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -36,7 +36,7 @@ def small(name: str) -> Any:
 def test_both_sides_call_the_same_operators_and_take_turns(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+    monkeypatch.setattr(products, "MOST_BUFFERS", 2)
     monkeypatch.setattr(bare, "AT_ONCE", 1)
     case = small(name)
     workload = WORKLOADS[case.workload]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.workloads import _contexts
+from bench.workloads.contexts import contexts
 
 SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "context_length": 41}
 LATENT = {"heads": 4, "head_dim": 16, "latent_dim": 32, "rotary_dim": 8, "context_length": 41}
@@ -29,7 +29,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 
 def parameters(mode: str, **given: Any) -> Any:
     sizes = LATENT if mode.startswith("latent") else SMALL
-    return _contexts.MODES[mode](**{**sizes, **given})
+    return contexts.MODES[mode](**{**sizes, **given})
 
 
 def beside(mode: str, p: Any) -> int:
@@ -51,6 +51,6 @@ def beside(mode: str, p: Any) -> int:
         keys += p.sinks
         each, counted = 4 * (p.head_dim + 8 * p.sinks), 4 * p.head_dim
     window = 0 if latent else p.window
-    visible = _contexts.pairs(1 if "decode" in mode else tokens, tokens, window)
+    visible = contexts.pairs(1 if "decode" in mode else tokens, tokens, window)
     flop: int = batch * p.heads * (each * queries * keys - counted * visible)
     return flop

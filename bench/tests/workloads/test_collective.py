@@ -21,9 +21,9 @@ from bench.records.outcome import Block
 from bench.records.run import Settings
 from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.workload import Site, Unsupported, Wrong
-from bench.workloads import _exchange
-from bench.workloads._exchange_layout import Layout, routed
 from bench.workloads.collective import WORKLOAD, Chained, Exchanged, Paired, Routed
+from bench.workloads.exchange import exchange
+from bench.workloads.exchange.layout import Layout, routed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +73,8 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
         return call
 
-    monkeypatch.setattr(_exchange, "operation", operation)
-    monkeypatch.setattr(_exchange, "RING_BYTES", RING_BYTES)
+    monkeypatch.setattr(exchange, "operation", operation)
+    monkeypatch.setattr(exchange, "RING_BYTES", RING_BYTES)
     return calls
 
 
@@ -90,7 +90,7 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, int]]:
 
         return call
 
-    monkeypatch.setattr(_exchange, "operation", operation)
+    monkeypatch.setattr(exchange, "operation", operation)
     return calls
 
 
@@ -199,7 +199,7 @@ def test_the_gate_compares_each_piece_with_the_formula(
     parameters = Chained(size_bytes=4096)
     with pytest.raises(Wrong, match=r"^send-receive of 4 KiB in fp32: .* elements are wrong"):
         gate(WORKLOAD, "send-receive", parameters, site())
-    monkeypatch.setattr(_exchange.Exchange, "_complaint", lambda self: "")
+    monkeypatch.setattr(exchange.Exchange, "_complaint", lambda self: "")
     assert not gate(WORKLOAD, "send-receive", parameters, site()).passed, "rank 3's, not rank 0's"
     exact = msgspec.structs.replace(site(), precision=REFERENCE)
     found = WORKLOAD.build("all-gather", Exchanged(size_bytes=4096), exact).probe()["output"]
@@ -217,7 +217,7 @@ def test_what_a_library_refuses_on_all_ranks_is_skipped(monkeypatch: pytest.Monk
 
         return refuse
 
-    monkeypatch.setattr(_exchange, "operation", operation)
+    monkeypatch.setattr(exchange, "operation", operation)
     with pytest.raises(Unsupported, match="does not take it: Invalid scalar type"):
         all_reduce()
     monkeypatch.setattr(Alike, "told", lambda self, value: [value, ""])
@@ -275,7 +275,7 @@ def test_the_gate_compares_as_much_of_small_messages_as_there_is(
     precision: str,
     message_bytes: int,
 ) -> None:
-    monkeypatch.setattr(_exchange.Exchange, "_complaint", lambda self: "")
+    monkeypatch.setattr(exchange.Exchange, "_complaint", lambda self: "")
     parameters = Paired(message_bytes=message_bytes)
     exact = msgspec.structs.replace(site(), precision=REFERENCE)
     found = [

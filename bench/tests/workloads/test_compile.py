@@ -23,7 +23,7 @@ from bench.tests.replay import CompiledRecorder
 from bench.tests.scripts.regenerate import command
 from bench.tests.small_workloads import MODES, WORKLOADS, small
 from bench.workload import ALL_EXECUTIONS, EXECUTIONS, Site
-from bench.workloads._executed import executed
+from bench.workloads.jobs.executed import executed
 
 SUITE = """
 [settings]

@@ -18,9 +18,10 @@ from bench.records.tolerances import TOLERANCES
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.workloads.context_kinds import KINDS, parameters
 from bench.workload import Site
-from bench.workloads import _context_jobs, _contexts, _products
-from bench.workloads._contexts import Drawn
-from bench.workloads._seeded import SeededData
+from bench.workloads.contexts import context_jobs, contexts
+from bench.workloads.contexts.contexts import Drawn
+from bench.workloads.jobs import products
+from bench.workloads.jobs.seeded import SeededData
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -33,7 +34,7 @@ EACH = pytest.mark.parametrize(("mode", "given"), KINDS, ids=str)
 def few_buffers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What rotates changes no result, and takes time."""
     if "rotation" not in request.fixturenames:
-        monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+        monkeypatch.setattr(products, "MOST_BUFFERS", 2)
 
 
 @pytest.fixture
@@ -56,16 +57,16 @@ def test_pairs_are_those_of_the_mask(queries: int, context: int, window: int) ->
     visible = 0
     for token in range(context - queries, context):
         visible += sum(1 for key in range(token + 1) if not window or token - key < window)
-    assert _contexts.pairs(queries, context, window) == visible
-    assert int(_context_jobs.seen(queries, context, window).sum()) == visible
+    assert contexts.pairs(queries, context, window) == visible
+    assert int(context_jobs.seen(queries, context, window).sum()) == visible
 
 
 def test_at_128k_a_window_leaves_a_five_hundredth() -> None:
     tokens, window = 131_072, 128
-    assert _contexts.pairs(tokens, tokens, 0) == tokens * (tokens + 1) // 2
-    assert _contexts.pairs(tokens, tokens, window) == window * tokens - window * (window - 1) // 2
-    mask = _context_jobs.seen(512, 512, window)
-    assert _contexts.pairs(512, 512, window) == int(mask.sum())
+    assert contexts.pairs(tokens, tokens, 0) == tokens * (tokens + 1) // 2
+    assert contexts.pairs(tokens, tokens, window) == window * tokens - window * (window - 1) // 2
+    mask = context_jobs.seen(512, 512, window)
+    assert contexts.pairs(512, 512, window) == int(mask.sum())
 
 
 # What it costs
@@ -74,7 +75,7 @@ def test_at_128k_a_window_leaves_a_five_hundredth() -> None:
 @EACH
 def test_bytes_are_those_of_the_tensors_that_are_seen(mode: str, given: Any) -> None:
     p = parameters(mode, **given)
-    one = _contexts.drawn(p, SeededData(0), site(BF16))
+    one = contexts.drawn(p, SeededData(0), site(BF16))
     job: Any = ATTENTION.build(mode, p, site(BF16))
     job.step()
     read = [one.query, one.key, one.value, *one.scales, *one.matrices]
@@ -94,7 +95,7 @@ def test_absorbed_and_expanded_are_the_same_result_by_other_work() -> None:
     at_128k = [
         ATTENTION.work(
             "latent-decode",
-            _contexts.LatentDecodeParameters(context_length=131_072, absorbed=absorbed),
+            contexts.LatentDecodeParameters(context_length=131_072, absorbed=absorbed),
             BF16,
         ).flop
         or 0
@@ -127,10 +128,10 @@ def test_none_of_a_decodes_sets_is_in_a_cache_when_its_turn_comes(
     mode: str, given: Any, count: int
 ) -> None:
     """In 8 bits too, whose sets are half as large: else their rate were a cache's."""
-    p = _contexts.MODES[mode](**given)
-    assert _contexts.buffers(p, BF16) == count
+    p = contexts.MODES[mode](**given)
+    assert contexts.buffers(p, BF16) == count
     if "decode" in mode:
-        together = count * _contexts.counted(p, BF16).moved_bytes
+        together = count * contexts.counted(p, BF16).moved_bytes
         assert together >= 128 * 2**20, "twice the largest cache of most devices"
 
 
@@ -158,14 +159,14 @@ def test_of_a_long_context_only_what_its_window_sees_is_held(cache: str, sinks: 
     )
     held = [ATTENTION.peak_bytes("decode", p, site(BF16)) for p in (shorter, longer)]
     assert held[0] == held[1] > 0
-    drawn = [*_contexts._drawn_sets(longer, 3, site(BF16))]
+    drawn = [*contexts._drawn_sets(longer, 3, site(BF16))]
     assert [one.key.shape[2] for one in drawn] == [4000, 8, 8]
 
 
 @pytest.mark.parametrize("window", [1, 3, 41, 100])
 def test_a_set_of_a_window_alone_has_all_that_a_step_sees(window: int) -> None:
     p = parameters("decode", window=window)
-    first, second = _contexts._drawn_sets(p, 2, site())
+    first, second = contexts._drawn_sets(p, 2, site())
     job: Any = ATTENTION.build("decode", p, site())
     job.step()
     job.step()
@@ -192,13 +193,13 @@ def test_each_kind_is_what_its_definition_says(mode: str, given: Any, precision:
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, by: Callable[[Drawn], Drawn]) -> None:
     """What the device gets, and not the reference."""
-    right = _contexts.drawn
+    right = contexts.drawn
 
     def drawn(p: Any, data: Any, at: Site) -> Drawn:
         one = right(p, data, at)
         return one if at.precision.weights == "float64" else by(one)
 
-    monkeypatch.setattr(_contexts, "drawn", drawn)
+    monkeypatch.setattr(contexts, "drawn", drawn)
 
 
 def in_8_bits(one: Drawn) -> Drawn:
@@ -249,18 +250,18 @@ def test_what_is_coarser_or_another_attention_is_void(
 def test_a_window_of_one_key_more_or_less_is_void(
     monkeypatch: pytest.MonkeyPatch, mode: str, window: int
 ) -> None:
-    right = _context_jobs.seen
-    monkeypatch.setattr(_context_jobs, "seen", lambda q, t, w: right(q, t, w and window))
+    right = context_jobs.seen
+    monkeypatch.setattr(context_jobs, "seen", lambda q, t, w: right(q, t, w and window))
     assert not gated(mode, window=8).passed
 
 
 def test_the_twin_has_several_blocks_and_crosses_their_edges() -> None:
-    big = _contexts.PrefillParameters(
+    big = contexts.PrefillParameters(
         context_length=131_072, heads=64, kv_heads=8, head_dim=64, window=128, sinks=True
     )
-    small = _contexts.twin(big)
+    small = contexts.twin(big)
     assert (small.window, small.context_length, small.sinks) == (8, 96, True)
-    assert _contexts.twin(small) == small
+    assert contexts.twin(small) == small
 
 
 @pytest.mark.parametrize(
@@ -271,8 +272,8 @@ def test_the_twin_has_as_many_heads_of_keys(
     heads: int, kv_heads: int, twin: tuple[int, int]
 ) -> None:
     """By how many there are, and whether they are shared, libraries choose their kernels."""
-    small = _contexts.twin(_contexts.DecodeParameters(heads=heads, kv_heads=kv_heads))
-    assert (small.heads, small.kv_heads) == twin and _contexts.twin(small) == small
+    small = contexts.twin(contexts.DecodeParameters(heads=heads, kv_heads=kv_heads))
+    assert (small.heads, small.kv_heads) == twin and contexts.twin(small) == small
 
 
 # Equal work
@@ -293,7 +294,7 @@ def test_a_record_of_fewer_sets_is_not_compared(monkeypatch: pytest.MonkeyPatch)
     """The work is one, so is its version; but four sets, as decodes had, may lie in a cache."""
     proofs = []
     for count in (2, 3):
-        monkeypatch.setattr(_products, "MOST_BUFFERS", count)
+        monkeypatch.setattr(products, "MOST_BUFFERS", count)
         proofs.append(proof_of("decode"))
     found = judged([(1, proofs[0])], [(1, proofs[1])], "bf16")
     assert not found.proved
@@ -318,7 +319,7 @@ def proof_of(mode: str, **given: Any) -> Proof:
 
 @pytest.mark.parametrize("mode", ["prefill", "latent-prefill"])
 def test_a_prefill_over_keys_as_they_are_is_the_case_that_it_was(mode: str) -> None:
-    kind = _contexts.MODES[mode]
+    kind = contexts.MODES[mode]
     plain = kind.written({"context_length": 64, "cache": "unquantized"})
     assert plain == {"context_length": 64}
     assert kind.written({"cache": "fp8"}) == {"cache": "fp8"}
@@ -326,6 +327,6 @@ def test_a_prefill_over_keys_as_they_are_is_the_case_that_it_was(mode: str) -> N
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="heads must be a multiple of kv_heads: 6 and 4"):
-        _contexts.DecodeParameters(heads=6, kv_heads=4)
+        contexts.DecodeParameters(heads=6, kv_heads=4)
     with pytest.raises(ValueError, match="unknown cache `int8`"):
-        _contexts.DecodeParameters(cache="int8")
+        contexts.DecodeParameters(cache="int8")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.workload import Unsupported
-from bench.workloads import _exchange_operands as operands
-from bench.workloads._exchange_layout import (
+from bench.workloads.exchange import operands
+from bench.workloads.exchange.layout import (
     IN_PLACE,
     MOST_PAIRED,
     SUMS,
@@ -23,8 +23,8 @@ from bench.workloads._exchange_layout import (
     turns,
     uneven,
 )
-from bench.workloads._exchange_operands import BOTH
-from bench.workloads._exchange_proof import Proof, Seen, complaint
+from bench.workloads.exchange.operands import BOTH
+from bench.workloads.exchange.proof import Proof, Seen, complaint
 
 if TYPE_CHECKING:
     import torch

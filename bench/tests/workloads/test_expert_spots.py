@@ -24,9 +24,9 @@ from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, model_of, one_thread, site, small
 from bench.tests.stand_in_products import Experts
 from bench.workload import Site
-from bench.workloads import _expert_spots
-from bench.workloads._expert_spots import CHOICE, FACT, Rule
-from bench.workloads._spots import allowed
+from bench.workloads.spots import expert_spots
+from bench.workloads.spots.expert_spots import CHOICE, FACT, Rule
+from bench.workloads.spots.spots import allowed
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -64,7 +64,7 @@ def test_right_experts_are_never_void(name: str, model: str, mode: str, precisio
     for seed, batch in ((1, 1), (2, 2), (3, 5)):
         job = timed(name, model, mode, site(precision, seed=seed), batch_size=batch)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_expert_spots, "allowed", narrowed)
+            patch.setattr(expert_spots, "allowed", narrowed)
             assert told(job) == ""
         job.step()
 
@@ -111,7 +111,7 @@ def test_a_model_without_experts_takes_no_step_more() -> None:
 def test_a_look_leaves_training_as_it_was() -> None:
     jobs = [timed("qwen3", "tiny-moe", "train", site(FP32)) for _ in "ab"]
     gradients = [p.grad for p in model_of(jobs[0]).parameters()]
-    looks = _expert_spots.looks(jobs[0], jobs[0]._model, jobs[0]._read, jobs[0]._site)
+    looks = expert_spots.looks(jobs[0], jobs[0]._model, jobs[0]._read, jobs[0]._site)
     assert complaint(looks) == ""
     assert all(a is p.grad for a, p in zip(gradients, model_of(jobs[0]).parameters(), strict=True))
     for job in jobs:
@@ -158,7 +158,7 @@ def test_weights_of_another_token_are_void(
         monkeypatch.setattr(torch, "topk", values)
     patched, job = torch.Tensor.gather, timed(name, model, "prefill", site(BF16))
     if model == "tiny-v3":
-        monkeypatch.setattr(_expert_spots.Rule, "complaint", unpatched(right, patched))
+        monkeypatch.setattr(expert_spots.Rule, "complaint", unpatched(right, patched))
     found = told(job)
     assert found.startswith(CHOICE) and " has a weight of " in found
 
@@ -259,8 +259,8 @@ def test_what_is_level_may_go_either_way() -> None:
     ],
 )
 def test_indices_are_of_experts_each_once(index: Any, wrong: str) -> None:
-    assert _expert_spots._not_a_choice(torch.tensor(index), 8) == wrong
-    assert _expert_spots._not_a_choice(torch.tensor([[0, 7], [3, 2]]), 8) == ""
+    assert expert_spots._not_a_choice(torch.tensor(index), 8) == wrong
+    assert expert_spots._not_a_choice(torch.tensor([[0, 7], [3, 2]]), 8) == ""
 
 
 # What cannot be seen costs no figure
@@ -272,7 +272,7 @@ def test_a_look_that_fails_is_a_fact(monkeypatch: pytest.MonkeyPatch, mode: str)
         raise torch.OutOfMemoryError("out of memory")
 
     job = timed("qwen3", "tiny-moe", mode, site(BF16))
-    monkeypatch.setattr(_expert_spots, "_expert", full)
+    monkeypatch.setattr(expert_spots, "_expert", full)
     assert complaint(job.looks()) == ""
     assert job.facts[FACT].startswith("not observable: ") and "out of memory" in job.facts[FACT]
     job.step()
@@ -286,7 +286,7 @@ def test_so_is_a_step_that_fails() -> None:
     def step() -> None:
         raise RuntimeError("a lost device")
 
-    assert list(_expert_spots.looks(job, model, step, site(BF16))) == []
+    assert list(expert_spots.looks(job, model, step, site(BF16))) == []
     assert job.facts[FACT] == "not observable: RuntimeError: a lost device"
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
 
@@ -294,7 +294,7 @@ def test_so_is_a_step_that_fails() -> None:
 def test_a_router_that_is_not_known_leaves_what_its_experts_give(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_expert_spots, "ROUTERS", ("of another name",))
+    monkeypatch.setattr(expert_spots, "ROUTERS", ("of another name",))
     monkeypatch.setattr(torch, "topk", smallest)
     job = timed("qwen3", "tiny-moe", "prefill", site(BF16))
     assert told(job) == ""

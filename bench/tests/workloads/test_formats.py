@@ -22,7 +22,8 @@ from bench.tests.measuring.proving.watching import opened
 from bench.tests.small_workloads import one_thread, site
 from bench.tests.stand_in_products import stand_in
 from bench.workload import Site, Unsupported
-from bench.workloads import _products, gemm
+from bench.workloads import gemm
+from bench.workloads.jobs import products as product_jobs
 
 __all__ = ["one_thread", "stand_in"]  # fixtures, used by being here
 
@@ -35,7 +36,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def few_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What rotates changes no result, and takes most of the time."""
-    monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+    monkeypatch.setattr(product_jobs, "MOST_BUFFERS", 2)
 
 
 def normals(rows: int, columns: int, seed: int = 0) -> Tensor:

@@ -15,27 +15,29 @@ from bench.measuring.gates import numerics
 from bench.precision import PRECISIONS
 from bench.tests.measuring.proving.wrong_workloads import one_reference
 from bench.tests.small_workloads import WORKLOADS, build, model_of, one_thread, site
-from bench.workloads import _gpts, _transformers, gpt_oss
-from bench.workloads._seeded import SeededData, build_model
-from bench.workloads._windows import attended
+from bench.workloads import gpt_oss
+from bench.workloads.jobs.seeded import SeededData, build_model
+from bench.workloads.language import gpts
+from bench.workloads.layers import transformers
+from bench.workloads.layers.windows import attended
 
 __all__ = ["one_reference", "one_thread"]  # fixtures, used by being here
 
 WORKLOAD, BF16 = WORKLOADS["gpt-oss"], PRECISIONS["bf16"]
-B20 = _gpts.SIZES["gpt-oss-20b"]
+B20 = gpts.SIZES["gpt-oss-20b"]
 
 
 def test_a_token_meets_the_published_active_parameters() -> None:
     """3.6 and 5.1 billion, of which the paper counts the output matrix and not the embedding."""
     for name, billions in (("gpt-oss-20b", 3.61), ("gpt-oss-120b", 5.13)):
-        size = _gpts.SIZES[name]
+        size = gpts.SIZES[name]
         met = size.layer_weights(size.active) + size.layer_vectors(size.active)
         met = size.layers * met + size.head_weights
         assert met / 1e9 == pytest.approx(billions, abs=0.005)
 
 
 def test_every_parameter_is_counted_where_all_experts_are_met() -> None:
-    for name, size in _gpts.SIZES.items():
+    for name, size in gpts.SIZES.items():
         if size.published_parameters:
             layer = size.layer_weights(size.experts) + size.layer_vectors(size.experts)
             whole = size.layers * layer + 2 * size.head_weights + size.hidden
@@ -45,7 +47,7 @@ def test_every_parameter_is_counted_where_all_experts_are_met() -> None:
 def test_half_of_the_layers_attend_within_the_window() -> None:
     assert B20.seen(100) == 24 * 100
     assert B20.seen(1000) == 12 * (128 + 1000)
-    assert _gpts.SIZES["gpt-oss-20b-4l"].seen(1000) == 2 * (128 + 1000)
+    assert gpts.SIZES["gpt-oss-20b-4l"].seen(1000) == 2 * (128 + 1000)
     attention = 4 * 64 * 64
     matrices = 2 * (24 * B20.layer_weights(4) + B20.head_weights)
     assert B20.flop(1, 1000, 1) == matrices + attention * 12 * (128 + 1000)
@@ -108,7 +110,7 @@ def test_where_tokens_go_is_seen_and_other_weights_are() -> None:
 
 def test_experts_are_about_as_busy_as_one_another() -> None:
     """What all tokens get alike, biases, must not send them to the same experts."""
-    size = msgspec.structs.replace(_gpts.SIZES["tiny"], experts=32, hidden=256, head_width=32)
+    size = msgspec.structs.replace(gpts.SIZES["tiny"], experts=32, hidden=256, head_width=32)
     model = build_model(size.construct, None, SeededData(0), site())
     tokens = torch.randint(0, 512, (1, 512), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -172,7 +174,7 @@ def test_sinks_are_never_passed_over() -> None:
     query = torch.zeros(1, 2, 3, 8)
     mask = torch.zeros(1, 1, 3, 3)
     with pytest.raises(RuntimeError, match="has sinks and a mask of its own"):
-        _transformers.attend(torch.nn.Module(), query, query, query, mask, s_aux=torch.zeros(2))
+        transformers.attend(torch.nn.Module(), query, query, query, mask, s_aux=torch.zeros(2))
 
 
 # --- What the gate hears -------------------------------------------------------------------------
@@ -260,7 +262,7 @@ def verdict(
                 spoil(layer)
         return model
 
-    planted.setattr("bench.workloads._family.build_model", wrong)
+    planted.setattr("bench.workloads.language.family.build_model", wrong)
     kind: Any = WORKLOAD.modes[mode].parameters
     parameters = kind(model="tiny")
     return numerics.gate(WORKLOAD, mode, parameters, site(PRECISIONS[precision])).complaint

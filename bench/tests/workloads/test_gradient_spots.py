@@ -14,7 +14,7 @@ from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import one_thread, site, small
 from bench.tests.workloads.test_model_spots import eighth, kernel, void
-from bench.workloads import _model_spots
+from bench.workloads.spots import model_spots
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -113,7 +113,7 @@ def gradients(
     upstream = torch.randn_like(output)
     found = torch.autograd.grad(output, list(leaves.values()), upstream)
     with torch.no_grad():
-        call = _model_spots._call(name, given, output)
+        call = model_spots._call(name, given, output)
     return call, upstream, dict(zip(leaves, (x.clone() for x in found), strict=True))
 
 
@@ -174,7 +174,7 @@ def test_a_table_has_the_sums_of_its_rows(dtype: torch.dtype, padding: int | Non
     upstream = torch.randn_like(output)
     (found,) = torch.autograd.grad(output, table, upstream)
     given = {"input": indices, "weight": table, "padding_idx": padding}
-    call = _model_spots._call("embedding", given, output)
+    call = model_spots._call("embedding", given, output)
     assert told(call, "weight", upstream, found, dtype) == ""
     none = found.clone()
     none[20:] = 0.5  # of rows that nobody asked for
@@ -196,7 +196,7 @@ def test_a_loss_gives_each_row_its_share(name: str, far: float) -> None:
     x.requires_grad_()
     output = getattr(functional, name)(x, target)
     (found,) = torch.autograd.grad(output, x, torch.tensor(0.5))
-    call = _model_spots._call(name, {"input": x, "target": target}, output)
+    call = model_spots._call(name, {"input": x, "target": target}, output)
     assert told(call, "input", torch.tensor(0.5), found, torch.float32) == ""
     assert "at row" in told(call, "input", torch.tensor(0.5), found * 2, torch.float32) or far
     assert "at row" in told(call, "input", torch.tensor(0.5), found.abs() + 1e-3, torch.float32)
@@ -207,7 +207,7 @@ def test_a_loss_that_leaves_out_targets_is_not_looked_at() -> None:
     target[::5] = -100
     output = functional.cross_entropy(x, target)
     (found,) = torch.autograd.grad(output, x)
-    call = _model_spots._call("cross_entropy", {"input": x, "target": target}, output)
+    call = model_spots._call("cross_entropy", {"input": x, "target": target}, output)
     made = call and call.gradients["input"](torch.tensor(1.0), found)
     assert made is not None and made.looks("loss", site()) == []
 
@@ -217,7 +217,7 @@ def test_a_table_of_which_every_row_is_asked_for_too_often_is_not_looked_at() ->
     indices = torch.ones(200, dtype=torch.int64)
     output = functional.embedding(indices, table)
     (found,) = torch.autograd.grad(output.sum(), table)
-    call = _model_spots._call("embedding", {"input": indices, "weight": table}, output)
+    call = model_spots._call("embedding", {"input": indices, "weight": table}, output)
     made = call and call.gradients["weight"](torch.ones_like(output), found)
     assert made is not None  # but the row that nobody asked for
     assert complaint(made.looks("table", site(PRECISIONS["bf16"]))) == ""
@@ -268,7 +268,7 @@ def test_what_was_overwritten_since_is_not_looked_at(overwritten: bool) -> None:
         found.backward()
 
     looks: list[Any] = []
-    _model_spots._see(site(), step, step, looks)
+    model_spots._see(site(), step, step, looks)
     assert complaint(looks) == ""
     assert len(looks) == (1 if overwritten else 2)
 

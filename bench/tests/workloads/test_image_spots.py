@@ -14,7 +14,7 @@ from bench.precision import PRECISIONS
 from bench.tests.small_workloads import one_thread, site, small
 from bench.tests.workloads.test_gradient_spots import NAMED, told
 from bench.tests.workloads.test_model_spots import kernel, void
-from bench.workloads import _model_spots
+from bench.workloads.spots import model_spots
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -37,12 +37,12 @@ def made(name: str, given: dict[str, Any]) -> tuple[Any, Tensor, Tensor, dict[st
     output = getattr(functional, name)(**given)
     upstream = torch.randn_like(output)
     found = torch.autograd.grad(output, list(leaves.values()), upstream)
-    call = _model_spots._call(name, given, output.detach())
+    call = model_spots._call(name, given, output.detach())
     return call, output.detach(), upstream, dict(zip(leaves, found, strict=True))
 
 
 def of_output(name: str, given: dict[str, Any], output: Tensor, dtype: torch.dtype) -> str:
-    call = _model_spots._call(name, given, output)
+    call = model_spots._call(name, given, output)
     assert call is not None
     return complaint(call.looks(name, site(PRECISIONS[NAMED[dtype]])))
 
@@ -71,7 +71,7 @@ def test_a_convolution_is_held_to_its_definition(
     beside = torch.randn(len(weight)).to(dtype) if bias else None
     given = {"input": x, "weight": weight, "bias": beside, **how}
     _, output, upstream, found = made(name, given)
-    call = _model_spots._call(name, given, output)
+    call = model_spots._call(name, given, output)
     assert call is not None and {*call.gradients} == {"input", "weight"}
     assert of_output(name, given, output, dtype) == ""
     assert "an error of" in of_output(name, given, spoiled(output), dtype)
@@ -84,7 +84,7 @@ def test_a_convolution_whose_padding_has_a_name_is_not_looked_at() -> None:
     x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
     given = {"input": x, "weight": weight, "padding": "same"}
     output = functional.conv2d(x, weight, padding="same")
-    assert _model_spots._call("conv2d", given, output) is None
+    assert model_spots._call("conv2d", given, output) is None
 
 
 @pytest.mark.parametrize("dtype", NAMED)

@@ -20,10 +20,11 @@ from bench.records.case import Case
 from bench.records.outcome import Skipped
 from bench.records.run import Settings
 from bench.tests.small_workloads import FP32, WORKLOADS, build, model_of, one_thread, site, small
-from bench.workloads import _latent, _qwens, bert, deepseek, llama, qwen3, whisper
-from bench.workloads._family import experts_touched
-from bench.workloads._jobs import TrainingJob
-from bench.workloads._seeded import SeededData, build_model
+from bench.workloads import bert, deepseek, llama, qwen3, whisper
+from bench.workloads.jobs.jobs import TrainingJob
+from bench.workloads.jobs.seeded import SeededData, build_model
+from bench.workloads.language import latent, qwens
+from bench.workloads.language.family import experts_touched
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -169,14 +170,14 @@ def test_lora_costs_two_thirds_of_training_and_its_adapters() -> None:
 
 @pytest.mark.parametrize(("name", "active"), [("v2-lite", 2.4e9), ("v3", 37e9)])
 def test_a_deepseek_token_meets_the_published_active_parameters(name: str, active: float) -> None:
-    size = _latent.SIZES[name]
+    size = latent.SIZES[name]
     met = size.layers_weights(size.active) + size.layers * size.expansion_weights
     # The papers round, and count the output matrix but not the embedding.
     assert met + size.hidden * size.vocabulary == pytest.approx(active, rel=0.03)
 
 
 def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None:
-    size = _latent.SIZES["v2-lite"]
+    size = latent.SIZES["v2-lite"]
     assert experts_touched(64, 6, 1) == pytest.approx(6)
     assert experts_touched(64, 6, 2) == pytest.approx(12 - 36 / 64)
     assert 63 < experts_touched(64, 6, 64) < 64
@@ -190,7 +191,7 @@ def test_deepseek_decode_reads_each_expert_that_the_batch_goes_to_once() -> None
 
 
 def test_a_qwen3_token_meets_the_published_active_parameters() -> None:
-    size = _qwens.SIZES["qwen3-30b-a3b"]
+    size = qwens.SIZES["qwen3-30b-a3b"]
     met = size.layers * size.layer_weights(size.active) + size.head_weights
     assert met == pytest.approx(3.3e9 - size.head_weights, rel=0.03)  # its card: 3.3B activated
 
@@ -237,7 +238,7 @@ def test_grouped_experts_are_those_of_the_loop(name: str) -> None:
     grouped, loop = (
         full_forward(
             build_model(
-                functools.partial(_latent.SIZES[name].construct, experts=experts),
+                functools.partial(latent.SIZES[name].construct, experts=experts),
                 None,
                 SeededData(0),
                 site(),
@@ -268,7 +269,7 @@ def test_deepseek_decodes_from_latents_what_the_full_forward_gives(name: str) ->
 
 
 def test_deepseek_twins_leave_no_choice_among_experts() -> None:
-    for name, size in _latent.SIZES.items():
+    for name, size in latent.SIZES.items():
         if name.endswith("-2l"):
             assert (size.layers, size.dense_layers) == (2, 1)
             assert size.experts == size.active == 4

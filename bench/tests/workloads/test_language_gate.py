@@ -18,8 +18,9 @@ from bench.measuring.gates import numerics
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site, small
 from bench.workload import Unsupported
-from bench.workloads import _decoder, _transformers
-from bench.workloads._transformers import ATTENTION, attend, library_class
+from bench.workloads.decoding import decoder
+from bench.workloads.layers import transformers as of_transformers
+from bench.workloads.layers.transformers import ATTENTION, attend, library_class
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -42,7 +43,7 @@ def attending(change: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Calla
             "scaled_dot_product_attention",
             lambda *args, **options: REAL(*change(args, options), **options),
         )
-        _decoder._own_step.cache_clear()  # it holds the function
+        decoder._own_step.cache_clear()  # it holds the function
 
     return plant
 
@@ -76,8 +77,8 @@ def heads_interleaved(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
 
 def place_late(planted: Faulty) -> None:
     """A token turned as the next one is: seen where its keys meet those of the prompt."""
-    right = _decoder.rotation
-    planted.setattr(_decoder, "rotation", lambda *a: right(*a).roll(-1, 0))
+    right = decoder.rotation
+    planted.setattr(decoder, "rotation", lambda *a: right(*a).roll(-1, 0))
 
 
 def cache_late(planted: Faulty) -> None:
@@ -92,8 +93,8 @@ def cache_late(planted: Faulty) -> None:
 
 def mask_late(planted: Faulty) -> None:
     """Each token attends to one before it too few: not to itself."""
-    right = _decoder.masks
-    planted.setattr(_decoder, "masks", lambda *a: tuple(rows.roll(-1, -1) for rows in right(*a)))
+    right = decoder.masks
+    planted.setattr(decoder, "masks", lambda *a: tuple(rows.roll(-1, -1) for rows in right(*a)))
 
 
 FAULTS = {
@@ -113,7 +114,7 @@ FAULTS = {
 @pytest.fixture(autouse=True)
 def own_steps() -> Iterator[None]:
     yield
-    _decoder._own_step.cache_clear()
+    decoder._own_step.cache_clear()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -134,15 +135,15 @@ def test_qwen3_passes_with_experts_and_with_windows(model: str) -> None:
 
 def test_a_window_that_is_dropped_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
     """By what decode keeps and sees, and by the attention of prefill and training."""
-    right = _decoder.windows
+    right = decoder.windows
     with monkeypatch.context() as planted:
-        planted.setattr(_decoder, "windows", lambda model: [None for _ in right(model)])
+        planted.setattr(decoder, "windows", lambda model: [None for _ in right(model)])
         assert verdict("qwen3", "decode", **WINDOWED) != ""
 
     def without_one(*args: Any, sliding_window: int, **options: Any) -> Any:
         return attend(*args, **options)
 
-    monkeypatch.setattr(_transformers, "attend", without_one)
+    monkeypatch.setattr(of_transformers, "attend", without_one)
     for mode in ("train", "prefill"):
         assert verdict("qwen3", mode, **WINDOWED) != ""
 
@@ -168,7 +169,7 @@ def test_the_reference_shares_no_attention_with_what_it_judges(
         raise AssertionError("the reference goes through what it judges")
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", refuse)
-    monkeypatch.setattr(_decoder, "Cache", refuse)
+    monkeypatch.setattr(decoder, "Cache", refuse)
     monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, refuse)
     for name in ("llama", "deepseek"):
         for mode in ("train", "prefill", "decode"):

@@ -9,7 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.measuring.explaining import counts
 from bench.tests.small_workloads import FP32, WORKLOADS, build, one_thread, site, small
-from bench.workloads import _gpts, _latent, _llamas, gpt_oss
+from bench.workloads import gpt_oss
+from bench.workloads.language import gpts, llamas
+from bench.workloads.language import latent as latent_sizes
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -34,7 +36,7 @@ def test_least_flop_are_those_that_explain_counts_of_the_operators(mode: str) ->
     """But for the diagonal, half of which explain leaves out; scores that a backward computes
     again, which are explain's alone; and positions times frequencies."""
     parameters: Any = small("llama", mode)
-    size = _llamas.SIZES[parameters.model]
+    size = llamas.SIZES[parameters.model]
     tokens = parameters.prompt_length if mode == "prefill" else parameters.sequence_length
     passes = 1 if mode == "prefill" else 3
     job = build("llama", mode, site())
@@ -87,7 +89,7 @@ def test_a_causal_kernel_does_the_pairs_that_a_token_sees() -> None:
 
 
 def test_a_window_and_a_latent_are_masked_too() -> None:
-    gpt, latent = _gpts.B20, _latent.SIZES["tiny"]
+    gpt, latent = gpts.B20, latent_sizes.SIZES["tiny"]
     every, windowed = sum(range(1, 1001)), sum(min(k, 128) for k in range(1, 1001))
     seen = 12 * (every + windowed)
     assert gpt.masked(1000) == 4 * 4096 * (12 * 1000 * (1000 + 128) - seen)
@@ -105,6 +107,6 @@ def test_a_load_masks_its_prompts() -> None:
     workload = WORKLOADS["serve"]
     kind: Any = workload.modes["load"].parameters
     work = workload.work("load", kind(), FP32)
-    size = _llamas.UNTIED[kind().model]
+    size = llamas.UNTIED[kind().model]
     assert work.flop is not None and work.least_flop is not None
     assert work.flop - work.least_flop == kind().requests * size.masked(kind().input_tokens)

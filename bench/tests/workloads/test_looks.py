@@ -23,10 +23,10 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.workload import Look
-from bench.workloads import _looks
-from bench.workloads._jobs import autocast
-from bench.workloads._transformers import ATTENTION
+from bench.workloads.jobs import looks as model_looks
+from bench.workloads.jobs.jobs import autocast
 from bench.workloads.launch import LaunchJob
+from bench.workloads.layers.transformers import ATTENTION
 from bench.workloads.transfer import TransferJob
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -205,12 +205,12 @@ def test_adapters_multiply_in_what_the_record_says() -> None:
 def test_an_autocast_that_torch_disables(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does, with no more than a warning, for a dtype that a device does not have."""
     at = site(PRECISIONS["bf16-amp"])
-    assert complaint(_looks.autocasting(autocast(at), at)) == ""
+    assert complaint(model_looks.autocasting(autocast(at), at)) == ""
     off = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    said = complaint(_looks.autocasting(off, at))
+    said = complaint(model_looks.autocasting(off, at))
     assert said.startswith("autocast: asked for torch.bfloat16, got no autocast")
     half = torch.autocast("cpu", torch.float16)
-    assert "got torch.float16" in complaint(_looks.autocasting(half, at))
+    assert "got torch.float16" in complaint(model_looks.autocasting(half, at))
 
 
 def test_memory_that_is_not_pinned() -> None:
@@ -286,4 +286,4 @@ def test_the_record_says_which_optimizer_ran(name: str) -> None:
     ],
 )
 def test_kernels_that_are_not_fused(step: Callable[[], object], kernels: str) -> None:
-    assert _looks.optimizer_kernels(step) == kernels
+    assert model_looks.optimizer_kernels(step) == kernels

@@ -29,8 +29,10 @@ from bench.tests.small_workloads import (
     site,
     small,
 )
-from bench.workloads import _generation, _model_spots, _quantized
-from bench.workloads._model_spots import ABSENT
+from bench.workloads.decoding import generation
+from bench.workloads.layers import quantized
+from bench.workloads.spots import model_spots
+from bench.workloads.spots.model_spots import ABSENT
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -138,7 +140,7 @@ def test_attention_is_held_to_its_call(how: Any, groups: int, dtype: torch.dtype
         given["attn_mask"] = mask.to(dtype)
     found = functional.scaled_dot_product_attention(**given)
     for output, right in ((found, True), (found * 1.1, False)):
-        call = _model_spots._call("scaled_dot_product_attention", given, output)
+        call = model_spots._call("scaled_dot_product_attention", given, output)
         assert call is not None
         assert (complaint(call.looks("attention", site(precision))) == "") is right
 
@@ -250,8 +252,8 @@ def zeroed(found: Tensor) -> Tensor:
 def test_so_is_one_of_8_bits(
     monkeypatch: pytest.MonkeyPatch, precision: str, wrong: str, how: Any
 ) -> None:
-    right, asked = getattr(_quantized, wrong), PRECISIONS[precision]
-    monkeypatch.setattr(_quantized, wrong, lambda *given: how(right(*given)))
+    right, asked = getattr(quantized, wrong), PRECISIONS[precision]
+    monkeypatch.setattr(quantized, wrong, lambda *given: how(right(*given)))
     given = small("llama", "prefill", batch_size=16, prompt_length=256)
     found = void("llama", "prefill", given, site(asked))
     assert found.keys() == {"product"}
@@ -263,7 +265,7 @@ def test_one_row_of_8_bits_is_held_too_and_padding_where_a_device_wants_it(
     monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """The gate's own products have as many rows as padding makes."""
-    right, rows = multiply, _quantized.PADDED_ROWS
+    right, rows = multiply, quantized.PADDED_ROWS
     given = small("qwen3", "decode", batch_size=1)
 
     def demanding(operand: Tensor, *others: Any) -> Tensor:
@@ -274,9 +276,9 @@ def test_one_row_of_8_bits_is_held_too_and_padding_where_a_device_wants_it(
     def spoiled(operand: Tensor, scale: Tensor, *others: Any) -> Tensor:
         return demanding(operand, scale * (2 if operand[-1].eq(0).all() else 1), *others)
 
-    monkeypatch.setattr(_quantized, "_needs_padding", _quantized._needs_padding.__wrapped__)
+    monkeypatch.setattr(quantized, "_needs_padding", quantized._needs_padding.__wrapped__)
     for by, wrong in ((demanding, set()), (spoiled, {"product"})):
-        monkeypatch.setattr(_quantized, "multiply", by)
+        monkeypatch.setattr(quantized, "multiply", by)
         job: Any = WORKLOADS["qwen3"].build("decode", given, site(PRECISIONS[precision]))
         job.step()
         found = seen(job)
@@ -393,6 +395,6 @@ def test_what_fails_costs_no_figure(error: Exception, monkeypatch: pytest.Monkey
 
     job: Any = build("llama", "decode", site(FP32))
     job.step()
-    monkeypatch.setattr(_generation.Generator, "late", fail)
+    monkeypatch.setattr(generation.Generator, "late", fail)
     assert complaint(job.looks()) == ""
     assert job.facts[ABSENT].startswith("not observable: ")

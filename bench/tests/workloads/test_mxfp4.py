@@ -21,8 +21,9 @@ from bench.tests.measuring.proving.wrong_workloads import one_reference
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.stand_in_products import Experts
 from bench.workload import Unsupported
-from bench.workloads import _gpts, gpt_oss
-from bench.workloads._seeded import parameter_count
+from bench.workloads import gpt_oss
+from bench.workloads.jobs.seeded import parameter_count
+from bench.workloads.language import gpts
 
 if TYPE_CHECKING:
     from bench.quantized_product import ByExperts
@@ -53,7 +54,7 @@ def test_with_it_the_gate_passes_and_the_record_says_how() -> None:
     job: Any = build("gpt-oss", "decode", where(Experts()), model="tiny-mxfp4")
     job.step()
     assert job.facts["experts"] == "accelmark-mxfp4"
-    whole = parameter_count(_gpts.SIZES["tiny"].construct())
+    whole = parameter_count(gpts.SIZES["tiny"].construct())
     assert job.facts["parameters"] == str(whole)
     assert parameter_count(job.generator.model) == whole - 2 * 8 * 3 * 64 * 32
     assert complaint(job.looks()) == ""

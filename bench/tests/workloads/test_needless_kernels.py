@@ -17,8 +17,10 @@ from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.validation.bare import kernels as bare
 from bench.tests.validation.bare import text
 from bench.tests.workloads.context_kinds import parameters
-from bench.workloads import _context_steps, _decoder, _products
-from bench.workloads._slot_caches import Shared
+from bench.workloads.contexts import context_steps
+from bench.workloads.decoding import decoder
+from bench.workloads.decoding.slot_caches import Shared
+from bench.workloads.jobs import products
 from bench.workloads.serve import WORKLOAD as SERVE
 from bench.workloads.serve import ServeParameters
 
@@ -48,7 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         return right(*operands, **options)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
-    monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+    monkeypatch.setattr(products, "MOST_BUFFERS", 2)
     monkeypatch.setattr(bare, "AT_ONCE", 1)
     return found
 
@@ -134,7 +136,7 @@ def test_a_device_from_outside_of_torch_gets_truth_values(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch._C, "_get_privateuse1_backend_name", lambda: "cpu")
     shared = Shared(2, 4, torch.device("cpu"), torch.bfloat16)
     shared.compute(6, 16, 1, 16, 1)
-    plain, sinks = (_decoder.masks([None], 2, 3, site(BF16), behind)[0] for behind in (0, 8))
+    plain, sinks = (decoder.masks([None], 2, 3, site(BF16), behind)[0] for behind in (0, 8))
     assert {x.dtype for x in (plain, shared.decode_mask, shared.chunk_mask)} == {torch.bool}
     assert sinks.dtype == torch.bfloat16
 
@@ -164,7 +166,7 @@ def served() -> list[torch.Tensor]:
 
 def windowed() -> list[torch.Tensor]:
     p = parameters("prefill", window=5, sinks=True)
-    return [_context_steps.block_mask(p, torch.bfloat16, torch.device("cpu"))]
+    return [context_steps.block_mask(p, torch.bfloat16, torch.device("cpu"))]
 
 
 @pytest.mark.parametrize("masks", [decoded, transcribed, served, windowed])

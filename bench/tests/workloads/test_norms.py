@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import build, one_thread, site
-from bench.workloads import _norms
-from bench.workloads._generation import chosen
+from bench.workloads.decoding.generation import chosen
+from bench.workloads.layers import norms as norm_layers
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -62,7 +62,7 @@ def kernels(work: Any) -> list[str]:
 def test_a_mirrored_norm_is_the_norm_of_the_sum_in_one_kernel(precision: str) -> None:
     at = site(PRECISIONS[precision])
     dtype: Any = at.precision.dtype
-    norms, norm = _norms.norms_of(at), Norm(dtype)
+    norms, norm = norm_layers.norms_of(at), Norm(dtype)
     prepared = norms.prepared(norm)
     # Far from zero in the mean, which layer norm alone would take away; and smaller than epsilon.
     first = (torch.randn(5, 24) + 3).to(dtype)
@@ -78,7 +78,7 @@ def test_a_mirrored_norm_is_the_norm_of_the_sum_in_one_kernel(precision: str) ->
 
 def test_a_weight_that_moves_moves_the_norm() -> None:
     at = site()
-    norms, norm = _norms.norms_of(at), Norm(torch.float32)
+    norms, norm = norm_layers.norms_of(at), Norm(torch.float32)
     prepared, stream = norms.prepared(norm), norms.stream(torch.randn(2, 24))
     before = prepared(stream)
     with torch.no_grad():
@@ -90,10 +90,10 @@ def test_torch_norms_what_is_compiled_and_where_it_has_a_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for execution, own in (("eager", False), ("graph", False), ("compile", True)):
-        found = _norms.norms_of(msgspec.structs.replace(site(), execution=execution))
-        assert (type(found) is _norms.Norms) == own
-    monkeypatch.setattr(_norms, "_has_kernel", lambda _: True)
-    norms = _norms.norms_of(site())
+        found = norm_layers.norms_of(msgspec.structs.replace(site(), execution=execution))
+        assert (type(found) is norm_layers.Norms) == own
+    monkeypatch.setattr(norm_layers, "_has_kernel", lambda _: True)
+    norms = norm_layers.norms_of(site())
     values, norm = torch.randn(2, 24), Norm(torch.float32)
     norms.add(stream := norms.stream(values.clone()), values)
     assert norms.stream(values) is values, "a row of rows costs a compiled product a copy"

@@ -13,9 +13,9 @@ from bench.judging.measured import PASSED_OVER as JUDGED
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import build, site
 from bench.workload import Wrong
-from bench.workloads import _optimizers
-from bench.workloads._jobs import PASSED_OVER
-from bench.workloads._optimizers import (
+from bench.workloads.jobs import optimizers
+from bench.workloads.jobs.jobs import PASSED_OVER
+from bench.workloads.jobs.optimizers import (
     IMPLEMENTATIONS,
     SETTINGS,
     Trial,
@@ -107,21 +107,21 @@ def test_each_fault_is_seen(
     fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, step = FAULTS[fault]
-    real = _optimizers.make
+    real = optimizers.make
 
     def make(*arguments: Any) -> Any:
         made: Any = real(*arguments)
         made.step = lambda: step(made, arguments[2])
         return made
 
-    monkeypatch.setattr(_optimizers, "make", make)
+    monkeypatch.setattr(optimizers, "make", make)
     found = trial(name, "loop", dtype, CPU)
     assert found.wrong, found.finding
 
 
 def found_by(monkeypatch: pytest.MonkeyPatch, **outcomes: Trial) -> None:
     """Has each implementation's trial come out as given."""
-    monkeypatch.setattr(_optimizers, "trial", lambda name, how, *_: outcomes.get(how, RIGHT))
+    monkeypatch.setattr(optimizers, "trial", lambda name, how, *_: outcomes.get(how, RIGHT))
 
 
 def test_the_first_that_is_right_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_every_dtype_of_a_model_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
         tried.append(dtype)
         return RIGHT
 
-    monkeypatch.setattr(_optimizers, "trial", note)
+    monkeypatch.setattr(optimizers, "trial", note)
     choose("sgd", 0.1, weights)
     assert tried == list(DTYPES)
 

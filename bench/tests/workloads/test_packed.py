@@ -17,7 +17,7 @@ from bench.precision import PRECISIONS
 from bench.records.run import Settings
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site, small
 from bench.workload import PACKED, Unsupported
-from bench.workloads import _packed
+from bench.workloads.layers import packed as packing
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -73,13 +73,13 @@ def test_matrices_that_lie_apart_after_all_are_told() -> None:
 def test_the_gate_judges_what_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     at, parameters = site(PRECISIONS["bf16"], memory_format=PACKED), small("llama", "decode")
     assert numerics.gate(WORKLOADS["llama"], "decode", parameters, at).passed
-    right = _packed.packed
+    right = packing.packed
 
     def gate_and_up_turned(model: Any) -> Any:
         layers: Any = right(model)
         return [one._replace(gate_up=one.gate_up.roll(1, 0)) for one in layers]
 
-    monkeypatch.setattr("bench.workloads._generation.packed", gate_and_up_turned)
+    monkeypatch.setattr("bench.workloads.decoding.generation.packed", gate_and_up_turned)
     assert not numerics.gate(WORKLOADS["llama"], "decode", parameters, at).passed
 
 

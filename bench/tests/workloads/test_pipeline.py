@@ -28,7 +28,7 @@ from bench.reports import table
 from bench.tests.fakes import FakeDevice, FakeJob, ScriptedClock
 from bench.tests.small_workloads import site
 from bench.tests.values import make_block, make_case, make_file, make_launch, make_measured
-from bench.workloads._pipeline import DEVIATION, MEAN, Endless, Feed, GeneratedImages
+from bench.workloads.jobs.pipeline import DEVIATION, MEAN, Endless, Feed, GeneratedImages
 from bench.workloads.resnet50 import WORKLOAD, PipelineParameters, TrainParameters
 
 SECONDS = 100
@@ -37,7 +37,7 @@ START = """if True:
     import psutil, torch
     from types import SimpleNamespace
     from bench import lifeline
-    from bench.workloads._pipeline import Feed, GeneratedImages, data_loader
+    from bench.workloads.jobs.pipeline import Feed, GeneratedImages, data_loader
     from bench.precision import PRECISIONS
     from bench.workload import Site
 
@@ -271,7 +271,7 @@ def test_its_memory_is_that_of_training() -> None:
 def test_a_loader_whose_parent_is_gone_already_ends() -> None:
     """The parent may die before the child has asked the kernel for its signal."""
     code = (
-        "from bench.workloads._pipeline import _end_with_launch\n"
+        "from bench.workloads.jobs.pipeline import _end_with_launch\n"
         "import os\n_end_with_launch(int(os.environ['PARENT']), 0)\nprint('goes on')"
     )
     for parent, ended in ((os.getpid(), (0, "goes on\n")), (1, (-signal.SIGKILL, ""))):
@@ -289,7 +289,7 @@ def test_a_loader_that_a_server_of_forks_starts_goes_on() -> None:
     """As Python does by default from 3.14: its parent is that server, not the launch."""
     code = (
         "import multiprocessing, os\n"
-        "from bench.workloads._pipeline import _end_with_launch\n"
+        "from bench.workloads.jobs.pipeline import _end_with_launch\n"
         "start = multiprocessing.get_context('forkserver').Process\n"
         "one = start(target=_end_with_launch, args=(os.getpid(), 0))\n"
         "one.start(); one.join(); print(one.exitcode)"

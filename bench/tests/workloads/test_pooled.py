@@ -12,7 +12,9 @@ from torch.nn import functional
 from bench.measuring.gates import numerics
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import FP32, WORKLOADS, build, model_of, one_thread, site, small
-from bench.workloads import _pooled, _qwens, qwen3
+from bench.workloads import qwen3
+from bench.workloads.language import pooled as pooling
+from bench.workloads.language import qwens
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -43,7 +45,7 @@ def test_a_reranking_is_the_last_positions_logits_of_no_and_yes() -> None:
     answers = [token % 512 for token in qwen3.RerankParameters.answers]
     torch.testing.assert_close(found, logits[:, answers], rtol=1e-4, atol=1e-5)
     assert job.facts["pooling"] == "last token: 2 rows of the output matrix"
-    assert max(qwen3.RerankParameters.answers) < _qwens.RERANKERS["qwen3-reranker-0.6b"].vocabulary
+    assert max(qwen3.RerankParameters.answers) < qwens.RERANKERS["qwen3-reranker-0.6b"].vocabulary
 
 
 def test_of_the_output_matrix_only_the_answers_rows_are_counted() -> None:
@@ -91,7 +93,7 @@ def test_another_pooling_is_void(
     mode: str, wrong: Callable[[Any, torch.Tensor], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = site(PRECISIONS["bf16"])
-    monkeypatch.setattr(_pooled._pooled(), "forward", wrong)
+    monkeypatch.setattr(pooling._pooled(), "forward", wrong)
     assert numerics.gate(QWEN3, mode, small("qwen3", mode), at).complaint.startswith("logits off")
 
 

@@ -29,8 +29,9 @@ from bench.tests.small_workloads import (
 )
 from bench.tests.stand_in_products import stand_in_for_rows
 from bench.workload import Unsupported
-from bench.workloads import _quantized, gemm, llama, qwen3
-from bench.workloads._quantized import layers_of, products, quantize_layer
+from bench.workloads import gemm, llama, qwen3
+from bench.workloads.layers import quantized
+from bench.workloads.layers.quantized import layers_of, products, quantize_layer
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -144,7 +145,7 @@ def test_a_model_is_never_there_in_full_before_it_is_quantized(precision: str) -
         return real(values, dtype)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_quantized, "quantize", counting)
+        patch.setattr(quantized, "quantize", counting)
         build("llama", "prefill", site(PRECISIONS[precision]))
     assert most <= 1
 
@@ -166,8 +167,8 @@ def test_few_rows_are_padded_where_a_device_refuses_them(
     monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     dtype = dtype_of(precision)
-    monkeypatch.setattr(_quantized, "_needs_padding", _quantized._needs_padding.__wrapped__)
-    assert not _quantized._needs_padding(torch.device("cpu"), dtype)
+    monkeypatch.setattr(quantized, "_needs_padding", quantized._needs_padding.__wrapped__)
+    assert not quantized._needs_padding(torch.device("cpu"), dtype)
     real, seen = multiply, []
 
     def demanding(rows: Any, *others: Any) -> Any:
@@ -186,9 +187,9 @@ def test_few_rows_are_padded_where_a_device_refuses_them(
 
     x = torch.randn(1, 3, 64).to(torch.bfloat16)
     expected = layer()(x)
-    monkeypatch.setattr(_quantized, "multiply", demanding)
+    monkeypatch.setattr(quantized, "multiply", demanding)
     assert torch.equal(layer()(x), expected)
-    assert seen == [1, _quantized.PADDED_ROWS]
+    assert seen == [1, quantized.PADDED_ROWS]
 
 
 @MODELS

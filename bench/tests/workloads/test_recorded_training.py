@@ -13,7 +13,7 @@ from bench.records.execution import ALL_EXECUTIONS
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import TRAINING, WORKLOADS, build, one_thread, site, small
 from bench.workload import Unsupported
-from bench.workloads import _optimizers
+from bench.workloads.jobs import optimizers
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -74,10 +74,10 @@ def test_the_gate_runs_the_replay_of_all_its_steps() -> None:
 def test_an_optimizer_that_counts_on_the_host_is_not_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trial = _optimizers.trial
-    unfit = _optimizers.Trial(2.0, 1.0)
+    trial = optimizers.trial
+    unfit = optimizers.Trial(2.0, 1.0)
     monkeypatch.setattr(
-        _optimizers,
+        optimizers,
         "trial",
         lambda name, how, *kind: unfit if how == "fused" else trial(name, how, *kind),
     )

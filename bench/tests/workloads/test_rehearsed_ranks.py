@@ -25,8 +25,8 @@ from bench.precision import PRECISIONS
 from bench.ranks import Ranks, local
 from bench.records import parallelism
 from bench.workload import Site
-from bench.workloads import _sharded
-from bench.workloads._jobs import TrainingJob
+from bench.workloads.jobs import sharded
+from bench.workloads.jobs.jobs import TrainingJob
 
 RANKS, WIDTH, BLOCKS, TOKENS = 8, 64, 3, 16
 
@@ -74,7 +74,7 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     group: Any = dist.group.WORLD
     yield Ranks(rank=0, size=RANKS, parallelism=kind, group=group, control=group)
-    _sharded._mesh.cache_clear()
+    sharded._mesh.cache_clear()
     dist.destroy_process_group()
 
 

@@ -19,7 +19,8 @@ from bench.records.run import Settings
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import FP32, WORKLOADS, model_of, one_thread, site, small
 from bench.workload import Site
-from bench.workloads import _latent, _routing
+from bench.workloads.language import latent
+from bench.workloads.layers import routing
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -81,7 +82,7 @@ def test_counting_is_of_the_window_that_is_timed_and_leaves_the_steps_alone() ->
     parameters = small("qwen3", "decode", model="tiny-moe", **GIVEN)
     jobs: list[Any] = [WORKLOADS["qwen3"].build("decode", parameters, site()) for _ in "ab"]
     work = WORKLOADS["qwen3"].work("decode", parameters, FP32)
-    with _routing.choices(model_of(jobs[0])) as chosen:
+    with routing.choices(model_of(jobs[0])) as chosen:
         for _ in range(STEPS):
             jobs[0].step()
         hits = [len(one.unique()) for one in chosen]
@@ -111,17 +112,17 @@ def test_dense_models_and_experts_that_nobody_sees_count_as_before(
     dense: Any = WORKLOADS["qwen3"].build("decode", small("qwen3", "decode"), site())
     assert dense.counted(work) == work
     job, _ = routed("qwen3", "tiny-moe", site())
-    monkeypatch.setattr(_routing, "EXPERTS", "of another name")
+    monkeypatch.setattr(routing, "EXPERTS", "of another name")
     assert job.counted(work) == work
 
 
 def test_ranks_add_up_what_each_reads() -> None:
     work = Work(items=2, unit="token", moved_bytes=10)
     ranks: Any = SimpleNamespace(told=lambda hit: [hit, 7.0])
-    found = _routing.counted(work, 5.0, lambda hit: round(100 * hit), ranks)
+    found = routing.counted(work, 5.0, lambda hit: round(100 * hit), ranks)
     assert (found.moved_bytes, found.experts_hit) == (1200, 6.0)
     ranks = SimpleNamespace(told=lambda hit: [hit, None])
-    assert _routing.counted(work, 5.0, lambda hit: 1, ranks) == work
+    assert routing.counted(work, 5.0, lambda hit: 1, ranks) == work
 
 
 def test_a_launch_records_what_was_hit() -> None:
@@ -144,5 +145,5 @@ def test_a_launch_records_what_was_hit() -> None:
     hit, once = outcome.work.experts_hit, outcome.executed.experts_hit
     assert hit is not None and once is not None and 4 <= min(hit, once) <= max(hit, once) <= 8
     context = GIVEN["prompt_length"] + (STEPS + 1) / 2
-    expected = _latent.SIZES["tiny"].decode_bytes(2, context, PRECISIONS["bf16"], hit)
+    expected = latent.SIZES["tiny"].decode_bytes(2, context, PRECISIONS["bf16"], hit)
     assert outcome.work.moved_bytes == expected

@@ -14,8 +14,8 @@ from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
 from bench.tests.small_workloads import build, one_thread, site, small
 from bench.tests.workloads.test_model_spots import kernel, void
-from bench.workloads import _attention_calls, _model_spots, _product_spots
-from bench.workloads._model_spots import ABSENT
+from bench.workloads.spots import attention_calls, model_spots, product_spots
+from bench.workloads.spots.model_spots import ABSENT
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -35,7 +35,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], tuple[dict[str, Any], Callable[..., Tens
 
 
 def told(name: str, given: dict[str, Any], output: Tensor, precision: str = "fp32") -> str:
-    call = _model_spots._call(name, given, output)
+    call = model_spots._call(name, given, output)
     assert call is not None
     return complaint(call.looks(name, site(PRECISIONS[precision])))
 
@@ -70,7 +70,7 @@ LOSSES: dict[str, tuple[Any, Any]] = {
 def test_a_loss_is_the_mean_of_all_rows(
     name: str, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.workloads._row_spots.PIECE", piece)
+    monkeypatch.setattr("bench.workloads.spots.row_spots.PIECE", piece)
     x, target = (make() for make in LOSSES[name])
     loss: Callable[..., Tensor] = getattr(functional, name)
     given = {"input": x, "target": target}
@@ -91,11 +91,11 @@ def test_a_loss_in_16_bits_or_without_some_targets_is_not_looked_at() -> None:
     x, target = torch.randn(200, 30), torch.randint(0, 30, (200,))
     target[7] = -100
     given = {"input": x, "target": target}
-    call = _model_spots._call("cross_entropy", given, functional.cross_entropy(x, target))
+    call = model_spots._call("cross_entropy", given, functional.cross_entropy(x, target))
     assert call is not None and call.looks("loss", site()) == []
     given = {"input": x.bfloat16(), "target": target}
     output = functional.cross_entropy(given["input"], target)
-    assert _model_spots._call("cross_entropy", given, output) is None
+    assert model_spots._call("cross_entropy", given, output) is None
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_another_loss_is_not_looked_at(more: dict[str, Any]) -> None:
     x, target = (make() for make in LOSSES["cross_entropy"])
     given = {"input": x, "target": target, **more}
     output = functional.cross_entropy(x, target, **more)
-    assert _model_spots._call("cross_entropy", given, output) is None
+    assert model_spots._call("cross_entropy", given, output) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -177,7 +177,7 @@ def test_what_was_found_wrong_stands_if_a_later_look_fails(
 ) -> None:
     job: Any = build("llama", "prefill", site())
     job.step()
-    right = _product_spots._gather
+    right = product_spots._gather
 
     def wrong(x: Tensor, given: Any, output: Tensor) -> Any:
         return right(x, given, output + 1)
@@ -185,8 +185,8 @@ def test_what_was_found_wrong_stands_if_a_later_look_fails(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(_product_spots, "_gather", wrong)
-    monkeypatch.setattr(_attention_calls, "places", fail)  # of attention
+    monkeypatch.setattr(product_spots, "_gather", wrong)
+    monkeypatch.setattr(attention_calls, "places", fail)  # of attention
 
     said = complaint(job.looks())
     assert "rows of its table, as they are" in said

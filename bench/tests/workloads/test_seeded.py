@@ -11,29 +11,20 @@ import torch
 
 from bench.precision import PRECISIONS, REFERENCE
 from bench.tests.small_workloads import FP32, one_thread, site
-from bench.workloads import (
-    _denoisers,
-    _gpts,
-    _latent,
-    _llamas,
-    bert,
-    qwen3,
-    resnet50,
-    vit_b16,
-    whisper,
-)
-from bench.workloads._seeded import SeededData, build_model, parameter_count
+from bench.workloads import _denoisers, bert, qwen3, resnet50, vit_b16, whisper
+from bench.workloads.jobs.seeded import SeededData, build_model, parameter_count
+from bench.workloads.language import gpts, latent, llamas
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": resnet50._construct,
     "bert": functools.partial(bert._construct, bert.SIZES["tiny"]),
-    "llama": _llamas.SIZES["tiny"].construct,
-    "deepseek": _latent.SIZES["tiny"].construct,
+    "llama": llamas.SIZES["tiny"].construct,
+    "deepseek": latent.SIZES["tiny"].construct,
     "qwen3": qwen3.SIZES["tiny"].construct,
     "qwen3 with experts": qwen3.SIZES["tiny-moe"].construct,
-    "gpt-oss": _gpts.SIZES["tiny"].construct,
-    "deepseek v3": _latent.SIZES["tiny-v3"].construct,
+    "gpt-oss": gpts.SIZES["tiny"].construct,
+    "deepseek v3": latent.SIZES["tiny-v3"].construct,
     "vit-b16": functools.partial(vit_b16._construct, 1, 48),
     "dit": functools.partial(_denoisers.construct, _denoisers.DITS["tiny"]),
     "unet": functools.partial(_denoisers.construct, _denoisers.UNETS["tiny-unet-2l"]),
@@ -133,7 +124,7 @@ def test_a_model_that_is_not_the_published_one_is_refused() -> None:
 
 PUBLISHED = [
     (module, name, size.published_parameters)
-    for module in (bert, _llamas, _latent, _gpts, qwen3, whisper)
+    for module in (bert, llamas, latent, gpts, qwen3, whisper)
     for name, size in module.SIZES.items()
     if size.published_parameters
 ]

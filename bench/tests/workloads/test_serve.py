@@ -22,9 +22,9 @@ from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread, site
 from bench.workload import Unsupported
 from bench.workloads import serve
-from bench.workloads._served import SERVED
-from bench.workloads._slot_caches import ATTENTION
-from bench.workloads._slots import reaches
+from bench.workloads.decoding.slot_caches import ATTENTION
+from bench.workloads.decoding.slots import reaches
+from bench.workloads.language.served import SERVED
 from bench.workloads.serve import WORKLOAD, ServeParameters
 
 __all__ = ["one_thread"]

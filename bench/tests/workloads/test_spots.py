@@ -20,8 +20,12 @@ from bench.precision import PRECISIONS
 from bench.tests.small_workloads import WORKLOADS, one_thread, site
 from bench.tests.stand_in_products import stand_in
 from bench.tests.workloads.context_kinds import KINDS, parameters
-from bench.workloads import _attention_spots, _contexts, _products, _spots, gemm, memory
+from bench.workloads import gemm, memory
 from bench.workloads.attention import AttentionParameters
+from bench.workloads.contexts import contexts
+from bench.workloads.jobs import products
+from bench.workloads.spots import attention_spots
+from bench.workloads.spots import spots as few_values
 from bench.workloads.transfer import TransferJob, TransferParameters
 
 __all__ = ["one_thread", "stand_in"]  # fixtures, used by being here
@@ -33,7 +37,7 @@ Attend = Callable[..., Tensor]
 @pytest.fixture(autouse=True)
 def few_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What rotates changes no result, and takes time."""
-    monkeypatch.setattr(_products, "MOST_BUFFERS", 2)
+    monkeypatch.setattr(products, "MOST_BUFFERS", 2)
 
 
 def timed(workload: Any, mode: str, given: Any, precision: str, seed: int = 5) -> Any:
@@ -128,7 +132,7 @@ def test_right_attention_is_never_void(
 def test_nor_any_over_long_contexts(
     monkeypatch: pytest.MonkeyPatch, mode: str, given: Any, precision: str
 ) -> None:
-    monkeypatch.setattr(_attention_spots, "PIECE", 50)  # several
+    monkeypatch.setattr(attention_spots, "PIECE", 50)  # several
     for length in (41, 203):
         asked = parameters(mode, **{**given, "context_length": length})
         assert told(ATTENTION, mode, asked, precision) == ""
@@ -240,13 +244,13 @@ def test_a_transfer_of_a_part_is_void(mode: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_the_place_that_is_furthest_off_is_told(value: float) -> None:
-    where = _spots.places(2**40, seed=1)
+    where = few_values.places(2**40, seed=1)
     assert where[0] == 0 and where[-1] == 2**40 - 1 and len(where) > 4000
     right = torch.zeros(len(where), dtype=torch.float64)
     found = right.clone()
-    assert _spots.worst(where, found, right, right).error == 0.0
+    assert few_values.worst(where, found, right, right).error == 0.0
     found[77] = value
-    spot = _spots.worst(where, found, right, right)
+    spot = few_values.worst(where, found, right, right)
     assert spot.place == f"element {int(where[77]):,}" and spot.error == torch.inf
 
 
@@ -289,16 +293,16 @@ def test_gradients_too_small_for_a_format_are_as_right_as_it_can_say() -> None:
     operands[1][..., -1, :] = -operands[0][..., -1, :]
     where = _spots_of(operands[0])
     none = [[torch.zeros(len(where.tokens), 64, dtype=torch.float64)]] * 3
-    exact = _attention_spots.gradient_spots(none, where, operands)
+    exact = attention_spots.gradient_spots(none, where, operands)
     stored = [spot._replace(found=spot.expected.half().double()) for spot in exact]
-    most = _spots.allowed(how, "gradients", tokens, 128)
-    assert complaint([_spots.look("gradients", stored, most)]) == ""
+    most = few_values.allowed(how, "gradients", tokens, 128)
+    assert complaint([few_values.look("gradients", stored, most)]) == ""
     lost = [spot._replace(found=spot.expected * (spot.place[4] != "v")) for spot in exact]
-    assert "at the value of token" in complaint([_spots.look("gradients", lost, most)])
+    assert "at the value of token" in complaint([few_values.look("gradients", lost, most)])
 
 
-def _spots_of(query: Tensor) -> _attention_spots.Places:
-    return _attention_spots.places(query.shape, 128, 5)
+def _spots_of(query: Tensor) -> attention_spots.Places:
+    return attention_spots.places(query.shape, 128, 5)
 
 
 @pytest.mark.parametrize(("which", "what"), [(0, "query"), (1, "key"), (2, "value")])
@@ -326,10 +330,10 @@ def test_every_token_of_a_small_head_may_be_looked_at(monkeypatch: pytest.Monkey
     """The gradient of the first key comes of all queries."""
     given = AttentionParameters(heads=1, head_dim=32, sequence_length=300)
     job = timed(ATTENTION, "forward-backward", given, "fp32")
-    for most, seen in ((_attention_spots.WHOLE_HEAD, 16), (0, _attention_spots.LAST)):
-        monkeypatch.setattr(_attention_spots, "WHOLE_HEAD", most)
+    for most, seen in ((attention_spots.WHOLE_HEAD, 16), (0, attention_spots.LAST)):
+        monkeypatch.setattr(attention_spots, "WHOLE_HEAD", most)
         operands, where, (_, *gradients) = job._kept
-        spots = _attention_spots.gradient_spots(gradients, where, operands)
+        spots = attention_spots.gradient_spots(gradients, where, operands)
         keys = [spot for spot in spots if spot.place.startswith("the key")]
         assert len(keys) == seen * len(where.heads)
         assert max(spot.error for spot in spots) < 1e-5
@@ -348,7 +352,7 @@ def test_every_token_of_a_small_head_may_be_looked_at(monkeypatch: pytest.Monkey
     ids=str,
 )
 def test_of_long_contexts_too(monkeypatch: pytest.MonkeyPatch, mode: str, given: Any) -> None:
-    attend, _ = one_key_too_few(behind=_contexts.TWIN_CONTEXT + 1)
+    attend, _ = one_key_too_few(behind=contexts.TWIN_CONTEXT + 1)
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
     asked = parameters(mode, **{**given, "context_length": 130})
     assert gate(ATTENTION, mode, asked, site(PRECISIONS["fp32"], seed=5)).passed
@@ -358,16 +362,16 @@ def test_of_long_contexts_too(monkeypatch: pytest.MonkeyPatch, mode: str, given:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_void(value: float) -> None:
     one = torch.ones(3, dtype=torch.float64)
-    spot = _spots.Spot("here", one * value, one, one)
-    assert _spots.look("it", [spot], 0.1).seen == "an error of inf at here"
+    spot = few_values.Spot("here", one * value, one, one)
+    assert few_values.look("it", [spot], 0.1).seen == "an error of inf at here"
 
 
 def test_the_ends_and_the_token_behind_the_twin_are_among_those_looked_at() -> None:
-    where = _attention_spots.places((3, 5, 4096, 64), 128, seed=1)
+    where = attention_spots.places((3, 5, 4096, 64), 128, seed=1)
     assert where.heads == ((0, 0), (2, 4))
     assert {0, 128, *range(4088, 4096)} <= {*where.tokens} and len(where.tokens) == 16
-    found = _spots.elements(4096, 512, seed=1)
+    found = few_values.elements(4096, 512, seed=1)
     each = {*zip(*found, strict=True)}
     assert {(0, 0), (0, 511), (4095, 0), (4095, 511)} <= each
     assert found.rows.count(4095) > 10 and found.columns.count(511) > 10 and len(each) > 60
-    assert found == _spots.elements(4096, 512, seed=1) != _spots.elements(4096, 512, seed=2)
+    assert found == few_values.elements(4096, 512, seed=1) != few_values.elements(4096, 512, seed=2)

@@ -22,7 +22,7 @@ from bench.tests.small_workloads import (
     site,
 )
 from bench.workloads import _denoisers, diffusion, resnet50, vit_b16
-from bench.workloads._seeded import parameter_count
+from bench.workloads.jobs.seeded import parameter_count
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 

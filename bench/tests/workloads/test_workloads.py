@@ -36,10 +36,12 @@ from bench.tests.small_workloads import (
     small,
 )
 from bench.tests.workloads import context_kinds
-from bench.workloads import _gpts, _latent, _llamas, _optimizers, _qwens, gpt_oss, whisper
-from bench.workloads._gradients import gradient_norm
-from bench.workloads._optimizers import make_optimizer
-from bench.workloads._windows import PADDING
+from bench.workloads import gpt_oss, whisper
+from bench.workloads.jobs import optimizers
+from bench.workloads.jobs.gradients import gradient_norm
+from bench.workloads.jobs.optimizers import make_optimizer
+from bench.workloads.language import gpts, latent, llamas, qwens
+from bench.workloads.layers.windows import PADDING
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -60,7 +62,7 @@ def attention_masked(p: Any) -> int:
 def sinks_and_windows(p: Any) -> int:
     """FLOP of GPT-OSS's attention that are of no token and key that sees it: columns for sinks, a
     first query that nobody asks, and of a window's two blocks all that is masked."""
-    size = _gpts.SIZES[p.model]
+    size = gpts.SIZES[p.model]
     if isinstance(p, gpt_oss.DecodeParameters):
         slots = (size.window or 0) + p.prompt_length + p.new_tokens + 2 * PADDING
         pairs, width, times = size.layers / 2 * slots, size.head, 1
@@ -82,17 +84,17 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         p.batch_size
         * 4
         * ((p.new_tokens - 1) / 2)
-        * _llamas.SIZES[p.model].layers
-        * _llamas.SIZES[p.model].hidden
+        * llamas.SIZES[p.model].layers
+        * llamas.SIZES[p.model].hidden
     ),
     # As for llama.
     ("qwen3", "decode"): lambda p: round(
         p.batch_size
         * 4
         * ((p.new_tokens - 1) / 2)
-        * _qwens.SIZES[p.model].layers
-        * _qwens.SIZES[p.model].heads
-        * _qwens.SIZES[p.model].head
+        * qwens.SIZES[p.model].layers
+        * qwens.SIZES[p.model].heads
+        * qwens.SIZES[p.model].head
     ),
     **{("gpt-oss", mode): sinks_and_windows for mode in gpt_oss.WORKLOAD.modes},
     # As for llama; and the latents of the whole window are expanded to keys and values.
@@ -100,11 +102,10 @@ COUNTED_BESIDES: dict[tuple[str, str], Callable[[Any], int]] = {
         p.batch_size
         * 2
         * ((p.new_tokens - 1) / 2)
-        * _latent.SIZES[p.model].layers
+        * latent.SIZES[p.model].layers
         * (
-            _latent.SIZES[p.model].expansion_weights
-            + _latent.SIZES[p.model].heads
-            * (_latent.SIZES[p.model].key + _latent.SIZES[p.model].head)
+            latent.SIZES[p.model].expansion_weights
+            + latent.SIZES[p.model].heads * (latent.SIZES[p.model].key + latent.SIZES[p.model].head)
         )
     ),
     # As for llama, of the decoder's own cache.
@@ -313,9 +314,9 @@ def test_training_says_which_optimizer_kernel_it_got(
 
     absent = RuntimeError("`fused=True` requires all the params to be on ...")
 
-    def without_fused(name: str, how: str, *_: Any) -> _optimizers.Trial:
-        return _optimizers.Trial(0.0, 1.0, absent if how == "fused" else None)
+    def without_fused(name: str, how: str, *_: Any) -> optimizers.Trial:
+        return optimizers.Trial(0.0, 1.0, absent if how == "fused" else None)
 
-    monkeypatch.setattr(_optimizers, "trial", without_fused)
+    monkeypatch.setattr(optimizers, "trial", without_fused)
     _, description = make_optimizer(small(name, mode).optimizer, 1e-4, model_of(job))  # type: ignore[attr-defined]
     assert description in ("AdamW(foreach=True)", "SGD(foreach=True)")

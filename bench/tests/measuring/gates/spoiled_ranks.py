@@ -27,7 +27,8 @@ from bench.tests.measuring.proving.wrong_workloads import Wrong, parameters
 from bench.tests.small_workloads import WORKLOADS, NoQuestions, site
 from bench.tests.values import SMALL_RESNET
 from bench.workload import Job, Site, Training
-from bench.workloads import _sharded, dlrm, resnet50
+from bench.workloads import dlrm, resnet50
+from bench.workloads.jobs import sharded
 
 GUILTY = 1
 Plant = Callable[[Any, Ranks], None]
@@ -255,8 +256,8 @@ def _adapters(ranks: Ranks) -> dict[str, Any]:
             torch.nn.init.constant_(weight, 0.5)
         return layers
 
-    facts = _sharded.spread(model(), at).facts
-    replicated = _sharded.spread(model(), msgspec.structs.replace(at, ranks=ranks)).facts
+    facts = sharded.spread(model(), at).facts
+    replicated = sharded.spread(model(), msgspec.structs.replace(at, ranks=ranks)).facts
     stays, trains = model()
     training = Training(
         optimizer=torch.optim.SGD(trains.parameters()), settings={}, fixed=(*stays.parameters(),)

@@ -23,7 +23,7 @@ from bench.tests.measuring.test_asked import SETTINGS
 from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.workloads.test_recorded_training import recorded
-from bench.workloads._jobs import TrainingJob
+from bench.workloads.jobs.jobs import TrainingJob
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 

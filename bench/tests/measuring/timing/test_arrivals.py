@@ -94,7 +94,7 @@ from bench.measuring.timing.blocks import BlockTimer
 from bench.precision import PRECISIONS
 from bench.records.run import Settings
 from bench.workload import Site
-from bench.workloads._pipeline import Feed, PipelineJob
+from bench.workloads.jobs.pipeline import Feed, PipelineJob
 
 device = catalogue.backend("ascend").open(0, PRECISIONS["fp32"])
 site = Site(device=device.torch_device, precision=PRECISIONS["fp32"], seed=0)

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.workloads._transformers import with_cache
+from bench.workloads.layers.transformers import with_cache
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from bench.tests.validation.bare.loop import (
     training,
 )
 from bench.workload import Site
-from bench.workloads._transformers import attention_of, with_cache
+from bench.workloads.layers.transformers import attention_of, with_cache
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype

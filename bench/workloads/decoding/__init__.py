@@ -1,0 +1,1 @@
+"""Texts that go on, token by token."""

@@ -1,0 +1,1 @@
+"""What collectives exchange, and whether each rank got what it must."""

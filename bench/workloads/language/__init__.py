@@ -1,0 +1,1 @@
+"""Language models: the families, their sizes, their work and their jobs."""

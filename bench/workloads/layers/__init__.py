@@ -1,0 +1,1 @@
+"""Parts of models, as they compute here."""
