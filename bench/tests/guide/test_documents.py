@@ -138,7 +138,7 @@ def test_the_words_that_reports_print_are_all_explained() -> None:
     reports = PACKAGE / "reports"
     printed = {
         word
-        for file in reports.glob("*.py")
+        for file in reports.rglob("*.py")
         for word in capital_words(file.read_text(encoding="utf-8"))
     }
     page = (reports / "page" / "html.j2").read_text(encoding="utf-8")
