@@ -1,6 +1,6 @@
 """BERT for question answering in MindSpore's own layers, its weights in torch's order.
 
-Imported by jobs alone; see `_mindspore_steps`.
+Imported by jobs alone; see `steps.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The work in MindSpore: each step is one plain function of tensors, run as it is or as a graph.
 
 What its parser cannot take (lambdas, conditional expressions, imports) is not in
-`_mindspore_steps`. Numbers come in torch's order (`bench.framework.Draws`), and operands rotate as
+`steps.py`. Numbers come in torch's order (`bench.framework.Draws`), and operands rotate as
 torch's do.
 """
 

@@ -1,6 +1,6 @@
 """Llama in MindSpore: what whole texts and single tokens go through, as plain functions.
 
-As in `_mindspore_steps`, MindSpore is imported where this module loads, for its parser.
+As in `steps.py`, MindSpore is imported where this module loads, for its parser.
 
 Weights come in torch's order: the embedding; of each layer `EACH`; the last norm; and the output
 matrix, where that is not the embedding. `shape` is Python's numbers, which a graph is made for:

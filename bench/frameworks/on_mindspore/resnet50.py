@@ -1,6 +1,6 @@
 """ResNet-50 v1.5 in MindSpore's own layers, its weights in the order of torch's.
 
-Imported by jobs alone; see `_mindspore_steps`.
+Imported by jobs alone; see `steps.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training in MindSpore: forward, gradients and the optimizer's update, as one plain function.
 
-Imported by jobs alone, so MindSpore is imported where it loads; see `_mindspore_steps`.
+Imported by jobs alone, so MindSpore is imported where it loads; see `steps.py`.
 """
 
 from __future__ import annotations

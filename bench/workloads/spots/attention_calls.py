@@ -1,6 +1,6 @@
-"""A model's calls of torch's attention, and their gradients, held to float64; see `_model_spots`.
+"""A model's calls of torch's attention, and their gradients, held to float64; see `model_spots.py`.
 
-How a few tokens of it are computed again: `_attention_spots`.
+How a few tokens of it are computed again: `attention_spots.py`.
 """
 
 from __future__ import annotations

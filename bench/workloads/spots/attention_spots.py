@@ -1,4 +1,4 @@
-"""A few tokens of the last timed attention, held to float64; see `_spots`.
+"""A few tokens of the last timed attention, held to float64; see `spots.py`.
 
 Of two heads, the first one of the first sequence and the last one of the last. Key and value pass
 through the host a piece at a time, so that no context is too long for it.

@@ -1,6 +1,6 @@
 """Values of a model's convolutions, and of their gradients, held to float64.
 
-See `_model_spots`. A kernel is chosen by size: what is right for the gate's few small
+See `model_spots.py`. A kernel is chosen by size: what is right for the gate's few small
 images says little of the one that is timed.
 """
 

@@ -1,4 +1,4 @@
-"""Values of what a model's step computes, and of its gradients, held to float64; see `_spots`.
+"""Values of what a model's step computes, and of its gradients, held to float64; see `spots.py`.
 
 The gate's twin of a model has few tokens, a short cache and a small vocabulary. So after the timing
 a step is taken twice more, as it is written: neither compiled nor recorded. The first time calls

@@ -1,6 +1,6 @@
 """Values of a model's products and gathers, and of their gradients, held to float64.
 
-See `_model_spots`. Gradients of a product are products themselves, and that of a table sums rows.
+See `model_spots.py`. Gradients of a product are products themselves, and that of a table sums rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Values that a model's step computes row by row, held to float64: activations, norms, losses.
 
-See `_model_spots`. What is sought is a kernel that is wrong from some row or size on, so a few
+See `model_spots.py`. What is sought is a kernel that is wrong from some row or size on, so a few
 whole rows are looked at, of a batch norm channels; and of a loss the mean of all rows, computed
 anew in pieces.
 """
