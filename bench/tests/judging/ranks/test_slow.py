@@ -147,6 +147,13 @@ def test_few_alike_chips_are_not_told_apart_by_chance() -> None:
     )
 
 
+def test_two_alike_chips_are_not_told_apart_because_launches_agree() -> None:
+    """Chips differ by 1 % and more, in every launch alike: only beyond that one of them is slow."""
+    assert slow_ranks([[1.0] * 10, [1.04] * 10]) == slow_ranks([[1.04] * 10, [1.0] * 10]) == ()
+    found, named = script.tried("normal", 2, 10, runs=50, spread=script.UNEVEN * script.CHIPS)
+    assert found > 15 and named <= 1
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
