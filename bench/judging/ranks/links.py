@@ -70,14 +70,17 @@ def link_of(sweep: Sequence[Row]) -> Link | None:
         return None
     points = [_points(row) for row in sweep]
     count = min(map(len, points))
-    lines = [line([series[k] for series in points]) for k in range(count)]
+    usual = [statistics.fmean(t for _, t in series[:count]) for series in points]
+    lines = [line([series[k] for series in points], usual) for k in range(count)]
     level = next((row.interval.level for row in sweep if row.interval), stats.FIXED_LEVEL)
     latency = Interval.over([one[0] for one in lines], level)
     slope = Interval.over([one[1] for one in lines], level)
     if slope.value <= 0.0 or latency.value <= 0.0:
         return None
-    means = [(series[0][0], statistics.fmean(t for _, t in series[:count])) for series in points]
-    misses = [(latency.value + slope.value * bytes_) / t - 1 for bytes_, t in means]
+    misses = [
+        (latency.value + slope.value * series[0][0]) / t - 1
+        for series, t in zip(points, usual, strict=True)
+    ]
     sizes = [int(row.case.parameters[SIZE]) for row in sweep]
     worst = max(range(len(misses)), key=lambda k: abs(misses[k]))
     return Link(
@@ -91,13 +94,17 @@ def link_of(sweep: Sequence[Row]) -> Link | None:
     )
 
 
-def line(points: Sequence[Point]) -> tuple[float, float]:
+def line(points: Sequence[Point], usual: Sequence[float]) -> tuple[float, float]:
     """Intercept and slope of t(bytes), least squares of relative residuals. Two points at least,
-    of different bytes."""
-    a = sum(1 / t**2 for _, t in points)
-    b = sum(x / t**2 for x, t in points)
-    c = sum((x / t) ** 2 for x, t in points)
-    d, e = sum(1 / t for _, t in points), sum(x / t for x, t in points)
+    of different bytes.
+
+    usual: of each point the seconds that its residual is relative to, the same for all launches: by
+    its own, noisy time what happened to be fast would weigh more.
+    """
+    weighed = [(x, t, 1 / mean**2) for (x, t), mean in zip(points, usual, strict=True)]
+    a = sum(w for _, _, w in weighed)
+    b, c = sum(x * w for x, _, w in weighed), sum(x * x * w for x, _, w in weighed)
+    d, e = sum(t * w for _, t, w in weighed), sum(x * t * w for x, t, w in weighed)
     determinant = a * c - b * b
     return (d * c - e * b) / determinant, (e * a - d * b) / determinant
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Sequence
 
 import msgspec
@@ -45,8 +46,10 @@ def outcome(size: int, error: float = 0.0) -> Measured:
     return make_measured(seconds, work=work)
 
 
-def rows(sizes: Sequence[int] = SIZES, launches: int = 5, error: float = 0.0) -> list[Row]:
-    drawn = random.Random(1)
+def rows(
+    sizes: Sequence[int] = SIZES, launches: int = 5, error: float = 0.0, seed: int = 1
+) -> list[Row]:
+    drawn = random.Random(seed)
     cases = [case_of(size) for size in sizes]
     made = [
         launch
@@ -90,6 +93,16 @@ def test_the_intervals_cover_the_truth() -> None:
     assert of_two is not None and of_two.latency.low is None, "two launches have no interval"
 
 
+def test_noise_pulls_neither_figure_one_way() -> None:
+    """A launch that happened to be fast weighs no more: at 20 % noise that was 4 %, always."""
+    links = [rows(launches=20, error=0.2, seed=seed)[0].link for seed in range(8)]
+    noise = math.exp(0.2**2 / 2)
+    for name, truth in (("latency", LATENCY * noise), ("bandwidth", BANDWIDTH / noise)):
+        found = [getattr(link, name) for link in links]
+        assert statistics.fmean(one.value for one in found) == pytest.approx(truth, rel=0.03)
+        assert sum(one.low < truth < one.high for one in found) >= 7, name
+
+
 def test_a_line_needs_three_sizes_and_rises() -> None:
     assert rows(SIZES[:2])[0].link is None
     falling = [
@@ -103,9 +116,10 @@ def test_a_line_needs_three_sizes_and_rises() -> None:
 
 
 def test_the_line_is_that_of_relative_residuals() -> None:
-    assert line([(0.0, 2.0), (10.0, 7.0)]) == pytest.approx((2.0, 0.5))
+    assert line([(0.0, 2.0), (10.0, 7.0)], [2.0, 7.0]) == pytest.approx((2.0, 0.5))
     # A tenth too much at a time a thousand times as long weighs as much.
-    latency, slope = line([(0.0, 1.0), (1.0, 2.0), (1000.0, 1101.0)])
+    points = [(0.0, 1.0), (1.0, 2.0), (1000.0, 1101.0)]
+    latency, slope = line(points, [t for _, t in points])
     assert latency == pytest.approx(1.0, rel=0.06) and slope == pytest.approx(1.05, rel=0.05)
 
 
