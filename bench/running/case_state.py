@@ -151,15 +151,25 @@ class CaseState:
         if self.hopeless:
             return True
         if self.settings.launches == "auto":
-            enough = stats.enough_launches(self.rates, self.settings.target_half_width)
-            return enough or self._in_vain
+            more, made = self._outweighing, len(self.measured)
+            if self._enough:
+                return not 0 < more <= stats.LOOKS[-1] - made
+            return more > 0 and made >= stats.LOOKS[1]  # no further look is worth it
         return len(self.measured) >= self.settings.launches
 
     @property
-    def _in_vain(self) -> bool:
-        """Whether so many launches were slowed from outside that no further look is worth it."""
-        measured = len(self.measured)
-        return measured >= stats.LOOKS[1] and len(self._slowed) > measured / 3
+    def _enough(self) -> bool:
+        """Whether the undisturbed launches were enough at the last look that they have passed."""
+        rates = self.rates
+        looked = max((look for look in stats.LOOKS if look <= len(rates)), default=0)
+        return stats.enough_launches(rates[:looked], self.settings.target_half_width)
+
+    @property
+    def _outweighing(self) -> int:
+        """How many more undisturbed launches it takes for those that failed, or were slowed from
+        outside, to be no more than a third: of more judging says INVALID."""
+        total = len(self.launches)
+        return max(0, 3 * (total - len(self.measured) + len(self._slowed)) - total)
 
     def samples(self) -> int:
         """Steady samples that the next launch should take."""
@@ -172,7 +182,8 @@ class CaseState:
         )
 
     def launches_left(self, to_the_last_look: bool = False) -> int:
-        """How many more are planned; for `auto`, up to the next look, or to the last one.
+        """How many more are planned; for `auto`, up to the next look, or to the last one, and what
+        outweighs those that were disturbed.
 
         Of a tuned case, all choices that are left, and the launches that follow.
         """
@@ -180,6 +191,8 @@ class CaseState:
             return 0
         if self.searching:
             return self.search.left + self._planned(0, to_the_last_look)
+        if self.settings.launches == "auto" and self._enough:
+            return self._outweighing
         done = len(self.rates if self.settings.launches == "auto" else self.measured)
         return self._planned(done, to_the_last_look)
 

@@ -70,12 +70,63 @@ def test_auto_does_not_count_a_launch_whose_clock_fell(ranks: bool) -> None:
 
 def test_a_clock_that_rose_leaves_out_the_launches_before_it() -> None:
     """Where they are too many, no further launch would help, and the case ends."""
-    rose = clocked(*[1200] * 4, *[1400] * 6)
-    state = state_of(rose[:5])
+    rose = clocked(*[1200] * 7, *[1400] * 3)
+    state = state_of(rose[:8])
     assert not state.finished and len(state.rates) == 1 and state.launches_left() == 4
     assert state_of(rose).finished
     (row,) = summarize(make_file([CASE], rose, settings=AUTO))
     assert row.verdict == "THROTTLED"
+
+
+def contended(*slowed: bool, seconds: float = 0.01) -> list[Launch]:
+    """Launches, of which other work slowed some."""
+    return [
+        make_launch(
+            make_measured(
+                2 * seconds if one else seconds,
+                flags=("CONTENDED",) if one else (),
+                causes={"CONTENDED": "other work"} if one else {},
+            ),
+            CASE,
+            launch=k,
+            order=k,
+        )
+        for k, one in enumerate(slowed)
+    ]
+
+
+@pytest.mark.parametrize("slowed", [3, 5])
+def test_auto_goes_on_while_a_few_more_launches_outweigh_the_slowed(slowed: int) -> None:
+    """Five agree, and the case would be INVALID for the others; also where none is undisturbed."""
+    most = 3 * slowed
+    launches = contended(*[True] * slowed, *[False] * (most - slowed))
+    for made in range(5 + slowed, most):
+        state = state_of(launches[:made])
+        assert not state.finished
+        assert state.launches_left() == state.launches_left(to_the_last_look=True) == most - made
+        (row,) = summarize(make_file([CASE], launches[:made], settings=AUTO))
+        assert row.verdict == "INVALID"
+    state = state_of(launches)
+    assert state.finished and state.launches_left() == 0
+    (row,) = summarize(make_file([CASE], launches, settings=AUTO))
+    assert row.verdict == "OK"
+    assert not state_of(launches[:5]).finished
+
+
+def test_a_failed_launch_and_a_slowed_one_are_outweighed_together() -> None:
+    failed = make_launch(Failed(kind="crash", phase="measure", message="x"), CASE)
+    launches = [failed, *contended(True, *[False] * 5)]
+    state = state_of(launches[:5])
+    assert not state.finished
+    assert state_of(launches).finished
+    slowed = [failed, *contended(True, True, *[False] * 5)]
+    assert not state_of(slowed).finished and state_of(slowed).launches_left() == 1
+
+
+def test_auto_ends_where_too_many_are_slowed_to_be_outweighed() -> None:
+    always = contended(*[True] * 20)
+    ends = [n for n in range(1, 21) if state_of(always[:n]).finished]
+    assert ends[0] == 7
 
 
 LATE = Failed(kind="timeout", phase="measure", message="no report within 120 s")
