@@ -16,8 +16,9 @@ a difference; `accelmark ab` stops both sides together.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import msgspec
 
@@ -121,7 +122,7 @@ def concluded(
     sides: tuple[Side, Side], level: float, paired: Paired, judged: Sequence[CaseComparison]
 ) -> Comparison:
     """Gives ranked cases their verdicts, over all together, and says in what the runs differ."""
-    base, other = (side.file for side in sides)
+    base, other = _files(sides)
     differing = (*differences(base, other), *operators_differ(paired), *_versions(paired))
     looks = IN_TURNS if in_turns(base.run, other.run) else APART
     cases = tuple(with_verdicts(judged, looks if level > stats.FIXED_LEVEL else 1.0))
@@ -183,7 +184,7 @@ def _judge(
         return change(found, because=because)
     return change(
         with_ratio(found, sides, level, prices),
-        split=split(sides, base, other),
+        split=split(sides, *in_equal_rounds(_files(sides), base, other)),
         experts_remark=experts_differ(sides, base, other),
         # Other batches have other inputs: their outputs differ by rights.
         witness_gap=witness_gap(found, sides) if base.choice == other.choice else None,
@@ -201,9 +202,9 @@ def with_ratio(
 
     prices: of an hour of one device; at_given_rate: see `preliminary`.
     """
-    base, other = found.base, found.other
-    assert base is not None
-    assert other is not None
+    assert found.base is not None
+    assert found.other is not None
+    base, other = in_equal_rounds(_files(sides), found.base, found.other)
     assert base.throughput is not None
     assert other.throughput is not None
     welch = stats.welch(base.rates, other.rates, level) if enough(base, other) else None
@@ -222,6 +223,46 @@ def with_ratio(
         joule_ratio=joule_ratio,
         joule_interval=joule_interval,
         price_ratio=None if prices is None else ratio / count * prices.base / prices.other,
+    )
+
+
+def _files(sides: tuple[Side, Side]) -> tuple[RunFile, RunFile]:
+    return sides[0].file, sides[1].file
+
+
+def in_equal_rounds(files: tuple[RunFile, RunFile], base: Row, other: Row) -> tuple[Row, Row]:
+    """Of the sides of one `ab` each by its launches of the rounds that are in both sides' figures:
+    where a launch of one is left out, what drifts on the host would count as a difference.
+
+    Others as they are, and so are tuned cases, whose rounds each side begins after its own trials.
+    """
+    both = {*base.rounds} & {*other.rounds}
+    if base.case.space or not both or not in_turns(*(file.run for file in files)):
+        return base, other
+    return _of_rounds(base, both), _of_rounds(other, both)
+
+
+def _of_rounds(row: Row, rounds: Set[int]) -> Row:
+    """What a ratio is made of, by some of the row's launches."""
+    kept = [number in rounds for number in row.rounds]
+    if all(kept):
+        return row
+    assert row.throughput is not None
+    rates = tuple(itertools.compress(row.rates, kept))
+    joule_rates = tuple(itertools.compress(row.joule_rates, kept))
+    throughput = stats.geometric_mean(rates)
+    times = throughput / row.throughput
+    return msgspec.structs.replace(
+        row,
+        launches=len(rates),
+        throughput=throughput,
+        rates=rates,
+        rounds=tuple(itertools.compress(row.rounds, kept)),
+        slowest_clocks_mhz=tuple(itertools.compress(row.slowest_clocks_mhz, kept)),
+        joule_rates=joule_rates,
+        items_per_joule=stats.geometric_mean(joule_rates) if row.items_per_joule else None,
+        least_flop_per_second=row.least_flop_per_second and times * row.least_flop_per_second,
+        bytes_per_second=row.bytes_per_second and times * row.bytes_per_second,
     )
 
 

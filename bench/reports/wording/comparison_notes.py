@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import units
-from bench.judging.comparing.compare import WITNESS_TOLERANCE
+from bench.judging.comparing.compare import WITNESS_TOLERANCE, in_equal_rounds
 from bench.judging.comparing.comparison import CaseComparison, CompareVerdict, Comparison
 from bench.judging.comparing.differences import ABSENT, Difference, states
 from bench.judging.comparing.reasons import Code
@@ -120,6 +120,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
         yield Note("PROVED", "; ".join(told), "green")
     for said, alike in grouped(proofs, lambda proof: proof[0].unproved):
         yield Note("NOT PROVED", f"{said}: {_called([c for _, c in alike], names)}", dim=True)
+    for said, some in grouped(cases, lambda case: _rounds(comparison, case)):
+        yield Note("EQUAL ROUNDS", f"{said}: {_called(some, names)}", dim=True)
     if odd := [f"{_name(case, names)} {case.witness_gap:.0%}" for case in cases if _odd(case)]:
         yield Note("CHECK", f"{OUTPUTS}: {listed(odd)}")
     for said, some in grouped(cases, lambda case: case.experts_remark):
@@ -160,6 +162,16 @@ def _of_one_side(cases: Sequence[CaseComparison], names: Mapping[str, Label]) ->
             ]
             if found:
                 yield Note(flag, f"of the {who} alone: {FLAGS[flag]}: {listed(found)}")
+
+
+def _rounds(comparison: Comparison, case: CaseComparison) -> str:
+    """Of how many rounds a ratio is that is not of all launches whose figures stand beside it."""
+    if case.base is None or case.other is None or case.ratio is None:
+        return ""
+    base, other = in_equal_rounds((comparison.base, comparison.other), case.base, case.other)
+    if base is case.base and other is case.other:
+        return ""
+    return f"ratio of the {units.counted(base.launches, 'round')} that are in both sides' figures"
 
 
 def chose_unlike(case: CaseComparison) -> bool:
