@@ -25,6 +25,8 @@ STEADY_AGREEMENT = 0.03
 """Relative difference of the two medians below which the job is steady."""
 DRIFT_LIMIT = 0.05
 """Relative spread of the medians of the three thirds above which a launch drifts."""
+NORMAL_MAD = 1.4826
+"""Standard deviation over median absolute deviation, of normal values."""
 OUTLIER_MADS = 14.8
 """Distance from the median, in median absolute deviations (10 sigma of a normal)."""
 FAR_MADS = 7.4

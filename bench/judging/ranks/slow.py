@@ -41,8 +41,6 @@ UNEQUAL = "dlrm-hybrid"
 """What is spread unevenly: 26 tables over eight ranks."""
 NORMAL_MEDIAN = math.pi / 2
 """Variance of a median over that of a mean, of many normal values."""
-NORMAL_MAD = 1.4826
-"""Standard deviation over median absolute deviation, of normal values."""
 
 
 class SlowRank(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,7 +227,7 @@ def _noise(logs: Sequence[Sequence[float]], middle: Sequence[float]) -> float:
         for value in launches
     ]
     launches = len(logs[0])
-    deviation = NORMAL_MAD * statistics.median(off)
+    deviation = stats.NORMAL_MAD * statistics.median(off)
     return NORMAL_MEDIAN * deviation**2 / (launches - 1)
 
 

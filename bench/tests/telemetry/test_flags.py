@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -94,6 +96,51 @@ def test_a_clock_below_the_fastest_tenth_of_its_case_is_slow() -> None:
     }
     assert slow_clocks([*fast, clocked(3, 1345, 1345)]) == {}
     assert slow_clocks([clocked(0, 1400), clocked(1, 1000)]) == {}, "too few to know"
+
+
+def jittering(
+    seed: int, jitter: float, slow: Sequence[int] = (), *, ranks: int = 1, warm: int = 0
+) -> dict[int, flags.Clocks]:
+    """Ten launches of 50 readings about 1500 MHz; about 1300 in the slow ones, but for the first
+    `warm` readings of each."""
+    draw = random.Random(seed)
+
+    def launch(low: bool) -> Counter[float]:
+        mean = [1300.0 if low and k >= warm else 1500.0 for k in range(50)]
+        return Counter(float(round(m * draw.gauss(1, jitter))) for m in mean)
+
+    found: dict[int, flags.Clocks] = {}
+    for number in range(10):
+        own = {rank: launch(number in slow) for rank in range(ranks)}
+        for rank in range(1, ranks):
+            own[rank] = Counter({statistics.median(own[rank].elements()): 50})
+        found[number] = own
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("jitter", [0.0, 0.02, 0.05, 0.07])
+def test_a_clock_that_jitters_in_all_launches_alike_throttles_none(
+    jitter: float, ranks: int
+) -> None:
+    for seed in range(5):
+        assert flags.slow_clocks(jittering(seed, jitter, ranks=ranks)) == {}
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.02, 0.05])
+def test_a_clock_that_falls_by_more_than_it_jitters_is_slow(jitter: float) -> None:
+    few, many = (3, 7), tuple(range(7))
+    for slow in (few, many):
+        assert tuple(sorted(flags.slow_clocks(jittering(1, jitter, slow)))) == slow
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.02])
+@pytest.mark.parametrize("warm", [8, 15])
+def test_a_device_that_throttles_in_every_launch_after_its_first_seconds_is_found(
+    jitter: float, warm: int
+) -> None:
+    every = range(10)
+    assert sorted(flags.slow_clocks(jittering(1, jitter, every, warm=warm))) == list(every)
 
 
 @pytest.mark.parametrize(("readings", "slow"), [(1, {}), (2, {}), (3, {3: "rank 1"})])
