@@ -17,7 +17,7 @@ import msgspec
 from bench import stats, units
 from bench.judging.explaining import host_bound
 from bench.judging.explaining.bounds import bound, of_several
-from bench.judging.explaining.explained_answer import answers, coverage_verdict, covered
+from bench.judging.explaining.explained_answer import answers, coverage_of, coverage_verdict
 from bench.judging.interval import Interval
 from bench.judging.summary import summarize
 from bench.records.case import Case
@@ -187,11 +187,9 @@ def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "
     operators = [sum(op.ns or 0.0 for op in account.operators) for account in accounts]
     freeing = [account.freeing_ns for account in accounts]
     host = [s - o - f for o, f, s in zip(operators, freeing, steps, strict=True)]
-    each = [covered(account) for account in accounts]
-    coverage = Interval.over(each, stats.FIXED_LEVEL)
     rows = _operators(accounts, step_ns, floor_ns)
     calls = host_bound.calls_of(made, statistics.fmean(host), step_ns)
-    verdict, reason = coverage_verdict(each, calls)
+    verdict, reason = coverage_verdict(accounts, calls)
     return ExplainedCase(
         case=case,
         verdict=verdict,
@@ -202,7 +200,7 @@ def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "
         operators_ms=_ms(operators),
         freeing_ms=_ms(freeing),
         host_ms=_ms(host),
-        coverage=coverage,
+        coverage=coverage_of(accounts),
         classes=_classes(accounts, rows, step_ns),
         operators=rows,
         ceilings=_ceilings(accounts),

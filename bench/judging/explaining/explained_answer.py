@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from bench import stats
+from bench.judging.interval import Interval
 from bench.records.explained import Explained
 
 LEAST_COVERAGE = 0.85
@@ -40,18 +42,18 @@ def answers(accounts: Sequence[Explained]) -> list[Explained]:
 
 
 def _explains(accounts: Sequence[Explained]) -> bool:
-    return coverage_verdict([covered(account) for account in accounts])[0] == "EXPLAINED"
+    return coverage_verdict(accounts)[0] == "EXPLAINED"
 
 
 def coverage_verdict(
-    each: Sequence[float], calls: str = ""
+    accounts: Sequence[Explained], calls: str = ""
 ) -> tuple[Literal["EXPLAINED", "NOT-EXPLAINED", "VOID"], str]:
-    """Whether the operators explain the step, by their mean, and why not.
+    """Whether the operators explain the step, over all launches, and why not.
 
-    each: coverage of each launch; calls: what is said of the host's calls, where they are most of
-    the rest. Where half of the launches miss it, some to each side, their mean is no answer.
+    calls: what is said of the host's calls, where they are most of the rest. Where half of the
+    launches miss it, some to each side, their mean is no answer.
     """
-    coverage = statistics.fmean(each)
+    coverage = coverage_of(accounts).value
     if coverage < LEAST_COVERAGE:
         return "NOT-EXPLAINED", (
             f"its operators make up {coverage:.0%} of the step, and less than {LEAST_COVERAGE:.0%} "
@@ -62,6 +64,7 @@ def coverage_verdict(
             f"its operators took {coverage:.0%} of the step by themselves: what was measured is "
             "not what the step does. Try again on an idle machine"
         )
+    each = [working / step for working, step in map(_working, accounts)]
     below, above = (
         sum(one < LEAST_COVERAGE for one in each),
         sum(one > MOST_COVERAGE for one in each),
@@ -74,7 +77,17 @@ def coverage_verdict(
     return "EXPLAINED", ""
 
 
-def covered(account: Explained) -> float:
-    """Operators and freeing, over the step."""
+def coverage_of(accounts: Sequence[Explained]) -> Interval:
+    """Operators and freeing, over the step: the quotient of their means over launches, which stand
+    beside it. Its interval is that of a ratio of means, linearized."""
+    found = [_working(account) for account in accounts]
+    mean = statistics.fmean(step for _, step in found)
+    value = statistics.fmean(working for working, _ in found) / mean
+    each = [value + (working - value * step) / mean for working, step in found]
+    return Interval.over(each, stats.FIXED_LEVEL)
+
+
+def _working(account: Explained) -> tuple[float, float]:
+    """Of a launch, ns of operators and freeing, and of the step."""
     working = sum(op.ns or 0.0 for op in account.operators) + account.freeing_ns
-    return working / statistics.median(account.step_ns)
+    return working, statistics.median(account.step_ns)

@@ -86,14 +86,15 @@ def _pair(pair: ExplainedPair, width: int) -> Iterator[str]:
 
 
 def _relative(pair: ExplainedPair) -> str:
-    """`-5.5%, 95% interval -8.1% to -2.9%; 5 and 5 launches`."""
+    """`-5.5%, 95% interval of geometric means -8.1% to -2.9%; 5 and 5 launches`."""
     ratio = pair.ratio
     assert ratio is not None
     interval = "no interval"
     if ratio.low is not None and ratio.high is not None:
-        interval = f"{stats.FIXED_LEVEL:.0%} interval {ratio.low - 1:+.1%} to {ratio.high - 1:+.1%}"
+        between = f"{ratio.low - 1:+.1%} to {ratio.high - 1:+.1%}"
+        interval = f"{stats.FIXED_LEVEL:.0%} interval of geometric means {between}"
     launches = " and ".join(map(str, pair.launches))
-    return f"{ratio.value - 1:+.1%}, {interval}; {launches} launches"
+    return f"{pair.other_ms / pair.base_ms - 1:+.1%}, {interval}; {launches} launches"
 
 
 def _part(part: ClassPair) -> tuple[str, ...]:

@@ -182,11 +182,18 @@ def test_a_difference_says_how_surely_it_is_one() -> None:
     low, value, high = pair.ratio.low, pair.ratio.value, pair.ratio.high
     assert low is not None and high is not None and low < value < high
     assert value == pytest.approx(0.95, abs=0.001)
-    said = f"95% interval {low - 1:+.1%} to {high - 1:+.1%}; 3 and 3 launches)"
+    said = f"95% interval of geometric means {low - 1:+.1%} to {high - 1:+.1%}; 3 and 3 launches)"
     assert said in " ".join(_card(*five).split())
     (step, *others) = pairs_card.rows(five[0], five[1], [pair])
     assert (step["ratio_low"], step["ratio_high"], step["base_launches"]) == (low, high, 3)
     assert all(one.keys() == step.keys() for one in others)
+
+
+def test_the_percent_is_that_of_the_figures_beside_it() -> None:
+    """One launch took three times as long: on the log scale other would be slower."""
+    base = explained_file(*map(account, (1.0, 1.0, 3.0)))
+    other = explained_file(*map(account, (1.6, 1.6, 1.6)))
+    assert "step 166.7 -> 160.0 ms: -6.667 ms (-4.0%, 95% interval of" in _card(base, other)
 
 
 def test_what_disturbed_a_side_is_said() -> None:
