@@ -262,10 +262,19 @@ def _verdict(
         return "FEW_LAUNCHES", few
     if interval.half_width > settings.target_half_width:
         return "NOISY", (
-            f"interval of {units.spread(interval.half_width)} after {len(outcomes)} launches, "
-            f"target ±{100 * settings.target_half_width:g}%"
+            f"interval of {_beyond(interval.half_width, settings.target_half_width)} after "
+            f"{len(outcomes)} launches, target ±{100 * settings.target_half_width:g}%"
         )
     return "OK", ""
+
+
+def _beyond(half_width: float, target: float) -> str:
+    """An interval that is wider than the target, with the digits that it takes to look so."""
+    percent, digits = 100 * half_width, 2
+    while float(f"{percent:.{digits}g}") <= 100 * target and digits < 9:
+        digits += 1
+    alike = digits > 2 and half_width <= units.SYMMETRIC
+    return f"±{percent:.{digits}g}%" if alike else units.spread(half_width)
 
 
 def _latency(outcomes: Sequence[Measured], level: float) -> LatencySummary | None:

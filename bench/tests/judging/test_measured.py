@@ -212,6 +212,17 @@ def test_a_target_is_said_as_it_was_set(target: float) -> None:
     assert float(said.removesuffix("%")) == pytest.approx(100 * target)
 
 
+@pytest.mark.parametrize(
+    ("half", "said"), [(0.0204, "2.04"), (0.020004, "2.0004"), (0.023, "2.3"), (0.0199, "")]
+)
+def test_an_interval_that_is_too_wide_looks_wider_than_the_target(half: float, said: str) -> None:
+    """Logs 0 0 -x: their error is x / 3, times 4.302653."""
+    slow = FINE.samples[0] * math.exp(3 * half / 4.302652729911275)
+    found = row([FINE, FINE, make_measured([slow] * 10)])
+    words = f"interval of ±{said}% after 3 launches, target ±2%"
+    assert found.reason == (words if said else "")
+
+
 def test_flags_of_any_launch_are_shown_once() -> None:
     drift = make_measured(flags=("DRIFT",))
     both = make_measured(flags=("HOST_GAP", "DRIFT"))
