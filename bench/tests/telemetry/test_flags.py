@@ -54,11 +54,15 @@ def test_heat_and_the_power_brake_throttle_and_a_power_cap_is_a_word_of_its_own(
 
 def test_heat_and_watts_are_of_the_readings_that_have_the_reason() -> None:
     """A device that is capped now and then, and hotter and idler between."""
+    looks: list[tuple[tuple[Reason, ...], float, float]] = [
+        (("power cap",), 60, 690),
+        (("thermal",), 88, 300),
+        ((), 91, 125),
+        ((), 91, 125),
+    ]
     readings = tuple(
-        Reading(at_seconds=16.0 + k, reasons=r, temperature_celsius=heat, power_watts=watts)
-        for k, (r, heat, watts) in enumerate(
-            [(("power cap",), 60, 690), (("thermal",), 88, 300), ((), 91, 125), ((), 91, 125)]
-        )
+        Reading(at_seconds=16.0 + k, reasons=why, temperature_celsius=heat, power_watts=watts)
+        for k, (why, heat, watts) in enumerate(looks)
     )
     assert with_flags(steady(), seen(readings=readings)).causes == {
         "THROTTLED": "thermal in 1 of 4 readings, up to 88 °C",
