@@ -18,6 +18,7 @@ from bench.records.run import BLOCK_STEPS, Launch, RunFile
 from bench.report import Canvas
 from bench.reports.flat.row import flat as as_flat
 from bench.reports.table import TableReport
+from bench.reports.terminal.comparison import render
 from bench.telemetry import energy
 from bench.telemetry.energy import with_energy
 from bench.tests.reports.page.pages import Page
@@ -277,7 +278,11 @@ def test_a_board_is_not_compared_with_a_package_by_the_joule() -> None:
     other = make_file([CASE], launches_with_energy(*[55] * 5))
     package = make_file([CASE], launches_with_energy(*[55] * 5, scope="package"))
     assert compare(board, other).cases[0].joule_ratio == pytest.approx(2)
-    assert compare(board, package).cases[0].joule_ratio is None
+    apart, alike = compare(board, package), compare(board, other)
+    assert apart.cases[0].joule_ratio is None
+    words = "energy: no ratio per joule: of board in the base, of the whole package in the other"
+    assert f"{words}: gemm-matmul bf16" in render([apart], Canvas(width=200))
+    assert "energy:" not in render([alike], Canvas(width=200, wide=True))
 
 
 def test_a_launch_that_nobody_looked_at_says_so_on_the_card() -> None:
