@@ -303,17 +303,26 @@ def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
 
 
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
-    """What nobody could see of the device in some launch, by the last such; else why none was.
+    """What nobody could see of the device, and why, by the last launch in which nobody could; of
+    `telemetry` nothing was seen. "in 2 of 10 launches: " stands before it where that is not of all.
 
     Of several devices: of the first, and whose are those of which nothing was seen at all.
     """
     seen = [x.telemetry for x in launches if x.telemetry is not None]
     ranks = _unseen_ranks(launches)
-    if seen or ranks:
-        found = {what: why for telemetry in seen for what, why in telemetry.absent.items()}
-        return {**found, **ranks}
-    why = launches[0].telemetry_absent
-    return {"telemetry": why} if why else {}
+    whys: dict[str, list[str]] = {}
+    for what, why in (pair for telemetry in seen for pair in telemetry.absent.items()):
+        whys.setdefault(what, []).append(why)
+    found = {what: _told(of, len(seen)) for what, of in whys.items()}
+    unseen = [x.telemetry_absent for x in launches if x.telemetry is None and x.telemetry_absent]
+    if unseen and not ranks:
+        found["telemetry"] = _told(unseen, len(launches))
+    return found | ranks
+
+
+def _told(whys: Sequence[str], launches: int) -> str:
+    few = f"in {len(whys)} of {launches} launches: " if len(whys) < launches else ""
+    return few + whys[-1]
 
 
 def _unseen_ranks(launches: Sequence[Launch]) -> dict[str, str]:
