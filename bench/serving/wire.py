@@ -96,6 +96,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.ended = ""
         """Why nothing more comes; empty while something may."""
+        self.ended_ns = 0
+        """When that was so."""
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,12 +112,15 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Of asyncio."""
-        self.ended = self.ended or CLOSED
-        self._wake()
+        self._end(CLOSED)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio."""
-        self.ended = self.ended or (CLOSED if exc is None else f"connection lost ({exc})")
+        self._end(CLOSED if exc is None else f"connection lost ({exc})")
+
+    def _end(self, why: str) -> None:
+        if not self.ended:
+            self.ended, self.ended_ns = why, time.perf_counter_ns()
         self._wake()
 
     def _wake(self) -> None:
@@ -156,6 +161,8 @@ class Response:
         self._framing: Framing | None = None
         self._first: Piece | None = None
         self.keep = False
+        self.ended_ns = 0
+        """When the last of it arrived; 0 before."""
 
     async def head(self) -> Head:
         """Status and headers; raises `Broken`."""
@@ -189,9 +196,12 @@ class Response:
                 piece = await self._connection.piece()
             if piece is None:
                 if framing.to_the_end:
+                    self.ended_ns = self._connection.ended_ns
                     return
                 raise Broken(f"{self._connection.ended} in the middle of its answer")
             body = framing.feed(piece.data)
+            if framing.done:
+                self.ended_ns = piece.ns
             if body:
                 yield Piece(piece.ns, body)
             piece = None
