@@ -156,7 +156,7 @@ class _Launch:
                 process = server.Process(ask.command)
                 self.say(f"launch {self.number}: the server starts")
                 try:
-                    await process.ready(pool, ask.ready_seconds)
+                    await process.ready(pool, ask.model, ask.ready_seconds)
                 except ServerError as error:
                     self._all(Failed(kind="error", phase="start", message=str(error)), None)
                     return
