@@ -33,7 +33,7 @@ VERSIONS = ("/version", "/info", "/get_server_info", "/server_info")
 METRICS = "/metrics"
 MOST_SETTINGS, MOST_CHARACTERS, MOST_READ = 2000, 200, 4000
 HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(_total)?$")
-"""Counters of prompt tokens that came out of a cache."""
+"""Counters of prompt tokens that came out of a cache, an external one too."""
 DRAFTS = re.compile(r"spec_decode_num_draft_tokens(_total)?$|(^|[:_])draft_tokens(_total)?$")
 """And of tokens that were guessed."""
 ACCEPTS = re.compile(r"(^|[:_])spec_accept_(length|rate)$")

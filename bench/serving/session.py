@@ -297,6 +297,7 @@ class _Launch:
             stopped=one.driven.stopped(served.window) if served.window else "",
             cached_tokens=seen.cached_tokens,
             drafted=seen.guessed,
+            fresh=ask.fresh_seed,
             unseen=ask.fresh_seed or seen.server.started == "by the run",
             before=self.before,
             after=after,
