@@ -29,6 +29,8 @@ IDLE_SECONDS = 2.0
 KEEP_SECONDS = 0.5
 """How often is looked whether those that are kept ready still are."""
 CONNECT_SECONDS = 10.0
+NEXT_SECONDS = 0.25
+"""After so long a host's next address is tried beside the one that has not answered."""
 CLOSED = "the server closed the connection"
 SPARE_FILES = 64
 """That this process has open beside its connections."""
@@ -54,7 +56,11 @@ class Endpoint(NamedTuple):
         try:
             parts = urlsplit(url)
             port = parts.port
+            if port == 0:
+                raise ValueError("no server has port 0")
             host = (parts.hostname or "").encode("idna").decode()
+            if ":" in host:  # an address of one link has its link behind %25 (RFC 6874)
+                host = host.replace("%25", "%", 1)
             parts.path.encode("ascii")
         except ValueError as error:
             raise ServerError(f"--endpoint: not an address ({error}). {_EXAMPLE}") from error
@@ -72,8 +78,8 @@ class Endpoint(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """Host and port, as HTTP names them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """Host and port, as HTTP names them: a link is known to its host alone."""
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 
@@ -244,7 +250,11 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, made = await loop.create_connection(
-                    Connection, self.endpoint.host, self.endpoint.port, ssl=self._trust
+                    Connection,
+                    self.endpoint.host,
+                    self.endpoint.port,
+                    ssl=self._trust,
+                    happy_eyeballs_delay=NEXT_SECONDS,
                 )
         except ssl.SSLCertVerificationError as error:
             raise Broken(f"its certificate is not trusted ({error.verify_message})") from error
