@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from bench.backend import Device
     from bench.measuring.launch import Launch
 
-COMPILE_SWITCHES = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS")
-"""Variables by which torch.compile does nothing, or hides that it failed."""
+COMPILE_SWITCHES = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+"""Variables by which torch.compile does nothing."""
 
 MONITORING_TOOLS = 6
 """How many tools `sys.monitoring` has room for."""
