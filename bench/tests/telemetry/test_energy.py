@@ -97,7 +97,7 @@ def test_a_burst_is_too_short_whatever_a_suite_asks_for() -> None:
         (seen(first_step_seconds=None), "does not say when its blocks began"),
         (seen(power=lambda at: 1.0, until=30.0), "do not reach over the steady blocks"),
         (seen(power=lambda at: 1.0 if at < 20 or at > 28 else None), "was silent for 8 s"),
-        (seen(power=lambda at: 1.0 if at % 5 == 0 else None), "5 readings of power in 22 s"),
+        (seen(power=lambda at: 1.0 if at < 16 else None), "5 readings of power in 22 s"),
         (seen(counter=lambda at: 7.0), "the counter stood still at 7 J for"),
         (seen(power=lambda at: 0.0), "no power is drawn"),
     ],
@@ -106,6 +106,34 @@ def test_no_figure_is_a_reason(telemetry: Telemetry | str, why: str) -> None:
     found = with_energy(steady(), telemetry)
     assert found.energy_joules is None and found.energy_absent is not None
     assert why in found.energy_absent
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0, 2.5, 4.8])
+def test_a_source_that_is_read_every_five_seconds_gets_blocks_long_enough(first: float) -> None:
+    """As one whose looks cost the host: what the reason asks for, from short blocks or from those
+    of 20 s, gives the energy, wherever the readings lie."""
+
+    def power(at: float) -> float | None:
+        return 300.0 if round(at * 5) % 25 == round(first * 5) else None
+
+    for seconds in (0.05, 2.2):
+        found = with_energy(steady(blocks=10, seconds=seconds), seen(power=power, until=90.0))
+        assert found.energy_absent == (
+            f"too short: {10 * seconds:.1f} s of steady blocks, 50 s are needed for 10 readings of "
+            "power; block_seconds = 5.5 in the suite's settings gives them"
+        )
+    long = seen(power=power, until=FIRST_STEP + 10 + 55)
+    assert with_energy(steady(blocks=10, seconds=5.5), long).energy_joules == pytest.approx(16500)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0, 4.8])
+def test_a_counter_that_is_read_every_five_seconds_reaches_over_the_blocks(first: float) -> None:
+    def joules(at: float) -> float | None:
+        return 300.0 * at if round(at * 5) % 25 == round(first * 5) else None
+
+    found = with_energy(steady(), seen(counter=joules, until=FIRST_STEP + 10 + 22))
+    assert found.energy_joules == pytest.approx(6600)
+    assert found.energy_method == "counter"
 
 
 def test_a_counter_that_is_silent_gives_way_to_the_power() -> None:
