@@ -9,6 +9,7 @@ and where a sandbox refuses it, a child has its stdin to watch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -107,6 +108,27 @@ def hold() -> tuple[int, ...]:
         if select.select([int(end)], [], [], 0)[0]:  # the parent died before all that
             os.killpg(0, signal.SIGKILL)
     return (int(end),)
+
+
+def ending(pid: int) -> int | None:
+    """A descriptor that can be read from the end of a process on; None where the system has none:
+    not Linux, a kernel before 5.3, a sandbox that refuses it. Raises OSError otherwise."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            return None
+        raise
+
+
+def tells_ends() -> bool:
+    """Whether `ending` has a descriptor of any process here."""
+    found = ending(os.getpid())
+    if found is not None:
+        os.close(found)
+    return found is not None
 
 
 def leave_with_parent(stream: BinaryIO) -> None:

@@ -15,6 +15,8 @@ POWERCAP = Path("/sys/class/powercap")
 CPUS = Path("/sys/devices/system/cpu")
 HWMON = Path("/sys/class/hwmon")
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+SLACK = 1_000_000
+"""Microjoules: counters of one package are brought up to date within some milliseconds."""
 CLOCKS_LOOKED_AT = 8
 """Asking a core for its clock disturbs it, so no more than this many are asked, evenly spread."""
 
@@ -33,21 +35,24 @@ class CpuSource(Source):
 
     def __init__(self) -> None:
         super().__init__()
-        self._packages = {
-            path: _integer(path / "max_energy_range_uj") or 0
-            for path in sorted(POWERCAP.glob("intel-rapl:[0-9]*"))
-            if path.name.count(":") == 1 and said_in(path / "name").startswith("package")
-        }
+        self._packages: dict[Path, int] = {}
+        """What each counts up to."""
+        self._mirrors: dict[Path, Path] = {}
+        """Dies that have been nothing but the first of their package so far."""
+        first: dict[str, Path] = {}
+        for path in sorted(POWERCAP.glob("intel-rapl:[0-9]*")):
+            package = said_in(path / "name").partition("-die-")[0]
+            if path.name.count(":") == 1 and package.startswith("package"):
+                self._packages[path] = _integer(path / "max_energy_range_uj") or 0
+                if first.setdefault(package, path) != path:
+                    self._mirrors[path] = first[package]
         self._counted = 0
         """Microjoules since this source was opened: the counters wrap, this does not."""
         self._last: dict[Path, int] = {}
         clocks = sorted(CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
         self._clocks = clocks[:: max(1, -(-len(clocks) // CLOCKS_LOOKED_AT))]
-        self._heat = [
-            path / "temp1_input"
-            for path in sorted(HWMON.glob("hwmon*"))
-            if said_in(path / "name") in CPU_SENSORS
-        ]
+        chips = (p for p in sorted(HWMON.glob("hwmon*")) if said_in(p / "name") in CPU_SENSORS)
+        self._heat = [_of_the_die(chip) for chip in chips]
         self._throttle = sorted(CPUS.glob("cpu[0-9]*/thermal_throttle/package_throttle_count"))
         self._throttled = self._count_throttled()
         if not self._packages:
@@ -91,20 +96,28 @@ class CpuSource(Source):
         """Joules of all packages since the source was opened, across wraps of the counters.
 
         A counter that falls and does not say where it wraps has lost what it counted: all begin
-        anew, which whoever takes differences sees as a fall.
+        anew, which whoever takes differences sees as a fall. Dies of one package may have a counter
+        each, or all show the package's: one counts from when it is not between two looks at the
+        first, which are apart by what the package draws meanwhile.
         """
         if not self._packages:
             why = "powermetrics needs root" if sys.platform == "darwin" else "no RAPL here"
             self.absent["energy"] = self.absent["power"] = why
             return None
+        counts = {path: _integer(path / "energy_uj") for path in self._packages}
+        later = {first: _integer(first / "energy_uj") for first in {*self._mirrors.values()}}
         for path, span in self._packages.items():
-            now = _integer(path / "energy_uj")
+            now = counts[path]
             if now is None or float(now) in ALL_ONES:
                 why = "RAPL is for root here: /sys/class/powercap/*/energy_uj"
                 if now is not None:
                     why = f"RAPL: {now:,} uJ is all ones of a register: no figure"
                 self.absent["energy"] = self.absent["power"] = why
                 return None
+            if (first := self._mirrors.get(path)) is not None:
+                if _is_between(counts[first], now, later[first], span):
+                    continue
+                del self._mirrors[path]
             before = self._last.get(path, now)
             if now >= before:
                 self._counted += now - before
@@ -125,6 +138,20 @@ def _figures(quantity: str, paths: Iterable[Path], unit: str) -> list[float]:
     """Of the files that hold one."""
     found = [figure(quantity, _integer(path), unit) for path in paths]
     return [value for value in found if not isinstance(value, str)]
+
+
+def _of_the_die(chip: Path) -> Path:
+    """A sensor's input: of some CPUs the first is what fans go by (Tctl), 10 to 27 C above."""
+    labels = (p for p in sorted(chip.glob("temp*_label")) if said_in(p) == "Tdie")
+    return next((p.with_name(f"{p.stem[:-6]}_input") for p in labels), chip / "temp1_input")
+
+
+def _is_between(before: int | None, count: int, after: int | None, span: int) -> bool:
+    """Whether a counter that wraps after `span` may be one that was looked at before and after."""
+    turn = span or 1 << 64
+    if before is None or after is None:
+        return True
+    return (count - before + SLACK) % turn <= (after - before) % turn + 2 * SLACK
 
 
 def _integer(path: Path) -> int | None:

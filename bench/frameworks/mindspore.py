@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from bench.frameworks.on_mindspore.devices import said
 from bench.measuring import asked
 from bench.precision import Precision
 from bench.records.cpu_limits import affinity_cores, usable_cores
-from bench.records.environment import cpu_name
+from bench.records.environment import cpu_name, python_version
 from bench.records.executed import Executed
 from bench.records.execution import COMPILE, EAGER
 from bench.workload import Job, Look, Mode, Site, Workload
@@ -178,7 +176,7 @@ class MindSpore(Framework):
         if target is None:
             raise NothingInstalled(f"mindspore on {backend.name}: MindSpore has no such devices.")
         ms = loaded()
-        facts = {"mindspore": str(ms.__version__), "python": platform.python_version()}
+        facts = {"mindspore": str(ms.__version__), "python": python_version()}
         if not backend.is_host:
             return devices.accelerators(backend, target, facts)
         import psutil
@@ -255,7 +253,7 @@ class MindSpore(Framework):
         return {
             "framework": self.name,
             "mindspore": str(ms.__version__),
-            "python": platform.python_version(),
+            "python": python_version(),
             "packages": {**packages, "mindspore": str(ms.__version__)},
             "threads": int(ms.get_context(devices.THREADS)),
             "affinity": affinity_cores(),
@@ -282,8 +280,7 @@ class MindSpore(Framework):
         ]
         if (waits := devices.launch_blocking()) is not None:
             looks.append(look("MindSpore's launch_blocking", "False", str(waits)))
-        tracing = "on" if sys.gettrace() or sys.getprofile() else "off"
-        looks.append(look("Python tracing", "off", tracing))
+        looks.append(look("Python tracing", "off", "on" if asked.traced() else "off"))
         if device.queues_on_host:
             threads = devices.current(devices.THREADS)
             looks.append(look("threads", str(self._threads), threads))

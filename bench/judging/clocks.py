@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from bench.judging.comparing.differences import Difference
-from bench.records.observed import THROTTLING, Reading, Telemetry
+from bench.records.observed import Reading, Telemetry
 from bench.records.outcome import Measured
-from bench.records.run import Launch, RunFile
-from bench.telemetry.flags import slowest_clock, steady_readings
+from bench.records.run import Launch
+from bench.telemetry.flags import steady_readings
 
 CLOCKS_SET = "CLOCKS_SET"
 """The flag of a case: a launch had its clocks held by a setting, as of locked ones."""
-OTHER_CLOCK = 0.05
-"""Relative difference from which on two clocks are not the same."""
 
 
 def clocks_set(launch: Launch) -> bool | None:
     """Whether a setting held the clocks of one of its devices in most of the steady readings; None
     where nobody can say."""
-    known = [r for r in _steady(launch) if r.reasons is not None and "idle" not in r.reasons]
+    known = [r for r in steady(launch) if r.reasons is not None and "idle" not in r.reasons]
     said = [2 * sum("user clocks" in (r.reasons or ()) for r in known) > len(known)] * bool(known)
     for share in launch.outcome.ranks if isinstance(launch.outcome, Measured) else ():
         if share.rank and (watched := share.watched) and watched.readings:
@@ -28,63 +24,8 @@ def clocks_set(launch: Launch) -> bool | None:
     return any(said) if said else None
 
 
-def settings(files: tuple[RunFile, RunFile], alike: bool) -> Iterator[Difference]:
-    """Clocks that differ between two runs as only a setting makes them; of work that both have.
-
-    alike: whether their devices are of one name, whose memory then has one clock.
-    """
-    names = [{launch.case.name for launch in file.launches} for file in files]
-    base, other = (
-        [launch for launch in file.launches if launch.case.name in names[0] & names[1]]
-        for file in files
-    )
-    held = [_set(launches) for launches in (base, other)]
-    mhz = [_slowest_mhz(launches) for launches in (base, other)]
-    if None not in held and (held[0] != held[1] or (alike and held[0] and _apart(mhz))):
-        said = [
-            (f"at {clock:.0f} MHz" if clock else "yes") if one else "no"
-            for one, clock in zip(held, mhz, strict=True)
-        ]
-        yield Difference(name="locked clocks", base=said[0], other=said[1])
-    mhz = [_memory_mhz(launches) for launches in (base, other)]
-    if alike and _apart(mhz):
-        first, second = (f"{clock:.0f} MHz" for clock in mhz)
-        yield Difference(name="memory clock", base=first, other=second)
-
-
-def _apart(mhz: Sequence[float]) -> bool:
-    """Whether both are known, and not the same."""
-    return min(mhz) > 0 and max(mhz) > (1 + OTHER_CLOCK) * min(mhz)
-
-
-def _set(launches: Sequence[Launch]) -> bool | None:
-    """Of most launches; None where nobody can say."""
-    found = [held for launch in launches if (held := clocks_set(launch)) is not None]
-    return 2 * sum(found) > len(found) if found else None
-
-
-def _slowest_mhz(launches: Sequence[Launch]) -> float:
-    """Of the device that ran at the lowest clock, not at its power limit; 0 where none is known."""
-    found = [mhz for launch in launches if (mhz := slowest_clock(launch)) is not None]
-    return statistics.median(found) if found else 0.0
-
-
-def _memory_mhz(launches: Sequence[Launch]) -> float:
-    """The highest that was seen of a device under load and unhindered; 0 where none was. Some
-    lower it where the work needs less."""
-    return max(
-        (
-            reading.memory_clock_mhz
-            for launch in launches
-            for reading in _steady(launch)
-            if reading.memory_clock_mhz
-            and not {*THROTTLING, "power cap", "idle"} & {*(reading.reasons or ())}
-        ),
-        default=0.0,
-    )
-
-
-def _steady(launch: Launch) -> Sequence[Reading]:
+def steady(launch: Launch) -> Sequence[Reading]:
+    """The readings of its steady blocks; none where nobody watched."""
     if not isinstance(launch.outcome, Measured) or not isinstance(launch.telemetry, Telemetry):
         return ()
     return steady_readings(launch.outcome, launch.telemetry)

@@ -36,6 +36,9 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """By how much requests were late at most, but for one in a hundred; of the worst launch."""
     cached_tokens: int | None
     """Tokens of prompts that a server had already; None where none says."""
+    read_elsewhere: bool
+    """Whether a load has a figure though its server counts every prompt as cached: those were new,
+    so another process had read them for it."""
     guessed: bool | None
     """Whether a server guessed tokens under a load; None where it is not known of all of them."""
 
@@ -58,6 +61,13 @@ def late(client: Client, served: Served | None) -> float | None:
     return ordered[max(0, len(ordered) - 1 - beyond)] / 1e9
 
 
+def all_cached(tokens: int | None, served: Served) -> bool:
+    """Whether so many tokens that were cached are those of all prompts: a server that decodes what
+    another process has read counts each so, with its last token or without."""
+    prompts = [request.prompt_tokens for request in served.requests]
+    return 0 < sum(prompts) - len(prompts) <= (tokens or 0) <= sum(prompts)
+
+
 def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
     """None of work that no server did."""
     seen = [launch.endpoint for launch in launches if launch.endpoint is not None]
@@ -77,8 +87,15 @@ def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
             (s for pair in _loads(launches) if (s := late(*pair)) is not None), default=None
         ),
         cached_tokens=sum(cached) if cached else None,
+        read_elsewhere=any(map(_read_elsewhere, launches)),
         guessed=_guessed([one.guessed for one in seen if one.client is not None]),
     )
+
+
+def _read_elsewhere(launch: Launch) -> bool:
+    served = launch.outcome.served if isinstance(launch.outcome, Measured) else None
+    seen = launch.endpoint
+    return bool(served and seen and all_cached(seen.cached_tokens, served))
 
 
 def _guessed(said: Sequence[bool | None]) -> bool | None:

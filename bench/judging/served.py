@@ -156,6 +156,16 @@ def keeps(row: Row, tpot_seconds: float) -> bool:
     return found is not None and found.value <= tpot_seconds
 
 
+def no_tpot(one: ServingSummary) -> str:
+    """Why a launch has no request with a TPOT; empty where each has one."""
+    if one.tpot_requests:
+        return ""
+    if not one.ttft_requests:
+        return "all requests were sent before the steady part"
+    whole = "each answer came in one piece"
+    return whole if one.requests else "no request began and ended in the steady part"
+
+
 def in_doubt(row: Row, tpot_seconds: float) -> str:
     """Its median TPOT, `30.1 ms ±0.9%`, where the interval holds the limit; else empty."""
     found = row.serving.tpot_p50 if row.serving else None

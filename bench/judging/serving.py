@@ -48,8 +48,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         first, each = ttft(request), tpot(request)
         if request.failed or first is None or first > self.ttft_seconds:
             return False
-        if each is None:  # of several that came at once, nobody can say it
-            return request.tokens == 1
+        if each is None:  # all came at once: it was no more than if the first had taken no time
+            whole = ((request.last_ns or 0) - request.due_ns) / 1e9
+            return request.tokens == 1 or whole / (request.tokens - 1) <= self.tpot_seconds
         return each <= self.tpot_seconds
 
 

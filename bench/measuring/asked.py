@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from bench.backend import Device
     from bench.measuring.launch import Launch
 
-COMPILE_SWITCHES = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS")
-"""Variables by which torch.compile does nothing, or hides that it failed."""
+COMPILE_SWITCHES = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+"""Variables by which torch.compile does nothing."""
 
+MONITORING_TOOLS = 6
+"""How many tools `sys.monitoring` has room for."""
 STANDING = {
     "threads": "threads, as before the measurement",
     "interop_threads": "threads between operators, as before the measurement",
@@ -91,12 +93,20 @@ def process(device_type: str) -> list[Look]:
         ("the default device", "cpu", torch.get_default_device),
         ("modes that see every operator", "0", _modes),
         ("hooks of every module", "0", _hooks),
-        ("Python tracing", "off", lambda: bool(sys.gettrace() or sys.getprofile())),
+        ("Python tracing", "off", traced),
     ]
     then = "Find what sets it in this process (sitecustomize, a plug-in, a variable) and remove it"
     return [
         Look(what=what, asked=asked, seen=_word(read()), then=then) for what, asked, read in readers
     ]
+
+
+def traced() -> bool:
+    """Whether Python calls somebody at each line, call or the like of this process: a tracer, a
+    profiler, or a tool of `sys.monitoring` (Python 3.12, where coverage takes it by itself)."""
+    get_tool = getattr(getattr(sys, "monitoring", None), "get_tool", lambda number: None)
+    tools = any(get_tool(number) is not None for number in range(MONITORING_TOOLS))
+    return bool(sys.gettrace() or sys.getprofile()) or tools
 
 
 def threads(seen: int) -> list[Look]:

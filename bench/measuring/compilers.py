@@ -25,17 +25,18 @@ LONGEST = 300
 """Characters of a compiler's words that are told."""
 
 
-def each_size_by_itself() -> None:
-    """From here on this process compiles each size of a tensor for itself.
+def strictly() -> None:
+    """From here on this process compiles each size of a tensor for itself, or fails.
 
     torch compiles code that it meets with a second size for any size, of which a compiler knows
     less: inductor gives convolutions no layout then. But the other size was the numerics gate's
     twin, or the same job before a remedy, and the timed job is to be what a user compiles alone.
+    Of what fails to compile, TORCHDYNAMO_SUPPRESS_ERRORS (set to anything) would run part eagerly.
     """
     import torch._dynamo
 
     config: Any = torch._dynamo.config
-    config.automatic_dynamic_shapes = False
+    config.automatic_dynamic_shapes = config.suppress_errors = False
 
 
 def make_room(jobs: int) -> None:

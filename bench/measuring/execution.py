@@ -37,7 +37,7 @@ class Execution(Executing):
         self._compiler = self.compiler = compilers.TORCHS_OWN
         """torch's name for what compiles."""
         if is_compiled(name):
-            compilers.each_size_by_itself()
+            compilers.strictly()
             self._compiler = self.compiler = compilers.chosen(backend.compilers, self._place)
         self._searching: compilers.Searching | None = None
         if searches:

@@ -24,10 +24,11 @@ from bench.measuring.gates.gating import gated
 from bench.measuring.gates.handed import HandedOver, built
 from bench.measuring.messages import Channel, Report, Request
 from bench.measuring.proving.watch import Watch
-from bench.measuring.ranks import agreed, joining, pairs, silent_blocks
+from bench.measuring.ranks import agreed, joining, pairs
 from bench.measuring.ranks.edges import SINGLE, Edges, Together
 from bench.measuring.ranks.hush import Hush
 from bench.measuring.surroundings import harmful, hide_plug_ins
+from bench.measuring.timing import silent_blocks
 from bench.measuring.timing.engine import Engine
 from bench.measuring.timing.usage import process_usage, suspended_ns
 from bench.measuring.work import work_of

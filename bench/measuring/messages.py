@@ -127,7 +127,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     peer_ns: tuple[int, ...] = ()
     """Of a rank: ns of an exchange with each other one (`bench.measuring.ranks.pairs`)."""
     silent_ns: tuple[int, ...] = ()
-    """Of a rank: its own time in each silent block; see `bench.measuring.ranks.silent_blocks`."""
+    """Of a rank: its own time in each silent block; see `bench.measuring.timing.silent_blocks`."""
     account: Account | None = None
     """Of a worker that was asked to explain the step, and came so far."""
     blames_peer: bool = False

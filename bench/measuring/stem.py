@@ -38,7 +38,7 @@ from bench.measuring import kept, worker
 from bench.measuring.surroundings import hide_plug_ins
 from bench.records import environment
 
-AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
+AVAILABLE = lifeline.tells_ends()
 COMMON = {
     "torch": ("torch",),
     "torch._dynamo": ("torch", "torch._dynamo"),

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import msgspec
 
 from bench.errors import MissingPackage, OutputError, PublicationError, RecordError
+from bench.judging.comparing.suites import suite_of
 from bench.judging.row import Row
-from bench.judging.suites import suite_of
 from bench.judging.summary import summarize
 from bench.publishing import signing
 from bench.publishing.command import allowed

@@ -34,8 +34,8 @@ class Client(Value, frozen=True, kw_only=True):
     """What the client itself may have added to the figures."""
 
     late_ns: tuple[int, ...]
-    """Of each request: how much later than due it was sent, its connection made; in older records,
-    than due the client got round to it."""
+    """Of each request: how much later than due, and than the response before it had ended, it was
+    sent, its connection made; in older records, than due the client got round to it."""
     cpu_seconds: float
     """Of the one core that it may use."""
     wall_seconds: float

@@ -14,6 +14,7 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ VARIABLES = (
 A backend adds its own (`Backend.recorded_variables`). A list of names alone is never whole: one
 that nobody thought of has made a chip three hundred times slower."""
 FURNITURE = re.compile(
-    r"^(?!.*(INJECTION|OVERRIDE|PTXAS|CUSTOM_OPP|DISABLE|CONFIG_PATH|XBLAS)).*"
+    r"^(?!.*(INJECTION|OVERRIDE|PTXAS|LIBDEVICE|CUSTOM_OPP|DISABLE|CONFIG_PATH|XBLAS"
+    r"|WORKSPACE|MEMTYPE)).*"
     r"((_VERSION|_HOME|_ROOT|(?<!DB)_PATH|_DIR|_CACHE|_ARCH|_ARCH_LIST|_CAPABILITIES)$|_REQUIRE_)"
 )
 """Names that tell where software lies, which it is, or what an image wants of its machine: recorded
@@ -237,7 +239,7 @@ def host() -> dict[str, Any]:
         "accelmark": bench.__version__,
         "git": git_state(Path(bench.__file__).parent),
         "packages": package_versions(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": f"{platform.python_implementation()} {python_version()}",
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": cpu_name(),
@@ -252,6 +254,12 @@ def host() -> dict[str, Any]:
         "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "container": container(),
     }
+
+
+def python_version() -> str:
+    """The interpreter's, with a `t` where it was built free-threaded, whose code runs otherwise."""
+    free = sysconfig.get_config_var("Py_GIL_DISABLED")
+    return f"{platform.python_version()}{'t' if free else ''}"
 
 
 def cpu_name() -> str:
@@ -340,7 +348,7 @@ def stack() -> dict[str, Any]:
 
     return {
         "torch": str(torch.__version__),
-        "python": platform.python_version(),
+        "python": python_version(),
         "packages": package_versions(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),

@@ -20,8 +20,9 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports.wording import endpoint, scaling, serving
 from bench.reports.wording import memory as peak_memory
-from bench.reports.wording.card_notes import COLLECTIVES, joined
+from bench.reports.wording.card_notes import COLLECTIVES, joined, unseen
 from bench.reports.wording.comparison_notes import beside, figure
+from bench.reports.wording.labels import labels
 from bench.reports.wording.notes import grouped
 from bench.reports.wording.rows import (
     ending,
@@ -76,7 +77,9 @@ def _run(run: RunFile, rows: Sequence[Row]) -> Iterator[str]:
         yield f"\nPeak memory: {_text(peak_memory.words(counted))}."
     if any(row.operation_seconds for row in tried):
         yield f"\n{COLLECTIVES}."
-    for note in (*endpoint.notes(rows), *joined(rows, wide=True)):
+    names = labels(run.run.suite, [row.case for row in tried])
+    seen = unseen([row for row in tried if row.measured], names, wide=True)
+    for note in (*endpoint.notes(rows), *joined(rows, wide=True), *seen):
         yield f"\n{note.word}: {_text(note.text)}"
     for reason, some in grouped((r for r in rows if r.untried_point), lambda row: row.reason):
         yield f"\n**SKIPPED** {units.counted(len(some), 'case')}: {_text(reason)}"

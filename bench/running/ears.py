@@ -9,6 +9,7 @@ import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, ClassVar
 
+from bench import lifeline
 from bench.running.child import Process
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Ears:
         with contextlib.ExitStack() as undo:
             self.attend_to(key, process.stdout)
             undo.callback(self._selector.unregister, process.stdout.fileno())
-            if hasattr(os, "pidfd_open"):
-                ended = os.pidfd_open(process.pid)
+            ended = lifeline.ending(process.pid)
+            if ended is not None:
                 undo.callback(os.close, ended)
                 self._selector.register(ended, selectors.EVENT_READ, (key, False))
                 undo.callback(self._selector.unregister, ended)

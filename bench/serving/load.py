@@ -74,9 +74,10 @@ class Driven:
         self.stood: list[tuple[int, int, int]] = []
         """Of each time in which the client stood still: begin and end, and for how many ns."""
 
-    def due(self, number: int, due_ns: int) -> Answer:
+    def due(self, number: int, due_ns: int, could_ns: int = 0) -> Answer:
         """A request is due: from here on it is in the record, whatever comes of it."""
         answer = Answer(self.drawn.asked[number], due_ns, self.bodies[number])
+        answer.started_ns = answer.could_ns = max(due_ns, could_ns)
         answer.failed = GIVEN_UP
         self.answers.append(answer)
         return answer
@@ -85,7 +86,7 @@ class Driven:
     def client(self) -> Client:
         """What this process may have added to the figures."""
         return Client(
-            late_ns=tuple((a.sent_ns or a.started_ns) - a.due_ns for a in self.answers),
+            late_ns=tuple((a.sent_ns or a.started_ns) - a.could_ns for a in self.answers),
             cpu_seconds=self.cpu_seconds,
             wall_seconds=self.wall_seconds,
             chunks=sum(answer.chunks for answer in self.answers),
@@ -159,15 +160,17 @@ async def _beat(driven: Driven) -> None:
 
 
 async def _closed(driven: Driven, made: Made, most: int) -> None:
-    """The next request is due the moment that one ends, not when somebody has noticed it."""
+    """The next request is due the moment that one ends, not when somebody has noticed it; it can
+    be sent when its response has ended too, which is the server's doing."""
     waiting = iter(range(len(driven.drawn.asked)))
 
     async def keep_one_going() -> None:
-        due = driven.zero_ns
+        due = freed = driven.zero_ns
         for number in waiting:
-            answer = driven.due(number, due)
+            answer = driven.due(number, due, freed)
             await made(answer)
             due = answer.ended_ns or time.perf_counter_ns()
+            freed = answer.freed_ns or due
 
     await asyncio.gather(*(keep_one_going() for _ in range(most)))
 

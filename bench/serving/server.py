@@ -33,7 +33,7 @@ VERSIONS = ("/version", "/info", "/get_server_info", "/server_info")
 METRICS = "/metrics"
 MOST_SETTINGS, MOST_CHARACTERS, MOST_READ = 2000, 200, 4000
 HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(_total)?$")
-"""Counters of prompt tokens that came out of a cache."""
+"""Counters of prompt tokens that came out of a cache, an external one too."""
 DRAFTS = re.compile(r"spec_decode_num_draft_tokens(_total)?$|(^|[:_])draft_tokens(_total)?$")
 """And of tokens that were guessed."""
 ACCEPTS = re.compile(r"(^|[:_])spec_accept_(length|rate)$")
@@ -98,10 +98,7 @@ async def identify(
             f"{_where(pool)}: {wants} (status {head.status}). {put} into the environment variable "
             "that --token-variable names."
         )
-    try:
-        models = msgspec.json.decode(said, type=Models).data if head.status == 200 else []
-    except UNREADABLE:
-        models = []
+    models = _models(head, said)
     names = [str(model["id"]) for model in models if model.get("id")]
     if not names and asked_model is None:
         raise ServerError(
@@ -126,6 +123,13 @@ async def identify(
         same_host=on_this_host(pool.endpoint),
     )
     return told, chosen
+
+
+def _models(head: Head, said: bytes) -> list[dict[str, Any]]:
+    """Those that it names."""
+    with contextlib.suppress(*UNREADABLE):
+        return msgspec.json.decode(said, type=Models).data if head.status == 200 else []
+    return []
 
 
 def _other_scheme(pool: Pool, error: str) -> str:
@@ -312,21 +316,24 @@ class Process:
                 "whole paths, and `env` before variables."
             ) from error
 
-    async def ready(self, pool: Pool, seconds: float) -> None:
-        """Returns when it names its models; raises `ServerError` where it ends before, or does not
-        within `seconds`."""
-        end = time.monotonic() + seconds
+    async def ready(self, pool: Pool, model: str | None, seconds: float) -> None:
+        """Returns when it names a model, which a frontend does not before its workers are there, or
+        wants another token, or has no list where the user names the `model`; raises `ServerError`
+        where it ends before, or does not within `seconds`."""
+        end, lacking = time.monotonic() + seconds, "no answer"
         while time.monotonic() < end:
             with contextlib.suppress(Broken):
-                head, _ = await pool.get(MODELS)
-                if head.status < 500:
+                head, said = await pool.get(MODELS)
+                listless = head.status in (401, 403) or (model and 400 <= head.status < 500)
+                if listless or _models(head, said):
                     return
+                lacking = f"{MODELS} names no model (status {head.status})"
             if self._child.poll() is not None:
                 code = self._child.returncode
                 raise ServerError(f"--server-command: it ended with exit code {code}. {self.tail}")
             await asyncio.sleep(POLL_SECONDS)
         raise ServerError(
-            f"--server-command: no answer on {pool.endpoint.authority} within {seconds:g} s. "
+            f"--server-command: {lacking} on {pool.endpoint.authority} within {seconds:g} s. "
             f"{self.tail}"
         )
 

@@ -156,7 +156,7 @@ class _Launch:
                 process = server.Process(ask.command)
                 self.say(f"launch {self.number}: the server starts")
                 try:
-                    await process.ready(pool, ask.ready_seconds)
+                    await process.ready(pool, ask.model, ask.ready_seconds)
                 except ServerError as error:
                     self._all(Failed(kind="error", phase="start", message=str(error)), None)
                     return
@@ -297,6 +297,7 @@ class _Launch:
             stopped=one.driven.stopped(served.window) if served.window else "",
             cached_tokens=seen.cached_tokens,
             drafted=seen.guessed,
+            fresh=ask.fresh_seed,
             unseen=ask.fresh_seed or seen.server.started == "by the run",
             before=self.before,
             after=after,

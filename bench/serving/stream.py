@@ -109,11 +109,15 @@ class Answer:
         self.started_ns = due_ns
         """When this process got round to it."""
         self.sent_ns: int | None = None
-        """When it was sent, its connection made: later than due, it is the client that is late."""
+        """When it was sent, its connection made: later than it could be, the client is late."""
+        self.could_ns = due_ns
+        """When it could be sent: not before the response to the one before it had ended."""
         self.arrived: list[tuple[int, int]] = []
         """When tokens came, and how many."""
         self.ended_ns: int | None = None
         """When the server said that it was all: what it sends after the last token is its time."""
+        self.freed_ns: int | None = None
+        """When its response had arrived: a server may end that later."""
         self.chunks = 0
         self.texts: list[str] = []
         self.usage: Usage | None = None
@@ -246,6 +250,7 @@ async def _stream(pool: Pool, dialect: Dialect, answer: Answer) -> None:
                     ended, answer.ended_ns = True, ns
                 else:
                     answer.take(ns, decoded(said))
+        answer.freed_ns = response.ended_ns or None
         if not ended:
             raise Broken(f"the stream ended without [DONE], after {answer.tokens} tokens")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 import psutil
 
-from bench.judging.endpoint import late
+from bench.judging.endpoint import all_cached, late
 from bench.judging.serving import ttft, unfilled
 from bench.records.case import Case
 from bench.records.endpoint import Client
@@ -61,6 +61,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int | None
     drafted: bool | None
     """Whether the server guessed tokens; None where it does not show it, which the card says."""
+    fresh: bool
+    """Whether the prompts are new: then no cache has them, also none that outlives a server."""
     unseen: bool
     """Whether the server cannot have met the prompts before: they are new, or it is."""
     before: Judged
@@ -144,6 +146,8 @@ def _first_failure(served: Served) -> str:
 
 def _cached(found: Found) -> str:
     tokens = sum(request.prompt_tokens for request in found.served.requests)
+    if found.fresh and all_cached(found.cached_tokens, found.served):
+        return ""
     if (found.cached_tokens or 0) > CACHED_SHARE * tokens:
         why = (
             "others use it too"

@@ -29,6 +29,8 @@ IDLE_SECONDS = 2.0
 KEEP_SECONDS = 0.5
 """How often is looked whether those that are kept ready still are."""
 CONNECT_SECONDS = 10.0
+NEXT_SECONDS = 0.25
+"""After so long a host's next address is tried beside the one that has not answered."""
 CLOSED = "the server closed the connection"
 SPARE_FILES = 64
 """That this process has open beside its connections."""
@@ -54,7 +56,11 @@ class Endpoint(NamedTuple):
         try:
             parts = urlsplit(url)
             port = parts.port
+            if port == 0:
+                raise ValueError("no server has port 0")
             host = (parts.hostname or "").encode("idna").decode()
+            if ":" in host:  # an address of one link has its link behind %25 (RFC 6874)
+                host = host.replace("%25", "%", 1)
             parts.path.encode("ascii")
         except ValueError as error:
             raise ServerError(f"--endpoint: not an address ({error}). {_EXAMPLE}") from error
@@ -72,8 +78,8 @@ class Endpoint(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """Host and port, as HTTP names them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """Host and port, as HTTP names them: a link is known to its host alone."""
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 
@@ -96,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.ended = ""
         """Why nothing more comes; empty while something may."""
+        self.ended_ns = 0
+        """When that was so."""
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,12 +118,15 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Of asyncio."""
-        self.ended = self.ended or CLOSED
-        self._wake()
+        self._end(CLOSED)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio."""
-        self.ended = self.ended or (CLOSED if exc is None else f"connection lost ({exc})")
+        self._end(CLOSED if exc is None else f"connection lost ({exc})")
+
+    def _end(self, why: str) -> None:
+        if not self.ended:
+            self.ended, self.ended_ns = why, time.perf_counter_ns()
         self._wake()
 
     def _wake(self) -> None:
@@ -156,6 +167,8 @@ class Response:
         self._framing: Framing | None = None
         self._first: Piece | None = None
         self.keep = False
+        self.ended_ns = 0
+        """When the last of it arrived; 0 before."""
 
     async def head(self) -> Head:
         """Status and headers; raises `Broken`."""
@@ -189,9 +202,12 @@ class Response:
                 piece = await self._connection.piece()
             if piece is None:
                 if framing.to_the_end:
+                    self.ended_ns = self._connection.ended_ns
                     return
                 raise Broken(f"{self._connection.ended} in the middle of its answer")
             body = framing.feed(piece.data)
+            if framing.done:
+                self.ended_ns = piece.ns
             if body:
                 yield Piece(piece.ns, body)
             piece = None
@@ -234,7 +250,11 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, made = await loop.create_connection(
-                    Connection, self.endpoint.host, self.endpoint.port, ssl=self._trust
+                    Connection,
+                    self.endpoint.host,
+                    self.endpoint.port,
+                    ssl=self._trust,
+                    happy_eyeballs_delay=NEXT_SECONDS,
                 )
         except ssl.SSLCertVerificationError as error:
             raise Broken(f"its certificate is not trusted ({error.verify_message})") from error

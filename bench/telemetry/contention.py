@@ -274,7 +274,7 @@ def _waited(seen: Contention) -> tuple[float | None, float, str]:
         return (
             _share(seen, seen.waiting_seconds),
             limit,
-            "its threads waited for a core {} of the time",
+            "its threads together waited for a core {} of the time",
         )
     if seen.idle_share is not None:
         return seen.idle_share, IDLE_SHARE, "its one thread did not run for {} of the time"

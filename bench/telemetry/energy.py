@@ -64,8 +64,10 @@ def with_energy(outcome: Measured, telemetry: Telemetry | str) -> Measured:
     if not counted and not drawn:
         why = telemetry.absent.get("energy") or telemetry.absent.get("power") or "no figure"
         return _without(outcome, f"not observable: {why}")
-    if outcome.steady_seconds < LEAST_SECONDS:
-        return _without(outcome, too_short(outcome))
+    needed = LEAST_SECONDS if counted else max(LEAST_SECONDS, LEAST_READINGS * _usual(drawn))
+    few = not counted and _within(drawn, spans) < LEAST_READINGS
+    if outcome.steady_seconds < (needed if few else LEAST_SECONDS):
+        return _without(outcome, too_short(outcome, needed))
     span = telemetry.interval_seconds
     fault = counter_fault(counted, spans, span)
     by_counter = fault or delta(counted, spans, span)
@@ -146,27 +148,30 @@ def _without(outcome: Measured, why: str) -> Measured:
     return msgspec.structs.replace(outcome, energy_joules=None, energy_absent=why)
 
 
-def too_short(outcome: Measured) -> str:
-    """That the steady blocks were too short for an energy, and what would be long enough."""
+def too_short(outcome: Measured, needed: float) -> str:
+    """That the steady blocks were too short for an energy, and what would be long enough.
+
+    needed: seconds of them.
+    """
     if rests(outcome):
         return "too short: of a burst the device rests for most of the time"
     if outcome.served is not None:
         return (
-            f"too short: a steady window of {outcome.steady_seconds:.1f} s, {LEAST_SECONDS:.0f} s "
+            f"too short: a steady window of {outcome.steady_seconds:.1f} s, {needed:.0f} s "
             "are needed; more requests give them"
         )
+    why = f" for {LEAST_READINGS} readings of power" if needed > LEAST_SECONDS else ""
     said = (
-        f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {LEAST_SECONDS:.0f} s are "
-        "needed; "
+        f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {needed:.0f} s are needed"
+        f"{why}; "
     )
-    steps, block = outcome.steady_steps, SPARE * LEAST_SECONDS / len(outcome.steady)
+    steps, block = outcome.steady_steps, SPARE * needed / len(outcome.steady)
     most = steps // len(outcome.steady) if "SHORT_BLOCKS" in outcome.flags else BLOCK_STEPS
     longest = most * outcome.steady_seconds / steps
     if longest < block:
         return f"{said}no block has more than {most:,} steps, which take {units.duration(longest)}"
-    return (
-        f"{said}block_seconds = {math.ceil(block * 10) / 10:g} in the suite's settings gives them"
-    )
+    block = math.ceil(round(block * 10, 6)) / 10
+    return f"{said}block_seconds = {block:g} in the suite's settings gives them"
 
 
 def steady_spans(outcome: Measured, telemetry: Telemetry) -> list[tuple[float, float]] | None:
@@ -188,9 +193,8 @@ def delta(points: Points, spans: Sequence[tuple[float, float]], interval: float)
 
 def integral(points: Points, spans: Sequence[tuple[float, float]], interval: float) -> float | str:
     """Joules of the power over the spans together, straight between readings; or why not."""
-    first, last = spans[0][0], spans[-1][1]
-    within = sum(first <= at <= last for at, _ in points)
-    if within < LEAST_READINGS:
+    if (within := _within(points, spans)) < LEAST_READINGS:
+        first, last = spans[0][0], spans[-1][1]
         return f"{within} readings of power in {last - first:.0f} s: {LEAST_READINGS} are needed"
     why = _gap(points, spans, interval)
     if why:
@@ -202,18 +206,30 @@ def integral(points: Points, spans: Sequence[tuple[float, float]], interval: flo
     return sum(_at(sums, end) - _at(sums, start) for start, end in spans)
 
 
+def _within(points: Points, spans: Sequence[tuple[float, float]]) -> int:
+    """How many there are from the first of the spans to the last."""
+    return sum(spans[0][0] <= at <= spans[-1][1] for at, _ in points)
+
+
+def _usual(points: Points) -> float:
+    """Seconds from one to the next, of most: a source that costs the host more is read less often
+    than it could be."""
+    return statistics.median([b - a for (a, _), (b, _) in itertools.pairwise(points)] or [0.0])
+
+
 def _gap(points: Points, spans: Sequence[tuple[float, float]], interval: float) -> str:
-    """Why the points do not cover the spans; empty if they do. Two intervals may be missing."""
+    """Why the points do not cover the spans; empty if they do. At each end two intervals may be
+    missing, or as much as lies between two of the points."""
     first, last = spans[0][0], spans[-1][1]
-    edge = 2 * interval
-    if len(points) < 2 or points[0][0] > first + edge or points[-1][0] < last - edge:
-        return "the readings do not reach over the steady blocks"
     silent = max(
         (b - a for (a, _), (b, _) in itertools.pairwise(points) if b > first and a < last),
         default=0.0,
     )
     if silent > SILENCE_SECONDS:
         return f"the source was silent for {silent:.0f} s"
+    edge = max(2 * interval, silent)
+    if len(points) < 2 or points[0][0] > first + edge or points[-1][0] < last - edge:
+        return "the readings do not reach over the steady blocks"
     return ""
 
 
@@ -303,17 +319,26 @@ def said_by(launches: Sequence[Launch]) -> tuple[str, str]:
 
 
 def not_observable(launches: Sequence[Launch]) -> dict[str, str]:
-    """What nobody could see of the device in some launch, by the last such; else why none was.
+    """What nobody could see of the device, and why, by the last launch in which nobody could; of
+    `telemetry` nothing was seen. "in 2 of 10 launches: " stands before it where that is not of all.
 
     Of several devices: of the first, and whose are those of which nothing was seen at all.
     """
     seen = [x.telemetry for x in launches if x.telemetry is not None]
     ranks = _unseen_ranks(launches)
-    if seen or ranks:
-        found = {what: why for telemetry in seen for what, why in telemetry.absent.items()}
-        return {**found, **ranks}
-    why = launches[0].telemetry_absent
-    return {"telemetry": why} if why else {}
+    whys: dict[str, list[str]] = {}
+    for what, why in (pair for telemetry in seen for pair in telemetry.absent.items()):
+        whys.setdefault(what, []).append(why)
+    found = {what: _told(of, len(seen)) for what, of in whys.items()}
+    unseen = [x.telemetry_absent for x in launches if x.telemetry is None and x.telemetry_absent]
+    if unseen and not ranks:
+        found["telemetry"] = _told(unseen, len(launches))
+    return found | ranks
+
+
+def _told(whys: Sequence[str], launches: int) -> str:
+    few = f"in {len(whys)} of {launches} launches: " if len(whys) < launches else ""
+    return few + whys[-1]
 
 
 def _unseen_ranks(launches: Sequence[Launch]) -> dict[str, str]:

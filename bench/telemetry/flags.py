@@ -72,10 +72,12 @@ def _hindered(readings: Sequence[Reading]) -> dict[Flag, str]:
     found: dict[Flag, str] = {}
     if throttled:
         words = ", ".join(f"{w} in {counts[w]} of {len(known)} readings" for w in throttled)
-        hottest = max((r.temperature_celsius for r in known if r.temperature_celsius), default=None)
+        hot = [r.temperature_celsius for r in known if set(throttled) & set(r.reasons or ())]
+        hottest = max(filter(None, hot), default=None)
         found["THROTTLED"] = words + (f", up to {hottest:.0f} °C" if hottest else "")
     if counts["power cap"]:
-        watts = [r.power_watts for r in known if r.power_watts is not None]
+        capped = [r.power_watts for r in known if "power cap" in (r.reasons or ())]
+        watts = [power for power in capped if power is not None]
         at = f", at {statistics.median(watts):.0f} W" if watts else ""
         found["POWER_CAPPED"] = f"power cap in {counts['power cap']} of {len(known)} readings{at}"
     return found

@@ -29,9 +29,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.lifeline import OWN
+from bench.lifeline import OWN, tells_ends
 
-AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
+AVAILABLE = tells_ends()
 ERRORS = ("-W", "error")
 """Words before these that a fork can follow."""
 SAFE = "-P"

@@ -140,15 +140,21 @@ def test_no_plug_in_imports_another(kind: str) -> None:
         assert plug_ins.isdisjoint(m for m, _ in imports(parse(file))), file.name
 
 
-def test_the_reports_packages_see_those_below_them() -> None:
-    order = ("wording", "flat", "terminal", "page")
+@pytest.mark.parametrize(
+    ("room", "order"),
+    [
+        ("reports", ("wording", "flat", "terminal", "page")),
+        ("workloads", ("layers", "spots", "jobs", "exchange", "contexts", "decoding", "language")),
+        ("measuring", ("ranks", "timing", "proving", "gates", "explaining")),
+        ("judging", ("ranks", "comparing", "explaining")),
+    ],
+)
+def test_the_packages_of_a_room_see_those_below_them(room: str, order: tuple[str, ...]) -> None:
+    assert set(order) == {file.parent.name for file in (PACKAGE / room).glob("*/__init__.py")}
     for place, name in enumerate(order):
-        above = {"page", *order[place + 1 :]} - {name}
-        for file in (PACKAGE / "reports" / name).glob("*.py"):
-            seen = {
-                m.split(".")[2] for m, _ in imports(parse(file)) if m.startswith("bench.reports.")
-            }
-            assert above.isdisjoint(seen), file.name
+        for file in (PACKAGE / room / name).glob("*.py"):
+            seen = {m.split(".")[2] for m, _ in imports(parse(file)) if f"bench.{room}." in m}
+            assert seen.isdisjoint(order[place + 1 :]), file.name
 
 
 def test_nothing_heavy_is_imported_where_a_module_loads() -> None:

@@ -28,6 +28,7 @@ from bench.judging.served import (
     density,
     in_doubt,
     keeps,
+    no_tpot,
     serving_curves,
     unsteady,
 )
@@ -120,6 +121,9 @@ def _denser(than: Row, rows: Iterable[Row]) -> dict[tuple[str, float], Row]:
 
 def _lacking(who: str, curve: ServingCurve, limit: str) -> str:
     """Why a side has no load within the limit."""
+    unknown = dict.fromkeys(no_tpot(row.serving) for row in curve.points if row.serving)
+    if "" not in unknown:
+        return f"no load of the {who} has a TPOT: {', or '.join(unknown)}"
     steady = "steady " if any(map(unsteady, curve.points)) else ""
     lost = [f"; it {_was(row)}" for row in curve.points if _disturbed(row)]
     return f"no {steady}load of the {who} keeps a median TPOT of {limit}{''.join(lost[:1])}"
@@ -186,7 +190,7 @@ def _was(row: Row) -> str:
 def _load(row: Row) -> str:
     """`concurrency 8`."""
     names = [name for name in ("concurrency", "rate") if row.case.parameters.get(name)]
-    return ", ".join(row.case.worded(names))
+    return ", ".join(row.case.worded(names)) or "arrival offline"
 
 
 def _drawn_otherwise(mine: ServingCurve, theirs: ServingCurve) -> Iterator[Reason]:

@@ -35,9 +35,9 @@ from bench.judging.comparing.pairing import pairs
 from bench.judging.comparing.reasons import Code, Reason
 from bench.judging.comparing.side import Side
 from bench.judging.comparing.split import split
+from bench.judging.comparing.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.comparing.verdicts import ITS_THROUGHPUT, enough, preliminary, with_verdicts
 from bench.judging.row import UNDISTURBED, Row
-from bench.judging.suites import command_for_the_base, command_for_the_rest, suite_of
 from bench.judging.tracks import by_choice
 from bench.planning.shapes import is_matmul_ceiling
 from bench.records.run import RunFile

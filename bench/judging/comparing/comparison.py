@@ -102,7 +102,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     configured: Configured = Configured()
     """Of the differences, the settings that may be why one is faster, and what is not known."""
     suite: str = ""
-    """Of the base: a shipped one's name and number (`bench.judging.suites`), or as it says."""
+    """Of the base: a shipped one's name and number (`suites.py`), or as it says."""
     command_for_the_rest: str = ""
     """What measures, on the other's device, those of the base's cases that it has not; or empty."""
     command_for_the_base: str = ""

@@ -15,7 +15,7 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import AccelmarkError
-from bench.judging import clocks
+from bench.judging.comparing import clock_settings
 from bench.judging.comparing.differences import ABSENT, Difference, states
 from bench.judging.comparing.reasons import Code
 from bench.records.environment import (
@@ -160,7 +160,7 @@ def _settings(
             or (both and one.name in STACK_SETTINGS and not set_apart)
         ):
             yield one
-    yield from clocks.settings(files, alike)
+    yield from clock_settings.settings(files, alike)
 
 
 def _counts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -101,8 +102,12 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
     add("host ", {k: v for k, v in file.run.host.items() if not isinstance(v, dict)})
     for launch in file.launches:
         if launch.endpoint is not None:
-            server = launch.endpoint.server
-            add("server ", {"name": server.name, "version": server.version, **server.settings})
+            server, prompts = launch.endpoint.server, launch.endpoint.prompts
+            told = {"started": server.started, "same_host": server.same_host, "prompts": prompts}
+            add("server ", {"name": server.name, "version": server.version})
+            add("server ", server.settings | told)
+            # None of its settings, which `_left_out` looks at: it was never cut.
+            add("", {"server's command": shlex.join(server.command) or None})
         environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
         add("", environment)
         add("", section(launch.environment, "packages"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench.measuring.compilers import each_size_by_itself, make_room
+from bench.measuring.compilers import make_room, strictly
 from bench.measuring.explaining import spellings
 from bench.measuring.explaining.spellings import Spelled
 from bench.measuring.explaining.tape import recorded
@@ -89,7 +89,7 @@ def remedies(bench: Bench, job: Job) -> Iterator[Remedy]:
     if site.execution == "eager":
         yield from _in_eager(bench, job)
         if "compile" in declared.executions:
-            each_size_by_itself()
+            strictly()
             compiled = msgspec.structs.replace(site, execution="compile")
             yield Remedy("execution compile", compiled, given)
     batch = getattr(given, "batch_size", None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-MACOS = (("CLOCK_MONOTONIC", "CLOCK_UPTIME_RAW"),)
-"""There the monotonic clock is the one that runs on."""
+CLOCKS = (("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"), ("CLOCK_MONOTONIC_RAW", "CLOCK_UPTIME_RAW"))
+"""Pairs of which the first runs on in a suspended machine: of Linux, and of macOS, whose
+CLOCK_MONOTONIC goes with the time of day when that is set."""
 Usage = Callable[[], tuple[float, int]]
 """CPU seconds of the process so far, all threads, and its involuntary context switches."""
 
@@ -31,7 +32,7 @@ def suspended_ns() -> int:
 
     Only differences mean anything. 0 where the system has no two such clocks (Windows).
     """
-    for running, standing in (("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"), *MACOS):
+    for running, standing in CLOCKS:
         if hasattr(time, running) and hasattr(time, standing):
             first, second = getattr(time, running), getattr(time, standing)
             return time.clock_gettime_ns(first) - time.clock_gettime_ns(second)

@@ -43,6 +43,7 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         "items_per_joule": row.items_per_joule,
         **columns(row.joule_interval, items_per_joule_low="low", items_per_joule_high="high"),
         **columns(row, "energy_source", "energy_scope", "energy_absent"),
+        "not_observable": "; ".join(f"{a}: {why}" for a, why in row.not_observable.items()) or None,
         **columns(row, "idle_watts", "watts", "watts_per_package"),
         **columns(row, "peak_memory_bytes", "memory_scope", "estimated_peak_bytes"),
         **_of_latency(row.latency),

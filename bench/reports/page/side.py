@@ -12,6 +12,8 @@ from bench.records.case import Case
 from bench.records.run import RunFile
 from bench.records.runfile import by_case
 from bench.reports.wording import endpoint
+from bench.reports.wording.card_notes import unseen
+from bench.reports.wording.labels import labels
 from bench.reports.wording.notes import grouped
 from bench.reports.wording.rows import ending, handed_on, looks_of, word_of
 from bench.reports.wording.summary import summary
@@ -65,6 +67,12 @@ class Side:
     def server(self) -> list[str]:
         """What is said of a server that was measured from outside."""
         return [f"{note.word}: {note.text}" for note in endpoint.notes(self.rows)]
+
+    @property
+    def unseen(self) -> list[str]:
+        """What nobody could see of its devices, and why."""
+        names = labels(self.file.run.suite, [row.case for row in self.rows])
+        return [note.text for note in unseen(self.measured, names, wide=True)]
 
     @property
     def counts(self) -> str:

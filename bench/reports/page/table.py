@@ -13,6 +13,7 @@ from bench.judging.row import Row
 from bench.reports.page.side import NONE, Side, name_of
 from bench.reports.wording.rows import (
     about,
+    energy_of,
     first_step,
     looks_of,
     remarks,
@@ -76,7 +77,7 @@ def _number(value: Number | None, text: Callable[[Number], str], note: str = "")
 
 def _energy_cell(row: Row) -> Cell:
     joules = 1 / row.items_per_joule if row.items_per_joule else None
-    return _number(joules, lambda v: units.joules(v, row.item))
+    return _number(joules, lambda v: units.joules(v, row.item), energy_of(row))
 
 
 def _interval_cell(row: Row) -> Cell:

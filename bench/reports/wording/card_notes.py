@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import stats
@@ -54,6 +55,7 @@ COLLECTIVES = (
     "Collectives: throughput is algorithm bandwidth, bus is bus bandwidth (both as in nccl-tests), "
     "latency is the mean time of one"
 )
+FEW_LAUNCHES = re.compile(r"in \d+ of \d+ launches(?=: )")
 LATE = "not reached: "
 """Before a reason of what is called UNREACHED already."""
 
@@ -206,16 +208,40 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
     ]
     if first and not wide:  # there it stands with each case
         yield Note("first step", listed(first), dim=True)
-    for said, _ in grouped([r for r in rows if r.items_per_joule is not None], energy_of):
-        yield Note("energy", said, dim=True)
-    whys: dict[str, list[str]] = {}
-    for what, why in next((r.not_observable for r in rows if r.not_observable), {}).items():
-        whys.setdefault(why, []).append(what)
-    if whys:
-        parts = [f"{', '.join(whats)} ({why})" for why, whats in whys.items()]
-        if len(parts) > 1 and not wide:
-            parts = [", ".join(what for whats in whys.values() for what in whats)]
+    energies = list(grouped([r for r in rows if r.items_per_joule is not None], energy_of))
+    for said, some in energies:
+        yield Note(
+            "energy", said if len(energies) == 1 else f"{said}: {_called(some, names)}", dim=True
+        )
+    yield from unseen(rows, names, wide=wide)
+
+
+def unseen(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
+    """What nobody could see of the devices, and of which cases if not of all.
+
+    With the reasons if wide, or if there is only one.
+    """
+    whys = {why for row in rows for why in row.not_observable.values()}
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        for what, why in row.not_observable.items():
+            key = (what, f" ({why})") if wide or len(whys) == 1 else (_at_times(what, why), "")
+            found.setdefault(key, []).append(row)
+    alike: dict[str, list[str]] = {}
+    for (what, why), some in found.items():
+        cases = "" if len(some) == len(rows) else f": {_called(some, names)}"
+        alike.setdefault(why + cases, []).append(what)
+    if parts := [f"{', '.join(whats)}{rest}" for rest, whats in alike.items()]:
         yield Note("not observable", "; ".join(parts), dim=True)
+
+
+def _at_times(what: str, why: str) -> str:
+    """A quantity, and that in some looks, or in how many launches, nobody could see it."""
+    if what == "looks":
+        return "some looks"
+    few = FEW_LAUNCHES.match(why)
+    some = "in some looks" if why.endswith(" looks)") else few[0] if few else ""
+    return f"{what} ({some})" if some else what
 
 
 def legend(run: RunFile, rows: Sequence[Row], left_out: Sequence[str], *, wide: bool) -> str:

@@ -22,7 +22,7 @@ from bench.reports.wording import systems as system_words
 from bench.reports.wording.card_notes import FLAGS
 from bench.reports.wording.labels import Label, listed
 from bench.reports.wording.notes import Note, grouped
-from bench.reports.wording.rows import factor, share, spread, whose, word_of
+from bench.reports.wording.rows import WHOSE, factor, share, spread, whose, word_of
 from bench.telemetry.flags import HINDERED
 
 STYLE: dict[CompareVerdict, str] = {
@@ -49,7 +49,8 @@ JUDGED: tuple[CompareVerdict, ...] = ("FASTER", "SLOWER", "EQUIVALENT")
 EXPLAINS = re.compile(
     r"^(framework|torch|transformers|diffusers|peft|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability|"
-    r"world (hosts|devices_per_host|machines|library|library_version))$"
+    r"world (hosts|devices_per_host|machines|library|library_version)|"
+    r"server('s command| name| version| started| same_host| prompts))$"
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""
@@ -137,6 +138,8 @@ def notes(comparison: Comparison, names: Mapping[str, Label]) -> Iterator[Note]:
             yield Note(CELLS[verdict], f"{reason}: {called}", STYLE.get(verdict, "yellow"))
     yield from _of_one_side(cases, names)
     yield from _chosen(cases, names)
+    for said, some in grouped(cases, _of_unlike_scopes):
+        yield Note("energy", f"no ratio {PER_JOULE}: {said}: {_called(some, names)}", dim=True)
     for case in cases:
         if case.system is not None and case.system.beside:
             text = f"{'; '.join(case.system.beside)}: {_name(case, names)} (--devices chooses)"
@@ -172,6 +175,17 @@ def _rounds(comparison: Comparison, case: CaseComparison) -> str:
     if base is case.base and other is case.other:
         return ""
     return f"ratio of the {units.counted(base.launches, 'round')} that are in both sides' figures"
+
+
+def _of_unlike_scopes(case: CaseComparison) -> str:
+    """Whose energy each side's is, where that is why there is no ratio of both."""
+    base, other = case.base, case.other
+    if case.ratio is None or base is None or other is None:
+        return ""
+    if not base.items_per_joule or not other.items_per_joule:
+        return ""
+    mine, theirs = (WHOSE.get(s, s) for s in (base.energy_scope, other.energy_scope))
+    return "" if mine == theirs else f"of {mine} in the base, of {theirs} in the other"
 
 
 def chose_unlike(case: CaseComparison) -> bool:

@@ -22,6 +22,9 @@ def notes(rows: Sequence[Row]) -> Iterator[Note]:
     if told:
         names = dict.fromkeys(name for one in told for name in one.overlooked)
         yield Note("not told apart", f"{', '.join(names)}: too near to rounding", dim=True)
+    if any(one.read_elsewhere for one in some):
+        said = "new prompts, all counted as cached: another process had read them for the server"
+        yield Note("prefill", said, dim=True)
     if any(
         row.endpoint is not None
         and (row.endpoint.guessed, row.endpoint.busy is None) == (None, False)

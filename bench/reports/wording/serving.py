@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from bench import stats, units
 from bench.judging.comparing.comparison import CaseComparison
 from bench.judging.interval import Interval
 from bench.judging.row import Row
-from bench.judging.served import OVERHEAD_LIMIT, ServingCurve, ServingSummary
+from bench.judging.served import OVERHEAD_LIMIT, ServingCurve, ServingSummary, no_tpot
 from bench.planning.arrivals import Lengths, offline
 from bench.reports.wording.labels import name_of, plain
 from bench.reports.wording.rows import word_of
@@ -106,7 +107,7 @@ def legend(curves: Sequence[ServingCurve]) -> list[str]:
     if devices > 1:
         said.append(f"output and goodput are of all {devices} devices together")
     said += _means(rows)
-    said += _no_p99([row.serving for row in rows if row.serving])
+    said += _absent([row.serving for row in rows if row.serving])
     overheads = [row.serving.overhead for row in rows if row.serving and row.serving.overhead]
     if slow := sum(one.value > OVERHEAD_LIMIT for one in overheads):
         said.append(
@@ -141,16 +142,24 @@ def _means(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{what} as drawn have a mean of {there} tokens, of {asked} asked"
 
 
-def _no_p99(points: Sequence[ServingSummary]) -> Iterator[str]:
-    """Where one is missing; of TTFT and TPOT in one sentence where it is the same of both."""
+def _absent(points: Sequence[ServingSummary]) -> Iterator[str]:
+    """Which figures of time are missing, and why: where there are no requests, and where there are
+    too few for a p99; of TTFT and TPOT in one sentence where it is the same of both."""
+
+    def where(count: int) -> str:
+        return f" in {count} of {len(points)}" if count < len(points) else ""
+
+    without = Counter((one.ttft_requests > 0, why) for one in points if (why := no_tpot(one)))
+    for (timed, why), count in without.items():
+        yield f"no {'TPOT' if timed else 'TTFT or TPOT'}{where(count)}: {why}"
     needed = stats.PERCENTILE_SAMPLES[99]
-    ttft = [one.ttft_requests for one in points if one.ttft_p99 is None]
-    tpot = [one.tpot_requests for one in points if one.tpot_p99 is None]
+    ttft = [one.ttft_requests for one in points if one.ttft_p99 is None and one.ttft_requests]
+    tpot = [one.tpot_requests for one in points if one.tpot_p99 is None and one.tpot_requests]
     for which, few in (("", ttft),) if ttft == tpot else (("TTFT ", ttft), ("TPOT ", tpot)):
         if few:
-            where = f" in {len(few)} of {len(points)}" if len(few) < len(points) else ""
             there = " to ".join(map(str, sorted({min(few), max(few)})))
-            yield f"no {which}p99{where}: it needs {needed} requests a launch, there are {there}"
+            needs = f"it needs {needed} requests a launch, there are {there}"
+            yield f"no {which}p99{where(len(few))}: {needs}"
 
 
 def _limits(rows: Sequence[Row]) -> str:

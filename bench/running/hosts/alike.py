@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ def software(suite: str | None, options: Mapping[str, object]) -> dict[str, Any]
     git = environment.git_state(Path(bench.__file__).parent)
     commit = "" if git is None else f" {git['commit'][:12]}{' (changed)' * bool(git['changed'])}"
     facts: dict[str, Any] = {"accelmark": f"{bench.__version__}{commit}"}
-    facts["Python"] = platform.python_version()
+    facts["Python"] = environment.python_version()
     facts |= {k: v for k, v in environment.package_versions().items() if k != "accelmark"}
     if suite is not None:
         facts["suite"] = _digest(suite)

@@ -296,3 +296,15 @@ def test_the_programs_count_otherwise_than_hip(
     for program in (_amd_smi.AmdSmiProgram, _amd_smi.RocmSmiProgram):
         with pytest.raises(NotObservable, match="lists 0 devices"):
             program(0)
+
+
+def test_who_computes_on_another_device_is_no_user_of_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """amdsmi lists each process under all devices that it has open, and that are all."""
+    listed = [(7, 2**20), (8, 0), (9, "N/A"), (os.getpid(), 2**20)]
+    fake: Any = FakeAmdSmi()
+    fake.amdsmi_get_gpu_process_list = lambda handle: [
+        {"pid": pid, "memory_usage": {"vram_mem": held}} for pid, held in listed
+    ]
+    assert amd(monkeypatch, fake).processes() == (Process(7, 2**20), Process(9, None))

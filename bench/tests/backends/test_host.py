@@ -110,3 +110,75 @@ def test_psutil_that_fails_costs_its_own_quantity(
     reading = source.read()
     assert (reading.memory_used_bytes, reading.clock_mhz) == (None, 3200)
     assert source.absent["memory"] == "psutil: OSError: no /proc"
+
+
+def energies(
+    names: list[str], looks: list[list[int]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[float | None]:
+    """What RAPL says at each look, at which its domains stand at these microjoules."""
+    files = {f"powercap/intel-rapl:{k}/name": name for k, name in enumerate(names)}
+    files |= {f"powercap/intel-rapl:{k}/max_energy_range_uj": "65532610987" for k in range(99)}
+    source = sysfs(folder, files, monkeypatch)
+    said: list[float | None] = []
+    for counts in looks:
+        for k, count in enumerate(counts):
+            (folder / f"powercap/intel-rapl:{k}/energy_uj").write_text(f"{count}\n")
+        said.append(source.read().energy_joules)
+    return said
+
+
+@pytest.mark.parametrize("dies", [1, 2, 4, 12])
+def test_dies_that_show_the_packages_counter_count_once(
+    dies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As AMD's do where the kernel takes a package's counter for each die's: also over a wrap that
+    some have behind them at a look and others have not."""
+    names = [f"package-{p}-die-{d}" for p in range(2) for d in range(dies)]
+    span = 65532610987
+    looks = []
+    for at in (0, 140_000_000, 280_000_000):
+        looks.append([(span - 140_000_000 + at - d * 1000) % span for d in range(dies)])
+        looks[-1] += [5_000_000 + at // 2 + d * 90_000 for d in range(dies)]
+    assert energies(names, looks, tmp_path, monkeypatch) == pytest.approx([0, 210, 420], abs=0.1)
+
+
+@pytest.mark.parametrize("behind", [9_000_000_000, 0])
+def test_dies_that_count_for_themselves_are_added(
+    behind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a Cascade Lake-AP, even where both stood alike when they were first looked at."""
+    names = ["package-0-die-0", "package-0-die-1"]
+    looks = [[10_000_000_000 + k * 70, 10_000_000_000 - behind + k * 50] for k in (0, 10**6, 10**7)]
+    joules = energies(names, looks, tmp_path, monkeypatch)
+    first = 120 if behind else 70  # not yet known to be two
+    assert joules == [0, first, first + 9 * 120]
+
+
+def test_a_first_die_that_was_looked_at_late_is_still_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler waits for a core between two files: the second shows what was drawn meanwhile."""
+    drawn = iter(range(10**9, 2 * 10**9, 20_000_000))
+    names = ["package-0-die-0", "package-0-die-1"]
+    energies(names, [], tmp_path, monkeypatch)
+    source = _host.CpuSource()
+    given = _host._integer
+    counter = "energy_uj"
+    monkeypatch.setattr(
+        _host, "_integer", lambda path: next(drawn) if path.name == counter else given(path)
+    )
+    assert [source.read().energy_joules for _ in range(3)] == [0, 60, 120]
+
+
+@pytest.mark.parametrize(
+    ("labels", "degrees"),
+    [(("Tctl", "Tdie"), 68), (("Tdie", "Tctl"), 95), (("Tctl", "Tccd1"), 95), ((), 95)],
+)
+def test_the_temperature_is_of_the_die(
+    labels: tuple[str, ...], degrees: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tctl, which fans go by, is 27 C above on a Threadripper 1950X."""
+    chip = "hwmon/hwmon0/"
+    files = {f"{chip}name": "k10temp", f"{chip}temp1_input": "95000", f"{chip}temp2_input": "68000"}
+    files |= {f"{chip}temp{k}_label": label for k, label in enumerate(labels, 1)}
+    assert sysfs(tmp_path, files, monkeypatch).read().temperature_celsius == degrees

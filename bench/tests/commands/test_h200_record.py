@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench import api
-from bench.judging.suites import suite_of
+from bench.judging.comparing.suites import suite_of
 from bench.planning import selected
 from bench.planning.versions import unknown
 from bench.publishing import publish

@@ -109,7 +109,7 @@ def test_a_server_that_is_started_for_each_launch_has_an_interval(
                 mock.port = port
                 self.one.enter_context(mock.running())
 
-            async def ready(self, pool: Any, seconds: float) -> None:
+            async def ready(self, *given: Any) -> None:
                 return None
 
             def stop(self) -> None:
@@ -185,7 +185,7 @@ class Nobody:
     def __init__(self, command: str) -> None:
         pass
 
-    async def ready(self, pool: Any, seconds: float) -> None:
+    async def ready(self, *given: Any) -> None:
         pass
 
     def stop(self) -> None:

@@ -136,16 +136,17 @@ def test_who_waits_longest_and_ends_late_counts_for_ttft() -> None:
     assert found.ttft.p50 == pytest.approx(2.0) and found.tpot.p50 == pytest.approx(0.020)
 
 
-def test_tokens_that_came_at_once_have_no_time_each_and_keep_no_limit_on_it() -> None:
+def test_tokens_that_came_at_once_have_no_time_each_and_keep_a_limit_if_all_did_together() -> None:
     """What a buffer in between holds back; of older records too, where a first arrival counts as
     one token. An answer of one token has no later one."""
     whole = msgspec.structs.replace(request(0), last_ns=request(0).first_ns, first_tokens=TOKENS)
     older = msgspec.structs.replace(whole, first_tokens=1)
     single = msgspec.structs.replace(whole, tokens=1, first_tokens=1)
     assert tpot(whole) is None and tpot(older) is None and tpot(single) is None
-    assert [WIDE.kept(one) for one in (request(0), whole, older, single)] == [
-        *(True, False, False, True)
-    ]
+    seconds = ttft(whole) or 0.0
+    for each, kept in ((seconds / 3.9, True), (seconds / 4.1, False)):
+        limits = Limits(ttft_seconds=1.0, tpot_seconds=each)
+        assert [limits.kept(one) for one in (whole, older, single)] == [kept, kept, True]
 
 
 def test_percentiles_only_from_enough_requests() -> None:

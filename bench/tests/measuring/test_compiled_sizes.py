@@ -18,6 +18,7 @@ from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.tests.measuring.test_asked import SETTINGS
 from bench.tests.small_workloads import WORKLOADS, one_thread
+from bench.workloads import memory
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -34,6 +35,8 @@ class Symbols(list[list[Any]]):
 
     limit = 2
     """Graphs that it compiles."""
+    disabling = 0
+    """After so many of them torch.compile does nothing."""
 
 
 @pytest.fixture
@@ -44,13 +47,14 @@ def symbols(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if len(found) == found.limit:
             raise RuntimeError("too large")
         found.append([x for x in inputs if isinstance(x, torch.SymInt)])
+        config.disable = len(found) == found.disabling
         return graph.forward
 
     torch._dynamo.register_backend(noting, name=request.node.name)
     monkeypatch.setattr(CpuBackend, "compilers", (request.node.name,))
     config: Any = torch._dynamo.config
     torch._dynamo.reset()
-    with config.patch(automatic_dynamic_shapes=True):  # as torch has it
+    with config.patch(automatic_dynamic_shapes=True, suppress_errors=False, disable=False):
         yield found
     torch._dynamo.reset()
 
@@ -87,10 +91,30 @@ def test_the_twins_code_takes_none_of_the_timed_jobs_room(symbols: Symbols) -> N
 
 
 def test_what_only_the_twin_was_compiled_for_is_void(symbols: Symbols) -> None:
-    """A compiler that fails at the timed size, where torch was told to go on without it."""
-    config: Any = torch._dynamo.config
-    symbols.limit = 1
-    with config.patch(suppress_errors=True):
-        outcome = launched("memory", "triad")
+    """Something switches torch's compiler off meanwhile."""
+    symbols.disabling = 1
+    outcome = launched("memory", "triad")
     assert isinstance(outcome, Void), outcome
     assert "no graph from torch.compile" in outcome.reason
+
+
+def broken(target: torch.Tensor, source: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A triad in two graphs."""
+    scaled = memory.SCALAR * other
+    torch._dynamo.graph_break()
+    return torch.add(source, scaled, out=target)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_step_is_not_half_eager(
+    limit: int, symbols: Symbols, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two graphs of the twin's and two of the timed job's one is too large for the compiler,
+    where torch was told to go on without it."""
+    config: Any = torch._dynamo.config
+    monkeypatch.setattr(memory, "KERNELS", {"triad": broken})
+    symbols.limit = limit
+    with config.patch(suppress_errors=True):
+        outcome = launched("memory", "triad")
+    assert len(symbols) == limit
+    assert not isinstance(outcome, Measured) and "too large" in str(outcome)

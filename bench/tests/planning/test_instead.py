@@ -12,7 +12,7 @@ from bench import api
 from bench.backend import DeviceInfo
 from bench.errors import SuiteError, UnknownName
 from bench.judging.comparing.compare import compare
-from bench.judging.suites import suite_of
+from bench.judging.comparing.suites import suite_of
 from bench.judging.summary import summarize
 from bench.planning import plan
 from bench.planning.instead import AS_WRITTEN, Wanted, both, wanted

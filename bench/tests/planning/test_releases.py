@@ -14,7 +14,7 @@ import pytest
 from bench import api, catalogue, guide
 from bench.errors import SuiteError, UnknownName
 from bench.judging.comparing.compare import compare
-from bench.judging.suites import suite_of
+from bench.judging.comparing.suites import suite_of
 from bench.planning import expected, plan, selected
 from bench.planning.suite_file import find_suite, read_suite
 from bench.planning.versions import today

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from bench import catalogue
 from bench.records import environment
 from bench.records.paths import without_paths
+from bench.running.hosts import alike
 
 
 def test_the_host_is_described_without_naming_anyone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +24,6 @@ def test_the_host_is_described_without_naming_anyone(monkeypatch: pytest.MonkeyP
     assert host["logical_cores"] >= host["usable_cores"] >= 1
     assert host["memory_bytes"] > 0 and host["cpu"] and host["accelmark"]
     import getpass
-    import platform
 
     text = repr(host)
     names = {"s3cret-value", platform.node(), str(Path.home())}
@@ -130,9 +132,10 @@ def test_of_a_path_its_last_name_is_left(text: str, kept: str) -> None:
         *("CUDA_INJECTION64_PATH", "HSA_OVERRIDE_GFX_VERSION", "TRITON_PTXAS_PATH"),
         *("ASCEND_CUSTOM_OPP_PATH", "MIOPEN_DISABLE_CACHE", "MIOPEN_USER_DB_PATH"),
         *("MCBLAS_CUSTOMIZED_CONFIG_PATH", "TORCH_ACL_INIT_CONFIG_PATH", "XBLAS_FC_HBM_VERSION"),
+        *("TORCH_CUBLAS_WORKSPACE_CACHE", "UCX_MEMTYPE_CACHE", "TRITON_LIBDEVICE_PATH"),
     ],
 )
-def test_what_puts_other_code_in_a_librarys_place_is_no_furniture(name: str) -> None:
+def test_what_puts_other_code_or_memory_in_a_librarys_place_is_no_furniture(name: str) -> None:
     assert environment.may_change_speed(name)
 
 
@@ -289,3 +292,16 @@ def test_what_torchrun_sets_is_not_taken_for_the_users(
     given = environment.worker_variables({})
     theirs = elastic and value == "1"
     assert given.get("TORCH_NCCL_ASYNC_ERROR_HANDLING") == (None if theirs else value)
+
+
+@pytest.mark.parametrize("free_threaded", [None, 0, 1])
+def test_a_free_threaded_python_is_another(
+    free_threaded: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one version there are two builds, and the same code is not of the same speed in them."""
+    built = {**sysconfig.get_config_vars(), "Py_GIL_DISABLED": free_threaded}
+    monkeypatch.setattr(sysconfig, "get_config_var", built.get)
+    version = platform.python_version() + ("t" if free_threaded else "")
+    assert environment.python_version() == environment.stack()["python"] == version
+    assert environment.host()["python"].split()[1] == version
+    assert alike.software(None, {})["Python"] == version

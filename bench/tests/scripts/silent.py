@@ -29,8 +29,8 @@ import msgspec
 from bench import api, catalogue, stats
 from bench.measuring.ranks.edges import Together
 from bench.measuring.ranks.hush import Hush
-from bench.measuring.ranks.silent_blocks import taken
 from bench.measuring.timing.blocks import BlockTimer
+from bench.measuring.timing.silent_blocks import taken
 from bench.precision import PRECISIONS
 from bench.ranks import Ranks
 from bench.records.outcome import Measured

@@ -68,6 +68,8 @@ class Manners:
     """Tokens too few."""
     usage: bool = True
     prefix_cache: bool = False
+    decodes_only: bool = False
+    """Whether it counts as cached what another process has read for it: every prompt."""
     tells_cached: bool = True
     logprobs: bool = True
     off: float = 0.0
@@ -205,7 +207,8 @@ class Mock:
         error = manners.error if self.streams > manners.error_from else ""
         if error == "status" or prompt is None:
             return await _whole(writer, 503, {"error": manners.says})
-        cached = len(prompt) - 1 if manners.prefix_cache and tuple(prompt) in self.seen else 0
+        known = manners.prefix_cache and tuple(prompt) in self.seen
+        cached = len(prompt) - 1 if known or manners.decodes_only else 0
         self.seen.add(tuple(prompt))
         self.hits += cached
         count = body["max_tokens"] - manners.short

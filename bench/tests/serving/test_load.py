@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import statistics
 import time
@@ -128,6 +129,57 @@ def test_a_client_that_connects_is_late() -> None:
 
     found = driven(Mock(Manners()), poisson(4, LENGTHS, rate=400.0, seed=1), Far)
     assert min(found.client.late_ns) >= 0.05 * SECOND
+
+
+ANSWER = (
+    b'data: {"choices": [{"text": " w1 w1 w1 w1"}]}\n\n'
+    b'data: {"choices": [], "usage": {"completion_tokens": 4}}\n\ndata: [DONE]\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(ANSWER), b"\r\n0\r\n\r\n"),
+        (b"Connection: close\r\n\r\n", b""),
+    ],
+)
+def test_a_server_that_ends_its_responses_late_is_not_the_client(begin: bytes, end: bytes) -> None:
+    """As middleware makes it: all tokens are there, and the connection is not free."""
+    seconds, answering = 0.02, []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+                writer.write(b"HTTP/1.1 200 OK\r\n" + begin + ANSWER + end[:2])
+                await asyncio.sleep(seconds)
+                if not end:
+                    break
+                writer.write(end[2:])
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def load() -> Driven:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        pool = Pool(Endpoint.of(f"http://{host}:{port}"))
+        async with server:
+            requests = drawn(closed(3, LENGTHS, concurrency=1, seed=1))
+            made = await drive(pool, Dialect(model="m"), requests, 20.0)
+            pool.close()
+            await asyncio.gather(*filter(None, answering))
+            return made
+
+    found = asyncio.run(load())
+    assert not any(answer.failed for answer in found.answers)
+    late = found.client.late_ns[1:]
+    for before, next_one, ns in zip(found.answers, found.answers[1:], late, strict=False):
+        assert before.ended_ns and before.freed_ns and next_one.sent_ns
+        assert next_one.due_ns == before.ended_ns <= before.freed_ns - 0.9 * seconds * SECOND
+        assert ns == next_one.sent_ns - before.freed_ns >= 0
 
 
 def test_a_server_that_falls_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

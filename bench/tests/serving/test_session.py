@@ -124,6 +124,15 @@ def test_a_prefix_cache_that_knows_the_prompts_is_seen(counted: str) -> None:
     assert why in came.outcome.reason
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_server_for_which_another_reads_the_prompts_is_measured_if_they_are_new(
+    fresh: bool,
+) -> None:
+    (came,) = launched(Mock(Manners(decodes_only=True)), fresh_seed=fresh)
+    assert isinstance(came.outcome, Measured if fresh else Void), came.outcome
+    assert came.seen is not None and came.seen.cached_tokens == 20 * 7
+
+
 def test_a_server_that_guesses_tokens_is_seen_by_its_gauge() -> None:
     """As SGLang shows it: no counter, and the gauge rests where the warm-up left it."""
     gauge = 'sglang:spec_accept_length{model_name="m"} 3.1\n'

@@ -94,8 +94,8 @@ def test_the_time_of_a_token_is_that_of_the_server_whatever_is_in_a_burst(
     request = answer.served(0)
     assert answer.check() == "" and request.first_tokens == burst
     assert tpot(request) == (None if each is None else pytest.approx(each, rel=0.002))
-    kept = Limits(ttft_seconds=10.0, tpot_seconds=0.03).kept(request)
-    assert kept is (each is not None)
+    for limit, kept in ((0.03, True), (0.019, False)):
+        assert Limits(ttft_seconds=10.0, tpot_seconds=limit).kept(request) is kept
 
 
 @pytest.mark.parametrize(

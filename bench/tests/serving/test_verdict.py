@@ -59,6 +59,7 @@ GOOD = Found(
     stopped="",
     cached_tokens=0,
     drafted=False,
+    fresh=True,
     unseen=True,
     before=judged(),
     after=judged(),
@@ -132,6 +133,17 @@ def test_a_cache_that_cannot_have_had_the_prompts_is_not_said_to(unseen: bool) -
     assert isinstance(found, Void)
     assert "that it had preempted. Give it more cache, or lower the concurrency" in found.reason
     assert ("it had these prompts before (leave out --seed, or" in found.reason) is not unseen
+
+
+@pytest.mark.parametrize("cached", [7 * 60, 8 * 60])
+def test_new_prompts_that_are_all_counted_as_cached_were_read_by_another_process(
+    cached: int,
+) -> None:
+    """As a server that only decodes counts what another one prefilled."""
+    assert isinstance(outcome(cached_tokens=cached), Measured)
+    for other in ({"cached_tokens": cached - 61}, {"cached_tokens": cached, "fresh": False}):
+        found = outcome(**other)
+        assert isinstance(found, Void) and "server's prefix cache" in found.reason
 
 
 def test_guessing_that_was_declared_is_another_case() -> None:

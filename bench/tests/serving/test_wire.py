@@ -8,11 +8,12 @@ import re
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.errors import ServerError
-from bench.serving import cases
+from bench.serving import cases, wire
 from bench.serving.framing import Broken, Framing, head_of
 from bench.serving.wire import Endpoint, Pool, make_room
 from bench.tests.serving.mock import Manners, Mock
@@ -75,6 +76,8 @@ def test_what_is_no_head_is_refused(text: str) -> None:
     [
         ("http://127.0.0.1:8000", Endpoint("127.0.0.1", 8000, False, "")),
         ("http://[::1]:8000/v1/", Endpoint("::1", 8000, False, "")),
+        ("http://[FE80::1%25eth0]:8000", Endpoint("fe80::1%eth0", 8000, False, "")),
+        ("http://[fe80::1%12]:8000", Endpoint("fe80::1%12", 8000, False, "")),
         ("https://host/proxy/v1", Endpoint("host", 443, True, "/proxy")),
         ("http://h:1/v1/chat/completions", Endpoint("h", 1, False, "")),
         ("http://b\u00fccher.example/v1", Endpoint("xn--bcher-kva.example", 80, False, "")),
@@ -92,6 +95,7 @@ def test_an_address_is_read(url: str, endpoint: Endpoint) -> None:
             "ftp://host",
             "http://",
             "http://h:x",
+            "http://h:0",
             "http://u:secret@h",
             "http://h?key=1",
         ),
@@ -104,6 +108,43 @@ def test_what_is_no_address_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ServerError) as error:
         Endpoint.of(url)
     assert "secret" not in str(error.value) and "--endpoint" in str(error.value)
+
+
+def test_the_link_of_an_address_is_not_told_to_the_server() -> None:
+    assert Endpoint.of("http://[fe80::1%25eth0]:8000").authority == "[fe80::1]:8000"
+    assert Endpoint.of("http://[::1]:8000").authority == "[::1]:8000"
+
+
+def test_a_host_whose_first_address_says_nothing_is_reached_at_its_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "NEXT_SECONDS", 0.001)
+    monkeypatch.setattr(wire, "CONNECT_SECONDS", 2.0)
+
+    async def status(port: int) -> int:
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
+
+        async def addresses(host: str, port: int, **other: object) -> list[tuple[Any, ...]]:
+            inet = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+            return [(*inet, (one, port)) for one in ("198.51.100.7", "127.0.0.1")]
+
+        async def to(sock: socket.socket, address: tuple[str, int]) -> None:
+            if address[0] != "127.0.0.1":
+                await asyncio.sleep(60)  # what drops all packets
+            await connect(sock, address)
+
+        monkeypatch.setattr(loop, "getaddrinfo", addresses)
+        monkeypatch.setattr(loop, "sock_connect", to)
+        pool = Pool(Endpoint.of(f"http://server.example:{port}"))
+        try:
+            return (await pool.get("/v1/models"))[0].status
+        finally:
+            pool.close()
+
+    mock = Mock(Manners())
+    with mock.running():
+        assert asyncio.run(status(mock.port)) == 200
 
 
 def test_a_connection_is_used_again_and_a_token_goes_along() -> None:

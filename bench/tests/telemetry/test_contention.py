@@ -156,6 +156,9 @@ def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
     assert one.idle_share is None, "its one thread waits for its peers"
 
 
+WAITED = "its threads together waited for a core"
+
+
 @pytest.mark.parametrize(
     "seen, words",
     [
@@ -163,12 +166,15 @@ def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
         ({"threads": 1, "idle_share": 0.019}, ""),
         ({"threads": 1, "idle_share": 0.26}, "its one thread did not run for 26% of the time"),
         ({"threads": 1, "idle_share": 0.26, "waiting_seconds": 0.19}, ""),  # it waited for data
-        ({"threads": 1, "waiting_seconds": 0.3}, "its threads waited for a core 3% of the time"),
+        (
+            {"threads": 1, "waiting_seconds": 0.3},
+            f"{WAITED} 3% of the time",
+        ),
         ({"waiting_seconds": 0.49, "steal_seconds": 0.3}, ""),
-        ({"waiting_seconds": 1.3}, "its threads waited for a core 13% of the time"),
+        ({"waiting_seconds": 1.3}, f"{WAITED} 13% of the time"),
         (
             {"waiting_seconds": 1.3, "helper_seconds": 0.4},
-            "its threads waited for a core 13% of the time",
+            f"{WAITED} 13% of the time",
         ),
         ({"waiting_seconds": 1.3, "helper_seconds": 5.0}, ""),  # for its own loaders, perhaps
         ({"steal_seconds": 1.0}, "the host of this virtual machine took 5% of its time"),
@@ -176,25 +182,24 @@ def test_ranks_of_one_host_are_no_other_work_to_each_other() -> None:
         ({"waiting_seconds": 9.0, "others_seconds": 0.45}, ""),
         (
             {"waiting_seconds": 1.3, "others_seconds": 4.0},
-            "its threads waited for a core 13% of the time",
+            f"{WAITED} 13% of the time",
         ),
         (
             {"waiting_seconds": 9.0, "others_seconds": 0.7},
-            "its threads waited for a core 90% of the time, and others ran for 7% of it at most",
+            f"{WAITED} 90% of the time, and others ran for 7% of it at most",
         ),
         ({"threads": 1, "idle_share": 0.26, "others_seconds": 0.1}, ""),
         ({"pressure_seconds": 2.0, "others_seconds": 0.1}, ""),
         # In so short a time ticks tell nothing of others.
         (
             {"elapsed_seconds": 0.2, "waiting_seconds": 0.1, "others_seconds": 0.0},
-            "its threads waited for a core 50% of the time, and others ran for 9% of it at most",
+            f"{WAITED} 50% of the time, and others ran for 9% of it at most",
         ),
         ({"pressure_seconds": 2.0}, "tasks waited for a core for 20% of the time"),
         ({"pressure_seconds": 2.0, "waiting_seconds": 0.0}, ""),
         (
             {"steal_seconds": 2.0, "waiting_seconds": 1.0},
-            "its threads waited for a core 10% of the time; "
-            "the host of this virtual machine took 10% of its time",
+            f"{WAITED} 10% of the time; the host of this virtual machine took 10% of its time",
         ),
     ],
 )
@@ -298,7 +303,7 @@ def test_a_process_that_shares_its_only_core_is_seen_to_wait() -> None:
             [sys.executable, "-c", watched], capture_output=True, text=True, check=True
         ).stdout
         hog.kill()
-    assert "its threads waited" in said
+    assert "its threads together waited" in said
 
 
 WATCH_BEFORE = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
 
-from bench import units
+from bench import api, units
 from bench.judging.comparing.compare import compare
 from bench.judging.summary import summarize
 from bench.records.observed import Reading, Telemetry
@@ -16,8 +18,10 @@ from bench.records.run import BLOCK_STEPS, Launch, RunFile
 from bench.report import Canvas
 from bench.reports.flat.row import flat as as_flat
 from bench.reports.table import TableReport
+from bench.reports.terminal.comparison import render
 from bench.telemetry import energy
 from bench.telemetry.energy import with_energy
+from bench.tests.reports.page.pages import Page
 from bench.tests.telemetry.launches import FIRST_STEP, seen, steady
 from bench.tests.values import make_case, make_file, make_launch
 
@@ -93,7 +97,7 @@ def test_a_burst_is_too_short_whatever_a_suite_asks_for() -> None:
         (seen(first_step_seconds=None), "does not say when its blocks began"),
         (seen(power=lambda at: 1.0, until=30.0), "do not reach over the steady blocks"),
         (seen(power=lambda at: 1.0 if at < 20 or at > 28 else None), "was silent for 8 s"),
-        (seen(power=lambda at: 1.0 if at % 5 == 0 else None), "5 readings of power in 22 s"),
+        (seen(power=lambda at: 1.0 if at < 16 else None), "5 readings of power in 22 s"),
         (seen(counter=lambda at: 7.0), "the counter stood still at 7 J for"),
         (seen(power=lambda at: 0.0), "no power is drawn"),
     ],
@@ -102,6 +106,34 @@ def test_no_figure_is_a_reason(telemetry: Telemetry | str, why: str) -> None:
     found = with_energy(steady(), telemetry)
     assert found.energy_joules is None and found.energy_absent is not None
     assert why in found.energy_absent
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0, 2.5, 4.8])
+def test_a_source_that_is_read_every_five_seconds_gets_blocks_long_enough(first: float) -> None:
+    """As one whose looks cost the host: what the reason asks for, from short blocks or from those
+    of 20 s, gives the energy, wherever the readings lie."""
+
+    def power(at: float) -> float | None:
+        return 300.0 if round(at * 5) % 25 == round(first * 5) else None
+
+    for seconds in (0.05, 2.2):
+        found = with_energy(steady(blocks=10, seconds=seconds), seen(power=power, until=90.0))
+        assert found.energy_absent == (
+            f"too short: {10 * seconds:.1f} s of steady blocks, 50 s are needed for 10 readings of "
+            "power; block_seconds = 5.5 in the suite's settings gives them"
+        )
+    long = seen(power=power, until=FIRST_STEP + 10 + 55)
+    assert with_energy(steady(blocks=10, seconds=5.5), long).energy_joules == pytest.approx(16500)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0, 4.8])
+def test_a_counter_that_is_read_every_five_seconds_reaches_over_the_blocks(first: float) -> None:
+    def joules(at: float) -> float | None:
+        return 300.0 * at if round(at * 5) % 25 == round(first * 5) else None
+
+    found = with_energy(steady(), seen(counter=joules, until=FIRST_STEP + 10 + 22))
+    assert found.energy_joules == pytest.approx(6600)
+    assert found.energy_method == "counter"
 
 
 def test_a_counter_that_is_silent_gives_way_to_the_power() -> None:
@@ -259,8 +291,8 @@ def test_what_one_launch_missed_is_on_the_card_though_the_last_missed_nothing() 
     missed = seen(absent={"looks": "3 of 40 failed: busy"})
     launches[0] = msgspec.structs.replace(launches[0], telemetry=missed)
     file = make_file([CASE], launches)
-    assert "looks (3 of 40 failed: busy)" in said(file, wide=True)
-    assert "not observable: looks" in said(file)
+    assert "looks (in 1 of 2 launches: 3 of 40 failed: busy)" in said(file, wide=True)
+    assert "not observable: some looks, reasons (in 1 of 2 launches)" in said(file)
 
 
 def test_a_launch_without_energy_leaves_no_figure_but_a_reason() -> None:
@@ -274,13 +306,77 @@ def test_a_board_is_not_compared_with_a_package_by_the_joule() -> None:
     other = make_file([CASE], launches_with_energy(*[55] * 5))
     package = make_file([CASE], launches_with_energy(*[55] * 5, scope="package"))
     assert compare(board, other).cases[0].joule_ratio == pytest.approx(2)
-    assert compare(board, package).cases[0].joule_ratio is None
+    apart, alike = compare(board, package), compare(board, other)
+    assert apart.cases[0].joule_ratio is None
+    words = "energy: no ratio per joule: of board in the base, of the whole package in the other"
+    assert f"{words}: gemm-matmul bf16" in render([apart], Canvas(width=200))
+    assert "energy:" not in render([alike], Canvas(width=200, wide=True))
 
 
 def test_a_launch_that_nobody_looked_at_says_so_on_the_card() -> None:
     launch = make_launch(steady(), CASE, telemetry_absent="npu-smi is not on PATH")
     card = said(make_file([CASE], [launch]))
     assert "not observable: telemetry (npu-smi is not on PATH)" in card
+
+
+def watched(*absent: dict[str, str] | str, **changes: Any) -> list[Launch]:
+    """A launch for each: what could not be read of it, or why nothing could."""
+    case = make_case(**changes)
+    return [
+        make_launch(steady(), case, launch=k, order=k, telemetry_absent=why)
+        if isinstance(why, str)
+        else make_launch(steady(), case, launch=k, order=k, telemetry=seen(absent=why))
+        for k, why in enumerate(absent)
+    ]
+
+
+def test_launches_in_which_nobody_looked_are_counted() -> None:
+    (row,) = summarize(make_file([CASE], watched({"clock": "none"}, "lost", {}, "gone")))
+    assert row.not_observable == {
+        "clock": "in 1 of 2 launches: none",
+        "telemetry": "in 2 of 4 launches: gone",
+    }
+
+
+UNSEEN = {"reasons": "NVML: no right", "power": "NVML: busy (in 1 of 240 looks)"}
+
+
+@pytest.mark.parametrize("name", ["table", "markdown", "html", "json", "csv"])
+def test_every_report_says_what_nobody_could_see_and_of_which_cases(name: str) -> None:
+    """The first case is seen throughout, but for one look at its power; the second not at all."""
+    first, second = watched(UNSEEN, UNSEEN), watched("lost", "lost", workload="bert")
+    file = make_file([first[0].case, second[0].case], [*first, *second])
+    told = api.render([file], name, wide=True)
+    if name == "html":
+        told = Page(told).text
+    if name in ("json", "csv"):
+        assert "reasons: NVML: no right; power: NVML: busy (in 1 of 240 looks)" in told
+        assert "telemetry: lost" in told
+        return
+    told = " ".join(told.split()).replace("\\", "")
+    assert re.search(
+        r"[Nn]ot observable ?: reasons \(NVML: no right\): gemm-matmul bf16; "
+        r"power \(NVML: busy \(in 1 of 240 looks\)\): gemm-matmul bf16; "
+        r"telemetry \(lost\): bert-matmul bf16",
+        told,
+    )
+    brief = "reasons, power (in some looks): gemm-matmul bf16; telemetry: bert-matmul bf16"
+    assert f"not observable: {brief}" in said(file)
+
+
+def test_unlike_energies_are_told_apart_by_their_cases() -> None:
+    file = make_file([CASE], launches_with_energy(110, 111, 109))
+    other = make_case(workload="bert")
+    launches = [
+        msgspec.structs.replace(one, case=other, fingerprint=other.fingerprint)
+        for one in launches_with_energy(110, 111, 109, scope="package")
+    ]
+    both = make_file([CASE, other], [*file.launches, *launches])
+    assert "energy: board; NVML, counter; idle 71.5 W: gemm-matmul bf16" in said(both)
+    assert "energy: the whole package; NVML, counter; idle 71.5 W: bert-matmul bf16" in said(both)
+    page = Page(api.render([both], "html")).text
+    assert "J/image board; NVML, counter; idle 71.5 W" in page
+    assert "J/image the whole package; NVML, counter; idle 71.5 W" in page
 
 
 @pytest.mark.parametrize(

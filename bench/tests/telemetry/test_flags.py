@@ -54,6 +54,24 @@ def test_heat_and_the_power_brake_throttle_and_a_power_cap_is_a_word_of_its_own(
     assert hindered(("idle",), ("sync boost",), ("user clocks",), ()).flags == ()
 
 
+def test_heat_and_watts_are_of_the_readings_that_have_the_reason() -> None:
+    """A device that is capped now and then, and hotter and idler between."""
+    looks: list[tuple[tuple[Reason, ...], float, float]] = [
+        (("power cap",), 60, 690),
+        (("thermal",), 88, 300),
+        ((), 91, 125),
+        ((), 91, 125),
+    ]
+    readings = tuple(
+        Reading(at_seconds=16.0 + k, reasons=why, temperature_celsius=heat, power_watts=watts)
+        for k, (why, heat, watts) in enumerate(looks)
+    )
+    assert with_flags(steady(), seen(readings=readings)).causes == {
+        "THROTTLED": "thermal in 1 of 4 readings, up to 88 °C",
+        "POWER_CAPPED": "power cap in 1 of 4 readings, at 690 W",
+    }
+
+
 def test_a_slowdown_seen_once_may_be_a_change_of_clocks() -> None:
     assert hindered(("hardware slowdown",), ()).flags == ()
     assert hindered(("hardware slowdown",), ("hardware slowdown",)).flags == ("THROTTLED",)

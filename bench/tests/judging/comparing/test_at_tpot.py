@@ -17,6 +17,7 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Flag, Outcome, Skipped
 from bench.records.run import RunFile
 from bench.records.served import SATURATED
+from bench.tests.judging.test_sent_at_once import at_once as sent_at_once
 from bench.tests.served_runs import SPEEDS, measured, serve_case, served
 from bench.tests.values import failed, make_file, make_launches
 
@@ -97,6 +98,23 @@ def test_a_side_that_has_no_other_load_is_said_to_have_no_steady_one() -> None:
     run = make_file([case], make_launches(case, [*launches(4, count=3), FULL, FULL]))
     (found,) = compare_at_tpot(WHOLE, run, 1.0).cases
     assert found.reasons == ("no steady load of the other keeps a median TPOT of 1000 ms",)
+
+
+def test_a_side_of_which_no_tpot_is_known_is_said_to_have_none() -> None:
+    """It may keep any limit; nor is a load without a number nameless."""
+    offline = serve_case(0, arrival="offline")
+    known, unknown = (
+        make_file([offline], make_launches(offline, [measured(load)] * 5))
+        for load in (served(4), sent_at_once(8, 80, 2))
+    )
+    (case,) = compare_at_tpot(known, unknown, 1.0).cases
+    assert case.codes == (Code.NO_LOAD_IN_LIMIT,) and case.reasons == (
+        "no load of the other has a TPOT: all requests were sent before the steady part",
+    )
+    hot = [msgspec.structs.replace(measured(served(4)), flags=("THROTTLED",))] * 5
+    run = make_file([offline], make_launches(offline, hot))
+    (case,) = compare_at_tpot(run, known, 0.001).cases
+    assert case.reasons[0].endswith("of 1 ms; it was THROTTLED at arrival offline")
 
 
 def at_once(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from bench.judging.comparing.compare import compare
@@ -84,15 +85,20 @@ def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
 
 
 def served_by(version: str = "1", **settings: str) -> RunFile:
-    server = Server(
-        name="x",
-        version=version,
-        model="m",
-        settings=settings,
-        started="by the run",
-        same_host=True,
+    return served(
+        Server(
+            name="x",
+            version=version,
+            model="m",
+            settings=settings,
+            started="by the run",
+            same_host=True,
+        )
     )
-    seen = Endpoint(server=server, weights="0", prompts="token ids", warm_up_requests=1)
+
+
+def served(server: Server, prompts: Literal["token ids", "text"] = "token ids") -> RunFile:
+    seen = Endpoint(server=server, weights="0", prompts=prompts, warm_up_requests=1)
     return make_file([CASE], [make_launch(make_measured(), CASE, endpoint=seen)], settings=FIXED)
 
 
@@ -118,6 +124,36 @@ def test_settings_of_a_server_that_an_older_version_left_out_are_no_difference()
     assert differences(*today) == {"server max_total_tokens": ("absent", "5")}, "null was no value"
     modes = [served_by(tokenizer_mode=mode) for mode in ("auto", "slow")]
     assert differences(*modes) == {"server tokenizer_mode": ("auto", "slow")}
+
+
+@pytest.mark.parametrize("count", [0, 200])
+def test_how_a_server_was_started_and_asked_is_compared(count: int) -> None:
+    """However many of its settings are known."""
+    one = Server(
+        name="vllm",
+        version="1",
+        model="m",
+        settings={f"a{n}": "1" for n in range(count)},
+        started="by the run",
+        command=("vllm", "serve", "w", "--note", "a b"),
+        same_host=True,
+    )
+    other = msgspec.structs.replace(one, command=(*one.command, "--enforce-eager", "-tp", "2"))
+    command = "vllm serve w --note 'a b'"
+    assert differences(served(one), served(other)) == {
+        "server's command": (command, f"{command} --enforce-eager -tp 2")
+    }
+    said = render([compare(served(one), served(other))], Canvas())
+    assert "MAY EXPLAIN IT server's command" in " ".join(said.split())
+    assert differences(served(one), served(one, "text")) == {
+        "server prompts": ("token ids", "text")
+    }
+    far = msgspec.structs.replace(one, started="before the run", command=(), same_host=False)
+    assert differences(served(one), served(far)) == {
+        "server started": ("by the run", "before the run"),
+        "server same_host": ("True", "False"),
+        "server's command": (command, "absent"),
+    }
 
 
 def test_device_host_commit_and_settings() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from bench import api
 from bench.judging.row import Limit
-from bench.records.outcome import Flag, Outcome, Skipped, Void
+from bench.records.outcome import Flag, Measured, Outcome, Skipped, Void
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports.table import REPORT
@@ -142,6 +143,42 @@ def test_published_peaks_stand_in_one_place(width: int) -> None:
     assert card.count("MFU") == 1 and "Published peaks: at best MFU 67% (gemm-matmul bf16)" in card
     wide = REPORT.render([run], Canvas(width=width, wide=True))
     assert "MFU 33%" in wide and api.summarize_run(run)[0].mfu == pytest.approx(1 / 3)
+
+
+def summed_up(*work: tuple[str, Measured]) -> str:
+    """What the card says of a run as a whole; three launches of each workload."""
+    cases = [make_case(workload=name) for name, _ in work]
+    pairs = zip(cases, work, strict=True)
+    launches = [x for case, (_, outcome) in pairs for x in make_launches(case, [outcome] * 3)]
+    device = {"backend": "cuda", "index": 0, "name": "NVIDIA H100 80GB HBM3"}
+    card = REPORT.render([make_file(cases, launches, device=device)], Canvas(width=200))
+    return "\n".join(card.splitlines()[1:4])
+
+
+def test_only_what_lacks_a_ceiling_is_told_which_workload_measures_it() -> None:
+    plain, flop = make_measured(), make_measured(flop=1000)
+    both, stream = make_measured(flop=300, moved_bytes=10), make_measured(moved_bytes=1000)
+    unknown, add = "What holds them back is not known: ", " in the suite, this machine's ceilings"
+    assert unknown + "with the workloads gemm and memory" + add in summed_up(("bert", both))
+    assert unknown + "with the workload memory" + add in summed_up(("gemm", flop), ("bert", both))
+    assert unknown not in summed_up(("launch", plain), ("gemm", flop), ("memory", stream))
+    assert unknown not in summed_up(("launch", plain)), "it counts nothing that has a ceiling"
+    hot = make_measured(flop=1000, flags=("THROTTLED",))
+    lost = summed_up(("gemm", hot), ("bert", make_measured(flop=300)))
+    assert unknown + "gemm gave no ceiling for them" in lost
+
+
+def test_what_was_disturbed_is_neither_the_best_share_nor_held_back() -> None:
+    """The quicker of two was throttled: its figures are not the device's."""
+    rate = 989.4e12 / 100
+    slow, quick = (make_measured(flop=int(rate * share)) for share in (0.25, 0.5))
+    hot = msgspec.structs.replace(quick, flags=("THROTTLED",))
+    ceiling = make_measured(flop=int(rate * 0.2))
+    lines = summed_up(("gemm", ceiling), ("bert", slow), ("resnet50", hot))
+    assert "Published peaks: at best MFU 25% (bert-matmul bf16)" in lines
+    assert "by matmul in 1 case (" in lines
+    lines = summed_up(("gemm", ceiling), ("bert", slow), ("resnet50", quick))
+    assert "MFU 50%" in lines and "by matmul in 2 cases (" in lines
 
 
 def test_a_launch_far_from_the_others_is_named_with_how_far() -> None:

@@ -25,6 +25,7 @@ from bench.reports.page import serving as served_page
 from bench.reports.page.side import Side
 from bench.reports.terminal import comparison
 from bench.reports.wording import serving as words
+from bench.tests.judging.test_sent_at_once import at_once
 from bench.tests.reports.page.pages import Page
 from bench.tests.served_runs import MS, serve_case, served, served_run, usual_run
 from bench.tests.values import make_case, make_file, make_launch
@@ -124,6 +125,38 @@ def test_each_p99_that_is_missing_is_said_with_its_own_count() -> None:
     curves = list(_curves(served_run([many, few])))
     p99s = [said for said in words.legend(curves) if "p99" in said]
     assert p99s == [f"no TTFT p99 in 1 of 2: {needed} 40", f"no TPOT p99: {needed} 31 to 361"]
+
+
+def test_no_number_of_requests_is_asked_for_where_more_would_give_no_time() -> None:
+    """All sent before the steady part, or in one piece each; and of others a p99 is wanted."""
+    whole = in_one_piece(overlapping(390))
+    offline = serve_case(0, arrival="offline"), [at_once(8, 80, 2)]
+    for points, said in (
+        ([offline], ["no TTFT or TPOT: all requests were sent before the steady part"]),
+        (
+            [(serve_case(rate=8), [whole]), offline, (serve_case(rate=2), [overlapping(60)])],
+            [
+                "no TTFT or TPOT in 1 of 3: all requests were sent before the steady part",
+                "no TPOT in 1 of 3: each answer came in one piece",
+                "no TTFT p99 in 1 of 3: it needs 368 requests a launch, there are 40",
+                "no TPOT p99 in 1 of 3: it needs 368 requests a launch, there are 31",
+            ],
+        ),
+    ):
+        legend = words.legend(list(_curves(served_run(points))))
+        assert sorted(one for one in legend if one.startswith("no T")) == sorted(said)
+
+
+def in_one_piece(load: Served) -> Served:
+    """All tokens of an answer come with its last."""
+    requests = [
+        msgspec.structs.replace(one, first_ns=one.last_ns, first_tokens=one.tokens)
+        for one in load.requests
+    ]
+    ends = sorted(one.last_ns or 0 for one in requests)
+    return msgspec.structs.replace(
+        load, requests=tuple(requests), arrived_ns=tuple(ends), arrived_tokens=(2,) * len(ends)
+    )
 
 
 def test_of_several_devices_it_is_said_that_the_figures_are_of_all() -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Channel
-from bench.measuring.ranks import silent_blocks
 from bench.measuring.ranks.edges import SINGLE, Edges
 from bench.measuring.ranks.hush import Hush
-from bench.measuring.ranks.silent_blocks import LEAST_PAIRS, PAIRS, Taken, taken
+from bench.measuring.timing import silent_blocks
+from bench.measuring.timing.silent_blocks import LEAST_PAIRS, PAIRS, Taken, taken
 from bench.ranks import Ranks
 from bench.records.outcome import Work
 from bench.records.parallelism import parse
