@@ -121,6 +121,39 @@ def test_what_cannot_be_explained_is_not_asked_again(tmp_path: Path) -> None:
     assert file.explanations[0].account == REFUSED
 
 
+@pytest.mark.parametrize(("falls", "asked"), [((0,), "aaaaa"), ((1,), "aaaaa"), ((0, 1), "aa")])
+def test_an_accident_of_one_worker_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falls: Sequence[int], asked: str
+) -> None:
+    """As of launches: two, and more than a third."""
+    killed = Failed(kind="crash", phase="explain", message="its worker was killed by signal 9")
+    monkeypatch.setattr(
+        Stage,
+        "outcome",
+        property(
+            lambda stage: killed if len(stage.asked) - 1 in falls else make_measured(0.01),
+            lambda stage, outcome: None,
+        ),
+        raising=False,
+    )
+    stage, file = play(tmp_path, Explaining(5, only=True), account(), cases=[A])
+    assert stage.asked == asked
+    (case,) = explain_run(file)
+    assert (case.verdict, case.launches) == (("REFUSED", 0) if len(falls) > 1 else ("EXPLAINED", 4))
+
+
+def test_a_load_is_refused_without_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be measured whole, and then not taken apart."""
+    load = make_case(workload="serve", mode="load", parameters={})
+    monkeypatch.setitem(NAMES, load.fingerprint, "S")
+    stage, file = play(tmp_path, Explaining(2, only=True), account(), cases=[load])
+    (case,) = explain_run(file)
+    assert (stage.asked, case.verdict, len(file.explanations)) == ("", "REFUSED", 1)
+    assert "prefill and decode" in case.reason
+
+
 def test_what_is_beyond_memory_is_refused_without_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ class Trained(Timed):
         super().__init__(1)
         self.at = torch.tensor([3, 1, 3])
         self.embedded = torch.nn.Parameter(torch.randn(8, 4, generator=torch.manual_seed(1)))
-        self.optimizer = torch.optim.SGD([self.embedded], lr=0.1, momentum=0.9, **how)
+        self.optimizer: Any = torch.optim.SGD([self.embedded], lr=0.1, momentum=0.9, **how)
         self.seen: list[str] = []
 
     def step(self) -> None:
