@@ -25,9 +25,9 @@ from bench.running.session import Session
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
-from bench.tests.judging.explaining.accounts import REFUSED, account
+from bench.tests.judging.explaining.accounts import REFUSED, account, explained_file
 from bench.tests.planning.tuned_runs import tuned_case
-from bench.tests.values import make_case, make_measured, make_run
+from bench.tests.values import make_case, make_launches, make_measured, make_run
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -201,6 +201,18 @@ def test_what_was_not_measured_is_not_explained_for_the_same_reason(
     assert "a" not in stage.asked and not file.explanations
     (case,) = explain_run(file)
     assert (case.verdict, case.reason) == ("REFUSED", reason)
+
+
+def test_what_failed_too_often_to_be_explained_is_refused_for_that(tmp_path: Path) -> None:
+    """It has a figure, which is INVALID, and the run went to its end."""
+    broke = Failed(kind="error", phase="measure", message="it broke")
+    outcomes: list[Outcome] = [make_measured(0.01), broke, make_measured(0.01), broke]
+    launches = tuple(make_launches(A, outcomes))
+    file = msgspec.structs.replace(explained_file(account(), case=A), launches=launches)
+    (case,) = explain_run(msgspec.structs.replace(file, explanations=()))
+    assert case.verdict == "REFUSED" and case.reason.endswith("error in measure: it broke")
+    (case,) = explain_run(msgspec.structs.replace(file, explanations=(), end=None))
+    assert case.verdict == "UNREACHED"
 
 
 def test_what_a_run_did_not_come_to_is_not_refused(tmp_path: Path) -> None:
