@@ -241,6 +241,9 @@ def test_the_profiler_answers_where_only_it_explains_the_step() -> None:
     (answer,) = answers([blind])
     assert answer.operators == kernels and answer.how == "profiler"
     assert judged(blind).verdict == "EXPLAINED"
+    hot = msgspec.structs.replace(blind, causes={"HOT": "3 operators", "QUOTA": "1 s"})
+    assert [*judged(hot).flags] == ["QUOTA"], "its operands are the step's own"
+    assert "HOT" in judged(msgspec.structs.replace(hot, step_ns=both.step_ns)).flags
     (pair,) = explained_pairs(explained_file(blind), explained_file(both))
     assert pair.reason.startswith("base is explained by profiler, other by tape in order: under a")
     rotated = msgspec.structs.replace(both, how="operands rotated")
