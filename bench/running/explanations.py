@@ -32,8 +32,8 @@ TOGETHER = (
     "takes as long as they do. Explain the same case on one device"
 )
 SERVED = (
-    "a load has no step to take apart: each forward holds what has come by then. Explain the same "
-    "sizes in the modes prefill and decode of `llama`"
+    "a load has no step to take apart: each forward holds what has come by then. Explain `llama`, "
+    "of like sizes, in the modes prefill and decode"
 )
 
 UNSEARCHED = (
