@@ -7,6 +7,7 @@ import fnmatch
 from bench.catalogue import suites
 from bench.errors import AccelmarkError, UnknownName, meant
 from bench.planning.plan import plan
+from bench.planning.selected import matched, select
 from bench.planning.spread import FEWEST
 from bench.planning.suite_file import Suite, find_suite, read_suite
 
@@ -19,7 +20,8 @@ def suite_of(name: str, only: str | None) -> tuple[Suite, str | None]:
     its cases, None for all.
 
     name: of a suite, a .toml file, or a glob over names of cases (`resnet50-train`, `llama-*`).
-    only: globs over the cases of a suite. Raises `UnknownName` where there is neither.
+    only: globs over those cases. Raises `UnknownName` where there is neither, `SuiteError` where
+    no case of that name matches them.
     """
     try:
         return read_suite(find_suite(name)), only
@@ -33,7 +35,10 @@ def suite_of(name: str, only: str | None) -> tuple[Suite, str | None]:
         cases = plan(suite, FEWEST)
         names = {text for case in cases for text in (case.name, f"{case.name}-{case.precision}")}
         if fnmatch.filter(sorted(names), name):
-            return suite, name if only is None else only
+            if only is not None:
+                both = select(select(cases, name), only)
+                name = ",".join(dict.fromkeys(matched(case)[-1] for case in both))
+            return suite, name
         near |= names
     raise UnknownName(
         f"{name}: no shipped suite and no case of one.{meant(name, near)} See `accelmark list "

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from bench import catalogue
 from bench.measuring.messages import Report
+from bench.planning.tuning import hopeless, too_many
 from bench.records.explained import Account, Explanation, Unexplained
-from bench.records.outcome import Measured, Skipped
+from bench.records.outcome import Failed, Measured, Outcome, Skipped
 from bench.running.header import utc_now
 from bench.running.launcher import Finished
 from bench.running.worker_process import within, without_worker
@@ -29,7 +31,10 @@ TOGETHER = (
     "what several devices do together is not explained: an operator that waits for the others "
     "takes as long as they do. Explain the same case on one device"
 )
-
+SERVED = (
+    "a load has no step to take apart: each forward holds what has come by then. Explain `llama`, "
+    "of like sizes, in the modes prefill and decode"
+)
 
 UNSEARCHED = (
     "which settings are its best was not searched: `accelmark run SUITE --explain` searches first; "
@@ -58,6 +63,7 @@ def explain(session: Session) -> EndReason:
     """Has each case explained, as often as is asked; in turn, so that drift hits all alike."""
     explaining = session.explaining
     done = Counter(one.fingerprint for one in explaining.done)
+    accidents = Counter[str]()
     longest = max((one.seconds for one in explaining.done), default=0.0)
     for number in range(explaining.each):
         for state in session.states:
@@ -67,21 +73,26 @@ def explain(session: Session) -> EndReason:
                 continue
             if not session.fits(state, longest):
                 return "budget"
-            made = _explained(session, state, number)
+            made, outcome = _explained(session, state, number)
             session.software.require(made, session.writer)
             session.writer.append(made)
             longest = max(longest, made.seconds)
             session.face.explained(made)
-            if isinstance(made.account, Unexplained):  # it would say the same again
-                done[fingerprint] = explaining.each
+            if isinstance(made.account, Unexplained):
+                accident = isinstance(outcome, Failed) and not hopeless(outcome)
+                accidents[fingerprint] += accident
+                if not accident or too_many(accidents[fingerprint], number + 1):
+                    done[fingerprint] = explaining.each  # it would say the same again
     return "complete"
 
 
-def _explained(session: Session, state: CaseState, number: int) -> Explanation:
+def _explained(session: Session, state: CaseState, number: int) -> tuple[Explanation, Outcome]:
     case, choice, started_at = state.case, state.choice, utc_now()
     session.face.explains(case, number + 1, session.explaining.each)
     seed = session.settings.seed + number
     reason = TOGETHER if case.devices > 1 else UNSEARCHED if state.searching else ""
+    if catalogue.workload(case.workload).modes[case.mode].serves:
+        reason = SERVED
     if reason := reason or (state.beyond and session.limits.beyond(case)) or "":
         choice, report = None, without_worker(Skipped(reason=reason))
         finished = Finished(report=report, seconds=NO_SECONDS, stderr_tail="")
@@ -101,7 +112,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
             finished = next(launches)
         state.seconds.append(finished.seconds)
         session.note_limits(case, finished.report.outcome)
-    return Explanation(
+    made = Explanation(
         case=case,
         fingerprint=case.fingerprint,
         number=number,
@@ -113,6 +124,7 @@ def _explained(session: Session, state: CaseState, number: int) -> Explanation:
         choice=choice,
         stderr_tail=finished.stderr_tail,
     )
+    return made, finished.report.outcome
 
 
 def account_of(report: Report) -> Account:

@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 from bench.records.explained import Ceilings, Kind, Operator
 
 Name = TypeVar("Name", bound=str)
-PRODUCTS: tuple[Kind, ...] = ("matmul", "convolution", "attention")
-"""Kinds that are arithmetic: one without FLOP is one whose FLOP nobody knows how to count."""
+COUNTED: tuple[Kind, ...] = ("matmul", "convolution", "attention", "other")
+"""Kinds that are, or may be, arithmetic: of one without FLOP nobody knows how many it has."""
 
 
 class Bound(NamedTuple):
@@ -24,10 +24,11 @@ class Bound(NamedTuple):
 def bound(operator: Operator, ceilings: Ceilings) -> Bound | None:
     """The largest of what its arithmetic, its bytes and its calls take at least; None of what does
     no work that is counted (views, memory that is not filled, a kernel of which only the name is
-    known), or whose arithmetic has no ceiling: by its bytes alone the bound would be too low.
+    known), or whose arithmetic has no ceiling or may be uncounted: by its bytes alone the bound
+    would be too low.
     """
-    multiplies = operator.flop or operator.kind in PRODUCTS
-    if multiplies and _rate(operator) not in ceilings.flop_per_second:
+    multiplies = operator.flop or operator.kind in COUNTED
+    if multiplies and not (operator.flop and _rate(operator) in ceilings.flop_per_second):
         return None
     found = [b for b in (arithmetic(operator, ceilings), moving(operator, ceilings)) if b]
     if not found:

@@ -145,8 +145,13 @@ def explain_run(run: RunFile) -> list[ExplainedCase]:
     found: dict[str, list[Explanation]] = {}
     for one in run.explanations:
         found.setdefault(one.fingerprint, []).append(one)
+    complete = run.end is not None and run.end.reason == "complete"
     whys = {
-        row.case.fingerprint: row.why for row in summarize(run) if row.reached and not row.measured
+        row.case.fingerprint: ": ".join(filter(None, (row.reason, row.exclusion)))
+        if row.measured
+        else row.why
+        for row in summarize(run)
+        if row.reached and (complete or not row.measured)
     }
     return [
         explained_case(case, found.get(case.fingerprint, []), whys.get(case.fingerprint, ""))
@@ -162,7 +167,7 @@ def ended_before(run: RunFile) -> bool:
 
 
 def explained_case(case: Case, explanations: Sequence[Explanation], why: str = "") -> ExplainedCase:
-    """One case over all processes that explained it; why: it was reached and not measured."""
+    """One case over all processes that explained it; why: it was reached and not explained."""
     accounts = [one.account for one in explanations if isinstance(one.account, Explained)]
     refused = [one.account.reason for one in explanations if isinstance(one.account, Unexplained)]
     tried = tuple(each for one in explanations for each in one.account.tried)

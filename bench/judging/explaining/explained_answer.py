@@ -30,6 +30,7 @@ def answers(accounts: Sequence[Explained]) -> list[Explained]:
             step_ns=(round(account.profile.step_ns),),
             freeing_ns=0.0,
             operators=account.profiled_operators,
+            causes={name: seen for name, seen in account.causes.items() if name != "HOT"},
             order=(),
             call_ns=(),
         )

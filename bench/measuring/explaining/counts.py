@@ -1,7 +1,8 @@
 """What an operator must do at least: FLOP and bytes, from its arguments' shapes.
 
 Bytes: every element is read once where it is read, and written once where it is written; of a
-table only the rows that are looked up. A cache can make it less, nothing else can.
+table only the rows that are looked up, and no more than all of it. A cache can make it less,
+nothing else can.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
     seen: set[tuple[Any, ...]] = set()
     old: set[int] = set()
     groups, used = _groups(given.get("offs", given.get("group_list")))
-    first = True  # a table is the first tensor of what gathers or scatters
+    first, all_of_it = True, 0  # a table is the first tensor of what gathers or scatters
     for argument in func._schema.arguments:
         if argument.name in unread:
             continue
@@ -120,20 +121,21 @@ def least_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any
             if groups and tensor.dim() == 3 and tensor.shape[0] == groups:
                 size = size * used // groups
             if argument.name == "weight" and name.startswith(BAGS):
-                read += given["indices"].numel() * size // max(1, len(tensor))
+                read += min(size, given["indices"].numel() * size // max(1, len(tensor)))
             elif table and name in GATHERS:
-                read += sum(map(touched, outputs))
+                read += min(size, sum(map(touched, outputs)))
             elif table and name in PICKS:
                 read += given["target"].numel() * tensor.element_size()
             elif table and writes and name in (*ADDS, *PLACES):
-                continue  # counted by what is brought, which comes after it
+                all_of_it = size  # counted by what is brought, which comes after it
             elif writes:
                 read += 0 if OVERWRITES.search(name) or argument.kwarg_only else size
                 written += size
             else:
                 read += size
                 if tensor.is_floating_point() and name in (*ADDS, *PLACES):
-                    read, written = read + size * bool(adds), written + size
+                    placed = min(size, all_of_it)
+                    read, written = read + placed * bool(adds), written + placed
     new = (one for one in outputs if one.untyped_storage()._cdata not in old)
     return Bytes(read, written + sum(map(touched, new)))
 

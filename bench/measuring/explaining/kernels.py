@@ -40,11 +40,11 @@ WRITES_KERNEL_NAMES = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
 KERNEL_KINDS: tuple[tuple[Kind, str], ...] = (
     ("copy", r"memcpy|memset"),
     ("attention", r"flash|fmha|attention|attn"),
-    ("convolution", r"conv|fprop|wgrad|dgrad|igemm_(fwd|bwd|wrw)"),
+    ("convolution", r"conv(?!ert)|fprop|wgrad|dgrad|igemm_(fwd|bwd|wrw)"),
     ("matmul", r"gemm|gemv|matmul|splitk|_mm_|cutlass|nvjet|(^|_)cijk_"),
-    ("normalization", r"norm"),
+    ("normalization", r"(layer|batch|group|rms|instance)_?norm|bn_[fb]w"),
     ("optimizer", r"adam|sgd|multi_tensor"),
-    ("gather and scatter", r"index|gather|scatter|embedding"),
+    ("gather and scatter", r"(?<!with_)index|gather|scatter|embedding"),
     ("reduction", r"reduce|softmax|pool"),
     ("elementwise", r"elementwise|vectorized|pointwise"),
 )
@@ -54,6 +54,11 @@ FIRST: tuple[Kind, ...] = (
     *("gather and scatter", "elementwise", "copy"),
 )
 """Of the operators that a kernel holds, which one says what it is."""
+PRODUCTS = 3
+"""The first so many, of a template alone: any other kernel holds no product, only what is left of
+one (the sum of its bias), or what it was taken together with; a library's kernel multiplies."""
+TEMPLATE = "triton_tem_"
+REDUCES = re.compile("triton_(red|per)_")
 EAGER = 'Explain the same case with execution = "eager"'
 STEPS = 6
 TURNS = 6
@@ -190,7 +195,9 @@ def kind_of_kernel(name: str, fuses: tuple[str, ...]) -> Kind:
     """By the operators that it holds, or by its own name."""
     if fuses:
         kinds = {kind_of_name(one) for one in fuses}
-        return next((kind for kind in FIRST if kind in kinds), "elementwise")
+        says = FIRST if TEMPLATE in name else FIRST[PRODUCTS:]
+        least: Kind = "reduction" if REDUCES.search(name) else "elementwise"
+        return next((kind for kind in says if kind in kinds), least)
     if OPERATOR.match(name):
         return kind_of_words(base(name))
     lower = name.lower()

@@ -22,6 +22,7 @@ from bench.measuring.explaining import spellings
 from bench.measuring.explaining.spellings import Spelled
 from bench.measuring.explaining.tape import recorded
 from bench.measuring.explaining.timing import Stopwatch
+from bench.measuring.proving.law import Law
 from bench.measuring.timing.blocks import collected
 from bench.records.execution import is_compiled
 from bench.records.explained import Tried
@@ -110,7 +111,7 @@ def _in_eager(bench: Bench, job: Job) -> Iterator[Remedy]:
     training = job.training()
     groups = [] if training is None else training.optimizer.param_groups
     for how in OPTIMIZERS:
-        if groups and not any(group.get(how) for group in groups):
+        if groups and not any(group.get(how, True) for group in groups):
             yield Remedy(f"optimizer {how}", site, given, functools.partial(_optimizer, how))
     job.refill()
     tape = recorded(job.step, bench.device.torch_device.type)
@@ -161,6 +162,8 @@ def try_one(bench: Bench, job: Job, remedy: Remedy, clock: Callable[[], int]) ->
                 return Tried(remedy=remedy.name, absent=f"numerics: {verdict.complaint}")
             other = bench.workload.build(bench.mode, remedy.parameters, remedy.site)
         try:
+            if wrong := astray(other, remedy.around, bench.site.seed):
+                return Tried(remedy=remedy.name, absent=wrong)
             before, after = _in_turns(job, other, remedy.around, Stopwatch(bench.device, clock))
         finally:
             other.close()
@@ -172,6 +175,21 @@ def try_one(bench: Bench, job: Job, remedy: Remedy, clock: Callable[[], int]) ->
         return Tried(remedy=remedy.name, absent=UNUSED)
     each = (max(1, round(ns / remedy.times_items)) for ns in after)
     return Tried(remedy=remedy.name, before_ns=tuple(before), after_ns=tuple(each))
+
+
+def astray(job: Job, around: Around, seed: int) -> str:
+    """What an update of a training job does that its optimizer's law does not: the gate sees no
+    weights that are left as they were. Empty of all else; takes two steps."""
+    with around():
+        job.refill()
+        job.step()
+        if (training := job.training()) is None:
+            return ""
+        law = Law(training, seed)
+        law.before()
+        job.refill()
+        job.step()
+    return next((found.complaint for found in law.findings() if found.complaint), "")
 
 
 def _in_turns(

@@ -126,7 +126,8 @@ def _moved(call: Call, into: Ref, others: Sequence[Any]) -> Bytes:
         _bytes(into),
         sum(_bytes(v) for v in others if isinstance(v, Ref) and v.dtype.is_floating_point),
     )
-    return Bytes(call.moved.read - table + (brought if name in ADDS else 0), brought)
+    placed = min(table, brought)
+    return Bytes(call.moved.read - table + (placed if name in ADDS else 0), placed)
 
 
 def _bytes(ref: Ref) -> int:

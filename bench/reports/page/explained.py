@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.judging.explaining.explained import ExplainedCase, OperatorRow, explain_run
+from bench.records.run import RunFile
 from bench.reports.page.side import Side
-from bench.reports.wording.operators import called, ms
+from bench.reports.wording.operators import called, launched, ms
 
 WIDTH, HEIGHT = 640.0, 300.0
 """Of the roofline's field, in SVG units."""
@@ -39,7 +40,7 @@ def explained(sides: Sequence[Side]) -> list[dict[str, Any]]:
     """Each case of each side that was to be explained, in the plans' order, with what is wrong."""
     return [
         {
-            "title": f"{side.label}, " * (len(sides) > 1) + case.case.label,
+            "title": f"{side.label}, " * (len(sides) > 1) + case.case.label + part(case, side.file),
             "reason": f"{case.verdict}: {case.reason}" if case.reason else "",
             "bar": list(bar(case)),
             "roofline": roofline(case),
@@ -47,6 +48,12 @@ def explained(sides: Sequence[Side]) -> list[dict[str, Any]]:
         for side in sides
         for case in explain_run(side.file)
     ]
+
+
+def part(case: ExplainedCase, run: RunFile) -> str:
+    """`, 2 of 5 launches` of what was not explained as often as it was to be; else empty."""
+    of = run.run.explanations
+    return f", {launched(case, of)}" if 0 < case.launches < of else ""
 
 
 def bar(case: ExplainedCase) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,8 @@ from bench.planning.tuning import in_words
 from bench.records.run import RunFile
 from bench.reports.wording.labels import visible
 from bench.reports.wording.notes import grouped
-from bench.reports.wording.operators import called, ms
+from bench.reports.wording.operators import called, launched, ms
+from bench.reports.wording.rows import ending
 
 TOP = 10
 """Operators on the card; `--wide` shows all."""
@@ -40,13 +41,17 @@ def card(run: RunFile, found: Sequence[ExplainedCase], width: int, *, wide: bool
     """All explained cases of a run, as text that ends in a newline; width: columns."""
     threads = next((x.environment.get("threads") for x in run.explanations), None)
     with_threads = f", {units.counted(int(threads), 'thread')}" if threads else ""
-    lines = [*wrapped(f"accelmark explains {run.run.suite} on {run.run.on}{with_threads}", width)]
+    head = f"accelmark explains {run.run.suite} on {run.run.on}{with_threads}"
+    ended = ending(run)
+    lines = wrapped(", ".join(filter(None, (head, ended))), width)
     for _, whys in grouped([*run.run.instead.values()], cause):
         lines += wrapped(f"PRECISION {in_place(whys)}", width)
     for case in found:
-        lines += ["", *_case(case, width, wide=wide)]
+        lines += ["", *_case(case, width, run.run.explanations, wide=wide)]
     if any(case.operators for case in found):
         lines += ["", *wrapped(LEGEND, width)]
+    if ended and run.run.only_explained:
+        lines += wrapped("Next: this cannot go on; run the same command again.", width)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -61,18 +66,18 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     )
 
 
-def _case(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
+def _case(case: ExplainedCase, width: int, of: int, *, wide: bool) -> Iterator[str]:
     yield from wrapped(case.case.label, width, "  ")
     if case.choice is not None:
         yield from wrapped(f"best: {in_words(case.choice)}", width, "  ")
     if case.verdict != "EXPLAINED":
         yield from wrapped(f"{case.verdict}: {case.reason}", width, "  ")
-    yield from _step(case, width, wide=wide)
+    yield from _step(case, width, of, wide=wide)
     for tried in case.tried:
         yield from wrapped(said(tried, measured(case.tried)), width, "  ")
 
 
-def _step(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
+def _step(case: ExplainedCase, width: int, of: int, *, wide: bool) -> Iterator[str]:
     if case.step_ms is None or case.coverage is None:
         return
     assert case.operators_ms is not None and case.freeing_ms is not None
@@ -81,8 +86,7 @@ def _step(case: ExplainedCase, width: int, *, wide: bool) -> Iterator[str]:
     parts = (
         f"step {step} = operators {ms(case.operators_ms.value)} + freeing "
         f"{ms(case.freeing_ms.value)} + host {ms(case.host_ms.value)} "
-        f"({case.coverage.value:.1%} explained; {units.counted(case.launches, 'launch')}, "
-        f"{case.how})"
+        f"({case.coverage.value:.1%} explained; {launched(case, of)}, {case.how})"
     )
     yield from wrapped(parts, width, "  ")
     yield from wrapped(_ceilings(case), width, "  ")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.judging.explaining.explained import OperatorRow
+from bench import units
+from bench.judging.explaining.explained import ExplainedCase, OperatorRow
 from bench.reports.wording.labels import plain
 
 
@@ -17,3 +18,9 @@ def called(row: OperatorRow) -> str:
 def ms(value: float) -> str:
     """Milliseconds; to a microsecond, and to a tenth of what is ten or more."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def launched(case: ExplainedCase, of: int) -> str:
+    """`2 of 5 launches`; of: processes that were to explain it."""
+    some = f"{case.launches} of " if case.launches < of else ""
+    return some + units.counted(max(of, case.launches), "launch")

@@ -15,6 +15,7 @@ from bench.planning.explainable import suite_of
         ("quick", "llama-*", "quick", "llama-*"),
         ("resnet50-train", None, "quick", "resnet50-train"),
         ("llama-*", None, "quick", "llama-*"),
+        ("llama-*", "*-decode", "quick", "llama-decode-bf16"),
     ],
 )
 def test_a_suite_or_a_case_of_a_shipped_one(
@@ -30,5 +31,7 @@ def test_what_is_neither_is_refused() -> None:
     for given, near in (("resnet50-trai", "resnet50-train"), ("quik", "quick")):
         with pytest.raises(UnknownName, match=rf"of one\. Did you mean `{near}`\? See"):
             suite_of(given, None)
+    with pytest.raises(SuiteError, match=r"--only \*-train: matches no case"):
+        suite_of("llama-decode", "*-train")
     with pytest.raises(SuiteError, match="no such file"):
         suite_of("mine.toml", None)

@@ -25,9 +25,9 @@ from bench.running.session import Session
 from bench.tests.commands.tiny import TINY
 from bench.tests.conftest import Accelmark
 from bench.tests.fakes import FakeBackend
-from bench.tests.judging.explaining.accounts import REFUSED, account
+from bench.tests.judging.explaining.accounts import REFUSED, account, explained_file
 from bench.tests.planning.tuned_runs import tuned_case
-from bench.tests.values import make_case, make_measured, make_run
+from bench.tests.values import make_case, make_launches, make_measured, make_run
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -121,6 +121,39 @@ def test_what_cannot_be_explained_is_not_asked_again(tmp_path: Path) -> None:
     assert file.explanations[0].account == REFUSED
 
 
+@pytest.mark.parametrize(("falls", "asked"), [((0,), "aaaaa"), ((1,), "aaaaa"), ((0, 1), "aa")])
+def test_an_accident_of_one_worker_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falls: Sequence[int], asked: str
+) -> None:
+    """As of launches: two, and more than a third."""
+    killed = Failed(kind="crash", phase="explain", message="its worker was killed by signal 9")
+    monkeypatch.setattr(
+        Stage,
+        "outcome",
+        property(
+            lambda stage: killed if len(stage.asked) - 1 in falls else make_measured(0.01),
+            lambda stage, outcome: None,
+        ),
+        raising=False,
+    )
+    stage, file = play(tmp_path, Explaining(5, only=True), account(), cases=[A])
+    assert stage.asked == asked
+    (case,) = explain_run(file)
+    assert (case.verdict, case.launches) == (("REFUSED", 0) if len(falls) > 1 else ("EXPLAINED", 4))
+
+
+def test_a_load_is_refused_without_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be measured whole, and then not taken apart."""
+    load = make_case(workload="serve", mode="load", parameters={})
+    monkeypatch.setitem(NAMES, load.fingerprint, "S")
+    stage, file = play(tmp_path, Explaining(2, only=True), account(), cases=[load])
+    (case,) = explain_run(file)
+    assert (stage.asked, case.verdict, len(file.explanations)) == ("", "REFUSED", 1)
+    assert "prefill and decode" in case.reason
+
+
 def test_what_is_beyond_memory_is_refused_without_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +201,18 @@ def test_what_was_not_measured_is_not_explained_for_the_same_reason(
     assert "a" not in stage.asked and not file.explanations
     (case,) = explain_run(file)
     assert (case.verdict, case.reason) == ("REFUSED", reason)
+
+
+def test_what_failed_too_often_to_be_explained_is_refused_for_that(tmp_path: Path) -> None:
+    """It has a figure, which is INVALID, and the run went to its end."""
+    broke = Failed(kind="error", phase="measure", message="it broke")
+    outcomes: list[Outcome] = [make_measured(0.01), broke, make_measured(0.01), broke]
+    launches = tuple(make_launches(A, outcomes))
+    file = msgspec.structs.replace(explained_file(account(), case=A), launches=launches)
+    (case,) = explain_run(msgspec.structs.replace(file, explanations=()))
+    assert case.verdict == "REFUSED" and case.reason.endswith("error in measure: it broke")
+    (case,) = explain_run(msgspec.structs.replace(file, explanations=(), end=None))
+    assert case.verdict == "UNREACHED"
 
 
 def test_what_a_run_did_not_come_to_is_not_refused(tmp_path: Path) -> None:

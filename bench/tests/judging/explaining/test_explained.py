@@ -69,6 +69,10 @@ def test_what_does_no_counted_work_has_no_bound() -> None:
     assert bound(moving, CEILINGS) is None, "nobody knows how fast its arithmetic could be"
     uncounted = msgspec.structs.replace(moving, flop=0, precision="")
     assert bound(uncounted, CEILINGS) is None, "nor how much it is"
+    own = operator("mylib::fused_mlp", "other", 51.0, read_bytes=10**7, written_bytes=10**6)
+    assert bound(own, CEILINGS) is None, "it may be a product or anything"
+    told = msgspec.structs.replace(own, flop=10**9, precision="bf16")
+    assert bound(told, CEILINGS) == (1 * MS, "matmul bf16")
 
 
 def test_the_parts_of_a_step_add_up_to_it() -> None:
@@ -251,6 +255,9 @@ def test_the_profiler_answers_where_only_it_explains_the_step() -> None:
     (answer,) = answers([blind])
     assert answer.operators == kernels and answer.how == "profiler"
     assert judged(blind).verdict == "EXPLAINED"
+    hot = msgspec.structs.replace(blind, causes={"HOT": "3 operators", "QUOTA": "1 s"})
+    assert [*judged(hot).flags] == ["QUOTA"], "its operands are the step's own"
+    assert "HOT" in judged(msgspec.structs.replace(hot, step_ns=both.step_ns)).flags
     (pair,) = explained_pairs(explained_file(blind), explained_file(both))
     assert pair.reason.startswith("base is explained by profiler, other by tape in order: under a")
     rotated = msgspec.structs.replace(both, how="operands rotated")

@@ -228,6 +228,43 @@ def test_what_is_put_into_a_table_is_added_only_where_that_is_asked_for() -> Non
     assert filled == (16, 0), "its rows are not counted, the table is not either"
 
 
+SMALL, OFTEN, BROUGHT = torch.ones(2, 16), torch.tensor([0, 1] * 8), torch.ones(16, 16)
+ALL_OF_IT, INDEX, EACH = SMALL.nbytes, OFTEN.nbytes, BROUGHT.nbytes
+
+
+@pytest.mark.parametrize(
+    ("func", "args", "read", "written"),
+    [
+        (ATEN.embedding.default, (SMALL, OFTEN), ALL_OF_IT + INDEX, EACH),
+        (ATEN.index_select.default, (SMALL, 0, OFTEN), ALL_OF_IT + INDEX, EACH),
+        (
+            ATEN.index_add_.default,
+            (SMALL.clone(), 0, OFTEN, BROUGHT),
+            ALL_OF_IT + INDEX + EACH,
+            ALL_OF_IT,
+        ),
+        (
+            ATEN.index_copy_.default,
+            (SMALL.clone(), 0, OFTEN, BROUGHT),
+            INDEX + EACH,
+            ALL_OF_IT,
+        ),
+    ],
+)
+def test_a_row_that_is_looked_up_often_moves_once(
+    func: Any, args: tuple[Any, ...], read: int, written: int
+) -> None:
+    """A cache may hold it: of a small table it does."""
+    assert moved(func, *args, out=func(*args)) == (read, written)
+
+
+def test_of_a_small_table_whose_rows_are_summed_no_more_is_read_than_it_has() -> None:
+    begins = torch.tensor([0, 2])
+    func = ATEN._embedding_bag_forward_only.default
+    read, _ = moved(func, SMALL, OFTEN, begins, out=func(SMALL, OFTEN, begins))
+    assert read == ALL_OF_IT + INDEX + begins.nbytes
+
+
 def test_what_is_given_to_be_written_is_not_read() -> None:
     best, where = torch.ones(16), torch.arange(16)
     given = {"max": best, "max_values": where}

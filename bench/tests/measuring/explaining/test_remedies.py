@@ -18,7 +18,7 @@ from bench.records.outcome import Numerics
 from bench.tests.fakes import MS
 from bench.tests.measuring.explaining.small_job import CLOCK, FP32, SmallJob
 from bench.tests.values import BAD_NUMERICS, NUMERICS
-from bench.workload import Site
+from bench.workload import Site, Training
 
 
 class Timed(SmallJob):
@@ -113,7 +113,7 @@ class Trained(Timed):
         super().__init__(1)
         self.at = torch.tensor([3, 1, 3])
         self.embedded = torch.nn.Parameter(torch.randn(8, 4, generator=torch.manual_seed(1)))
-        self.optimizer = torch.optim.SGD([self.embedded], lr=0.1, momentum=0.9, **how)
+        self.optimizer: Any = torch.optim.SGD([self.embedded], lr=0.1, momentum=0.9, **how)
         self.seen: list[str] = []
 
     def step(self) -> None:
@@ -129,6 +129,44 @@ class Trained(Timed):
 
     def training(self) -> Any:
         return SimpleNamespace(optimizer=self.optimizer)
+
+
+class Updated(Timed):
+    """An optimizer's step; fused it leaves the weights as they are, and is the faster."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.weight = torch.nn.Parameter(torch.ones(64))
+        self.optimizer = torch.optim.SGD([self.weight], lr=0.1, foreach=True)
+
+    def step(self) -> None:
+        before = self.weight.detach().clone()
+        self.weight.grad = torch.ones(64)
+        self.optimizer.step()
+        fused = self.optimizer.param_groups[0]["fused"]
+        if fused:
+            self.weight.data.copy_(before)
+        CLOCK.advance((5 if fused else 10) * MS)
+
+    def training(self) -> Training:
+        settings = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.0}
+        return Training(optimizer=self.optimizer, settings=settings)
+
+
+def test_what_leaves_weights_as_they_are_did_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's fused SGD does to bfloat16 on a CPU (pytorch 191763), which no gate sees."""
+    work = Work()
+    monkeypatch.setattr(work, "build", lambda *_: Updated())
+    absent = {one.remedy: one.absent for one in tried(bench(work), Updated(), CLOCK)}
+    assert absent["memory format channels_last"] == ""
+    assert absent["optimizer fused"].startswith("the optimizer's step is not what was asked for")
+
+
+def test_an_optimizer_is_offered_only_what_it_has() -> None:
+    job = Trained(foreach=False)
+    job.optimizer = torch.optim.RMSprop([job.embedded], foreach=False)
+    names = [name for name in offered(job) if name.startswith("optimizer")]
+    assert names == ["optimizer foreach"]
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,10 @@ def test_what_is_undone_may_be_written_again() -> None:
     assert len({call.outs[0] for call in steps.calls}) == 2, "the two sigmoids"
     leaf = recorded(lambda: a - b, "cpu")
     assert in_place(leaf, ["aten::sub_"]) == 0, "there before the step"
+    at, rows = torch.tensor([0, 1, 0]), torch.ones(3, 4)
+    added = recorded(lambda: torch.zeros(2, 4).index_add(0, at, rows), "cpu")
+    assert in_place(added, ["aten::zeros", "aten::index_add_"]) == 1
+    assert added.calls[-1].moved == (24 + 48 + 32, 32), "no more than all of the table"
 
 
 def test_two_steps_are_aligned_where_they_are_alike() -> None:

@@ -66,6 +66,23 @@ def test_the_card(run: RunFile) -> None:
     assert "savings" not in card and "save it need" in card
 
 
+def test_a_run_that_was_interrupted_says_so_and_that_it_cannot_go_on() -> None:
+    file = explained_file(account(), account())
+    planned = msgspec.structs.replace(file.run, explanations=5)
+    assert file.end is not None
+    ended = msgspec.structs.replace(file.end, reason="interrupted")
+    early = msgspec.structs.replace(file, run=planned, end=ended)
+    card = explained(early, "table", 120, wide=False)
+    assert card.splitlines()[0].endswith(", 1 thread, INTERRUPTED")
+    assert "(90.0% explained; 2 of 5 launches, tape" in card
+    assert card.endswith("\nNext: this cannot go on; run the same command again.\n")
+    page = catalogue.load("reports", "html").render([early], Canvas())
+    assert "INTERRUPTED" in page and "64x64x64), 2 of 5 launches" in page
+    beside = msgspec.structs.replace(planned, only_explained=False)
+    card = explained(msgspec.structs.replace(early, run=beside), "table", 120, wide=False)
+    assert "Next" not in card, "which the run's own card says"
+
+
 def test_a_tuned_case_says_which_of_its_choices_is_explained(run: RunFile) -> None:
     (one,) = run.explanations
     chosen = {"batch_size": 16, "execution": "compile"}
