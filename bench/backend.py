@@ -21,7 +21,7 @@ from bench.precision import PRECISIONS, Precision
 from bench.quantized_product import Products
 from bench.records.outcome import FailureKind, Memory
 from bench.telemetry.source import NotObservable, Source
-from bench.workload import Queued, Recorder
+from bench.workload import Queued, Recorder, Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,8 @@ class Device(ABC):
 
         It takes the work, which queues the same kernels on the same memory every time, and what is
         called before each of its runs but the replays. Afterwards the work may or may not have run
-        once more. A replay queues the recorded kernels and nothing else.
+        once more. A replay queues the recorded kernels and nothing else. Work that waits for the
+        device may raise `Unsupported`, and so may any after a recording that failed.
         """
         return None
 
@@ -352,6 +353,7 @@ __all__ = [
     "DeviceUnavailable",
     "Queued",
     "Recorder",
+    "Unsupported",
     "is_out_of_memory",
     "supported_precisions",
 ]

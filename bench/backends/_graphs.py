@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from bench.backend import Queued, Recorder
+from bench.backend import Queued, Recorder, Unsupported
+from bench.records.reason import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 WARMUPS = 3
 """Runs before the recording, which may neither make a library's handle nor try its kernels; as
 many as torch's own `make_graphed_callables` does."""
+WAITS = "called a synchronizing"
+"""In the error of a call that waits for the device, where torch's module for it may raise one."""
+WAITED_FOR = (
+    "not recorded: within a step the host waits for the device, as it does to learn where each "
+    "expert's rows begin"
+)
+NO_MORE = "nothing more is recorded in this process: a recording failed"
+_failed: list[str] = []
+"""What ended a capture in this process: torch's generator and allocator may not know that it did,
+and then refuse whatever is drawn or recorded afterwards (torch up to 2.11)."""
 
 
 def recorder(module: Any, own: str, device: torch.device) -> Recorder | None:
@@ -33,7 +44,9 @@ def recorder(module: Any, own: str, device: torch.device) -> Recorder | None:
     graph = getattr(module, own, None) if own else None
     if graph is not None:
         return functools.partial(
-            _record, graph, module.Stream, module.current_stream, module.stream, module.graph
+            _record,
+            *(graph, module.Stream, module.current_stream, module.stream, module.graph),
+            functools.partial(_no_waiting, module),
         )
     graph = getattr(torch.accelerator, "Graph", None)
     if graph is None:
@@ -49,15 +62,35 @@ def recorder(module: Any, own: str, device: torch.device) -> Recorder | None:
         torch.accelerator.current_stream,
         lambda stream: stream,
         _capture,
+        functools.partial(_no_waiting, module),
     )
 
 
-def _capture(graph: Any, stream: Any) -> AbstractContextManager[Any]:
+@contextmanager
+def _capture(graph: Any, stream: Any) -> Iterator[None]:
     """Both at once, as the vendors' own context managers do."""
-    stack = ExitStack()
-    stack.enter_context(stream)
-    stack.enter_context(graph)
-    return stack
+    with stream, graph:
+        yield
+
+
+@contextmanager
+def _no_waiting(module: Any) -> Iterator[None]:
+    """Within it a call that waits for the device raises `Unsupported`, where torch's module for the
+    device tells of such calls: recorded, it would end the capture."""
+    try:
+        before = module.get_sync_debug_mode()
+        module.set_sync_debug_mode("error")
+    except (AttributeError, NotImplementedError):
+        before = None
+    try:
+        yield
+    except RuntimeError as error:
+        if WAITS not in str(error):
+            raise
+        raise Unsupported(WAITED_FOR) from error
+    finally:
+        if before is not None:
+            module.set_sync_debug_mode(before)
 
 
 def _nothing_new() -> AbstractContextManager[Any]:
@@ -77,6 +110,7 @@ def _record(
     current_stream: Callable[[], Any],
     on: Callable[[Any], AbstractContextManager[Any]],
     capture: Callable[..., AbstractContextManager[Any]],
+    no_waiting: Callable[[], AbstractContextManager[Any]],
     work: Queued,
     prepare: Queued,
 ) -> Queued:
@@ -86,17 +120,39 @@ def _record(
     and making one cannot be recorded. Source: torch's notes on graphs ("whole-network capture"),
     and pytorch issue 179961 for the stream.
     """
+    if _failed:
+        raise Unsupported(f"{NO_MORE} ({_failed[0]})")
     stream = new_stream()
     stream.wait_stream(current_stream())
     with on(stream):
-        for _ in range(WARMUPS):
+        for run in range(WARMUPS):
             prepare()
-            work()
+            with no_waiting() if run == WARMUPS - 1 else nullcontext():
+                work()
         prepare()
     stream.synchronize()
     graph = graph_type()
-    with capture(graph, stream=stream), _nothing_new():
-        work()
+    with on(current_stream()):  # torch leaves its own current where a capture fails
+        _run_in(capture(graph, stream=stream), work)
     current_stream().wait_stream(stream)
     replay: Queued = graph.replay
     return replay
+
+
+def _run_in(capture: AbstractContextManager[Any], work: Queued) -> None:
+    """Raises what the work raised, not what the end of its capture makes of that."""
+    raised: list[BaseException] = []
+    try:
+        with capture, _nothing_new():
+            try:
+                work()
+            except BaseException as error:
+                raised.append(error)
+                raise
+    except BaseException as error:
+        if error not in raised:
+            _failed.append(first_line(raised[0] if raised else error))
+        if not raised:
+            raise
+    if raised:  # not within the other's handling: the two would know each other, and the work
+        raise raised.pop()

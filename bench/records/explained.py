@@ -88,11 +88,12 @@ class Ceilings(Value, frozen=True, kw_only=True):
     bytes_per_second: dict[Traffic, float]
     flop_per_second: dict[str, float] = msgspec.field(default_factory=dict)
     """By kind and precision (`matmul bf16`): the best of a list of shapes and of the step's own."""
-    launch_ns: float
-    """The least that a call takes that does next to nothing, in the place where operators are."""
+    launch_ns: float | None
+    """The least that a call takes that does next to nothing, in the place where operators are;
+    None where that is a graph and it could not be recorded."""
 
     def __post_init__(self) -> None:
-        positive_and_finite(launch_ns=self.launch_ns)
+        positive_and_finite(launch_ns=1.0 if self.launch_ns is None else self.launch_ns)
         for name, value in (*self.bytes_per_second.items(), *self.flop_per_second.items()):
             positive_and_finite(**{name: value})
 

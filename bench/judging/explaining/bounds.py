@@ -33,15 +33,19 @@ def bound(operator: Operator, ceilings: Ceilings) -> Bound | None:
     found = [b for b in (arithmetic(operator, ceilings), moving(operator, ceilings)) if b]
     if not found:
         return None
-    calls = Bound(operator.calls * ceilings.launch_ns, "launch")
-    return max((*found, calls), key=lambda one: one.ns)
+    if ceilings.launch_ns is not None:
+        found.append(Bound(operator.calls * ceilings.launch_ns, "launch"))
+    return max(found, key=lambda one: one.ns)
 
 
 def priced(operators: Sequence[Operator], boxes: Sequence[Ceilings]) -> list[float] | None:
     """The least ns of the same operators on each of several boxes; None where one has a ceiling
     that another lacks, or no operator has a bound."""
     rates = {_rate(operator) for operator in operators if operator.flop}
-    known = [({*box.bytes_per_second}, rates & {*box.flop_per_second}) for box in boxes]
+    known = [
+        ({*box.bytes_per_second}, rates & {*box.flop_per_second}, box.launch_ns is None)
+        for box in boxes
+    ]
     found = [[bound(operator, box) for operator in operators] for box in boxes]
     totals = [sum(one.ns for one in each if one) for each in found]
     return totals if all(totals) and all(one == known[0] for one in known) else None
@@ -54,10 +58,11 @@ def of_several(each: Sequence[Ceilings]) -> Ceilings:
         names = dict.fromkeys(name for one in rates for name in one)
         return {name: statistics.fmean(r[name] for r in rates if name in r) for name in names}
 
+    launches = [one.launch_ns for one in each if one.launch_ns is not None]
     return Ceilings(
         bytes_per_second=means([one.bytes_per_second for one in each]),
         flop_per_second=means([one.flop_per_second for one in each]),
-        launch_ns=statistics.fmean(one.launch_ns for one in each),
+        launch_ns=statistics.fmean(launches) if launches else None,
     )
 
 

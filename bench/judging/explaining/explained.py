@@ -371,4 +371,5 @@ def _ceilings(accounts: Sequence[Explained]) -> dict[str, float]:
     """Means over accounts."""
     means = of_several([account.ceilings for account in accounts])
     found: dict[str, float] = {str(name): rate for name, rate in means.bytes_per_second.items()}
-    return found | means.flop_per_second | {"launch": means.launch_ns}
+    launch = {} if means.launch_ns is None else {"launch": means.launch_ns}
+    return found | means.flop_per_second | launch

@@ -84,7 +84,7 @@ class Meter:
         """A shape of the step's own has reached that."""
         self.flop[name] = max(flop_per_second, self.flop.get(name, 0.0))
 
-    def ceilings(self, launch_ns: float) -> Ceilings:
+    def ceilings(self, launch_ns: float | None) -> Ceilings:
         """The best of all looks."""
         return Ceilings(
             bytes_per_second=dict(self.traffic), flop_per_second=self.flop, launch_ns=launch_ns

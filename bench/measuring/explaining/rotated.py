@@ -22,7 +22,7 @@ from bench.measuring.explaining.profiled import Profiler
 from bench.measuring.explaining.replay import operands
 from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
-from bench.measuring.explaining.timing import Stopwatch, in_graph, launch_ns
+from bench.measuring.explaining.timing import Stopwatch, launch_ns
 from bench.measuring.timing.blocks import collected
 from bench.records.explained import Explained, Unexplained
 from bench.records.reason import of_error
@@ -47,6 +47,8 @@ PROFILED_STEPS = 5
 QUEUED = 0.8
 """Of the time of a loop; where queueing it takes more of it, the loop is as long as that."""
 SLOW_HOST = "without graphs here, the host queues it more slowly than the device does it"
+
+NO_GRAPH_AFTER = "an operator could not be recorded, so those after it ran in a loop"
 
 
 class Row(NamedTuple):
@@ -84,6 +86,7 @@ def explained(
             first.setdefault(variant, call)
     with collected():
         meter = Meter(device, stopwatch, products(tape))
+        launch = launch_ns(stopwatch)  # before what cannot be recorded
         _step_ns(job, stopwatch)  # which gets its memory again
         steps = [_step_ns(job, stopwatch) for _ in range(REPEATS)]
         found: dict[Hashable, Row] = {None: Row()}
@@ -99,7 +102,6 @@ def explained(
                 meter.look()
                 steps.append(_step_ns(job, stopwatch))
         meter.look()
-        launch = launch_ns(stopwatch)
         causes = disturbed()
         for _ in range(PROFILED_STEPS - 1):
             profiler.look()
@@ -122,7 +124,7 @@ def explained(
         profile_absent=profiler.absent,
         profiled_operators=profiled,
         causes=causes,
-        notes=tape.notes,
+        notes=(*tape.notes, *(f"{NO_GRAPH_AFTER}: {said}" for said in stopwatch.failed)),
         order=order if short else (),
         call_ns=tuple(map(round, each)) if short else (),
     )
@@ -149,7 +151,7 @@ def row_of(tape: Tape, call: Call, stopwatch: Stopwatch, free: int | None) -> Ro
     work()
     hot = used >= SMALL_BYTES and sets * used < ROTATE_BYTES
     queued = statistics.median(stopwatch.queued_ns(work) for _ in range(REPEATS)) / calls
-    replay = in_graph(device, work)
+    replay = stopwatch.in_graph(work)
     in_a_row = stopwatch.in_a_row(replay or work)
     taken = statistics.median(
         stopwatch.each_ns(replay or work, in_a_row) / calls for _ in range(REPEATS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.measuring.timing.blocks import TOLD_NS
+from bench.records.reason import first_line
+from bench.workload import Unsupported
 
 if TYPE_CHECKING:
     from bench.backend import Device
@@ -30,6 +32,9 @@ class Stopwatch:
     device: Device
     clock: Callable[[], int] = time.perf_counter_ns
     """Monotonic ns, of the host."""
+    failed: list[str] = field(default_factory=list)
+    """The words of a recording that failed: what is recorded in this process after it may fail of
+    that, and what is drawn too."""
 
     def once_ns(self, work: Callable[[], object]) -> int:
         """Host ns from a synchronization to the next, with one call between them."""
@@ -92,23 +97,25 @@ class Stopwatch:
         work()
         return 1 if self.device.synchronous else self.calls([self.each_ns(work)])
 
-
-def in_graph(device: Device, work: Callable[[], None]) -> Callable[[], None] | None:
-    """The replay of work that the device recorded; None where it has no graphs, or does not take it
-    into one."""
-    recorder = device.recorder()
-    if recorder is None:
+    def in_graph(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """The replay of work that the device recorded; None where it has no graphs, does not take
+        it into one, or has failed to record something."""
+        recorder = self.device.recorder()
+        if recorder is None or self.failed:
+            return None
+        try:
+            return recorder(work, lambda: None)
+        except Unsupported:  # it asks the device
+            pass
+        except RuntimeError as error:  # its library cannot be recorded
+            self.failed.append(first_line(error))
+        self.device.synchronize()
         return None
-    try:
-        return recorder(work, lambda: None)
-    except RuntimeError:  # it asks the device, or its library cannot be recorded
-        device.synchronize()
-        return None
 
 
-def launch_ns(stopwatch: Stopwatch) -> float:
+def launch_ns(stopwatch: Stopwatch) -> float | None:
     """The least that a call takes on an asynchronous device that works on one element there, in a
-    graph where it has graphs, else in a loop."""
+    graph where it has graphs, else in a loop; None where it has some and did not record it."""
     import torch
 
     one = torch.ones(1, device=stopwatch.device.torch_device)
@@ -118,6 +125,10 @@ def launch_ns(stopwatch: Stopwatch) -> float:
             one.add_(1.0)
 
     work()
-    replay = in_graph(stopwatch.device, work) or work
+    replay = stopwatch.in_graph(work)
+    if replay is None:
+        if stopwatch.device.recorder() is not None:
+            return None
+        replay = work
     calls = stopwatch.in_a_row(replay)
     return min(stopwatch.each_ns(replay, calls) for _ in range(LAUNCH_REPEATS)) / LAUNCHES

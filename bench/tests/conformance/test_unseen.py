@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bench import catalogue
-from bench.backend import DeviceInfo
+from bench.backend import DeviceInfo, Queued, Unsupported
 from bench.conformance.check import Stand
-from bench.conformance.checks import arithmetic, operators, telemetry
+from bench.conformance.checks import arithmetic, executions, operators, telemetry
 from bench.conformance.checks._operators import OPERATORS
 from bench.precision import Precision
 from bench.records.observed import Reading
@@ -282,3 +282,13 @@ def test_a_list_without_its_own_process_shows_no_other_users(
 ) -> None:
     found = told(monkeypatch, Card([None], users), (GIB, GIB))
     assert found["other users of the device can be seen"].verdict == verdict
+
+
+def test_what_is_not_recorded_is_no_failure_of_a_replay() -> None:
+    def refuses(work: Queued, prepare: Queued) -> Queued:
+        raise Unsupported("a recording failed")
+
+    device = SimpleNamespace(recorder=lambda: refuses)
+    stand: Any = SimpleNamespace(device=device, place=torch.device("cpu"))
+    (found,) = executions.graphs(stand)
+    assert found.verdict == "not observable" and "skipped: a recording failed" in found.reason

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bench import guide
-from bench.judging.explaining.bounds import bound
+from bench.judging.explaining.bounds import bound, of_several, priced
 from bench.judging.explaining.explained import MEANINGS, ExplainedCase, Verdict, explain_run
 from bench.judging.explaining.explained_answer import answers
 from bench.judging.explaining.explained_pairs import explained_pairs
@@ -73,6 +73,18 @@ def test_what_does_no_counted_work_has_no_bound() -> None:
     assert bound(own, CEILINGS) is None, "it may be a product or anything"
     told = msgspec.structs.replace(own, flop=10**9, precision="bf16")
     assert bound(told, CEILINGS) == (1 * MS, "matmul bf16")
+
+
+def test_a_box_of_no_known_launch_bounds_by_what_is_moved() -> None:
+    """Of several processes, those that know it have the say."""
+    small = operator("aten::mul", "elementwise", 1.0, read_bytes=4, calls=3)
+    blind = msgspec.structs.replace(CEILINGS, launch_ns=None)
+    found = bound(small, blind)
+    assert found is not None and found.by == "read"
+    assert of_several([blind, blind]).launch_ns is None
+    assert of_several([blind, CEILINGS]).launch_ns == CEILINGS.launch_ns
+    assert priced([small], [blind, CEILINGS]) is None
+    assert "launch" not in judged(account(ceilings=blind)).ceilings
 
 
 def test_the_parts_of_a_step_add_up_to_it() -> None:

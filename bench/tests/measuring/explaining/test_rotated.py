@@ -28,6 +28,7 @@ from bench.tests.fakes import FakeDevice, ScriptedClock
 from bench.tests.measuring.explaining.small_job import CLOCK, PLANTED_NS, SmallJob, nobody_looks
 from bench.tests.measuring.explaining.test_kernels import EVENTS, event
 from bench.tests.values import make_case
+from bench.workload import Unsupported
 
 HOST = ScriptedClock()
 """Of a host that queues in no time; what the planted operator takes is the device's."""
@@ -135,6 +136,42 @@ def test_the_gap_before_the_first_kernel_is_in_no_figure(monkeypatch: pytest.Mon
     assert row.ns == pytest.approx(10 * US, rel=0.01), "of 16 calls in a graph"
     monkeypatch.setattr(device, "record", lambda *_: lambda: device.queue(200 * US))
     assert timing.launch_ns(Stopwatch(device, HOST)) == pytest.approx(2 * US, rel=0.01)
+
+
+@pytest.mark.parametrize("error", [Unsupported("it waits"), RuntimeError("it failed\nand how")])
+def test_an_operator_that_is_not_recorded_spoils_no_other(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """After a recording that failed there is none: what it might give would be no figure."""
+    device = Accelerator(graphs=True)
+    tried: list[bool] = []
+
+    def record(work: Queued, prepare: Queued) -> Queued:
+        tried.append(len(tried) == 3)
+        if tried[-1]:
+            raise error
+        return work if len(tried) > 1 else lambda: device.work(200 * US)
+
+    monkeypatch.setattr(device, "record", record)
+    found = rotated.explained(SmallJob(), device, HOST)
+    assert isinstance(found, Explained) and found.ceilings.launch_ns == 2 * US
+    assert not [op.absent for op in found.operators if op.absent]
+    failed = isinstance(error, RuntimeError)
+    assert (len(tried) == 4) is failed
+    assert found.notes == ((f"{rotated.NO_GRAPH_AFTER}: it failed",) if failed else ())
+
+
+def test_a_launch_that_is_not_recorded_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a loop it would be the host's."""
+
+    def record(work: Queued, prepare: Queued) -> Queued:
+        raise Unsupported("nothing more is recorded")
+
+    device = Accelerator(graphs=True)
+    monkeypatch.setattr(device, "record", record)
+    assert timing.launch_ns(Stopwatch(device, HOST)) is None
+    found = rotated.explained(Sums(), device, HOST)
+    assert isinstance(found, Explained) and found.ceilings.launch_ns is None
 
 
 def test_operands_rotate_through_more_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,16 +13,19 @@ import torch
 
 from bench.backends.cpu import BACKEND
 from bench.measuring import serving_loop
-from bench.measuring.gates import serving_gate
+from bench.measuring.gates import numerics, serving_gate
 from bench.measuring.gates.gating import gated
 from bench.measuring.gates.numerics import reference_of
 from bench.measuring.serving_schedule import Asked
 from bench.precision import PRECISIONS
+from bench.records.outcome import Check, Numerics
 from bench.records.run import Settings
 from bench.serving_job import ServingJob
 from bench.tests.measuring.gates.wrong_slots import WRONG, StopsEarly
+from bench.tests.replay import FakeRecorder
 from bench.tests.small_workloads import one_thread, site
-from bench.workloads.serve import WORKLOAD, ServeParameters
+from bench.workload import Job, Site
+from bench.workloads.serve import WORKLOAD, Serve, ServeParameters
 
 __all__ = ["one_thread"]
 TWIN = ServeParameters(
@@ -124,6 +127,30 @@ def test_the_whole_gate_has_logits_twin_and_lone_answers() -> None:
         serving_gate.TWIN_REGRETS["bf16"],
         serving_gate.TWIN_REGRETS["fp32"],
     ]
+
+
+@pytest.mark.parametrize(("twin", "lone"), [(TWIN, "graph"), (LATENT, "eager")])
+def test_experts_are_not_recorded_in_float32(
+    monkeypatch: pytest.MonkeyPatch, twin: ServeParameters, lone: str
+) -> None:
+    """Torch asks the device where each one's rows begin; in the timed precision it need not."""
+    built: list[tuple[str, str]] = []
+
+    class Noted(Serve):
+        def build(self, mode: str, parameters: Any, site: Site) -> Job:
+            if not site.is_reference:
+                built.append((site.precision.name, site.execution))
+            return super().build(mode, parameters, site)
+
+    logits = Check(quantity="logits", error=0.0, tolerance=1.0)
+    right = Numerics(reference="", checks=(logits,))
+    monkeypatch.setattr(numerics, "gate", lambda *_: right)
+    monkeypatch.setattr(serving_gate, "of_twin", lambda *_: SimpleNamespace(requests=()))
+    graph = msgspec.structs.replace(
+        site(PRECISIONS["bf16"]), execution="graph", recorder=FakeRecorder()
+    )
+    serving_gate.gate(Noted(), "load", twin, graph)
+    assert built == [("bf16", "graph"), ("fp32", lone)]
 
 
 def test_float32_answers_are_float32_where_products_are_short(

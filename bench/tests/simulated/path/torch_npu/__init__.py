@@ -16,7 +16,8 @@ says `+sim`. It is loaded as the real one is, by `import torch`, through an entr
 | `_timeline.py` | work takes time after the call has returned; who waits, sleeps | |
 | `_memory.py` | a caching allocator with a limit; graphs have pools of their own | 8 |
 | `_capture.py`, `npu/graphs.py` | graphs: what is recorded has not run, and is replayed at the |  |
-| | same addresses; who would wait for the device within a capture is refused | |
+| | same addresses; who would wait for the device within a capture is refused, and | |
+| | before it, if `torch.npu.set_sync_debug_mode` says so | |
 | `_compiler.py` | `torch.compile(backend="npu")`; inductor fails | 7 |
 | `_devices.py` | the dies; current device and stream; the lost device | 8, 10, 11 |
 | `_hccl.py` | collectives between dies, over gloo on the host | |

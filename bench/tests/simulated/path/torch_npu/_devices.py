@@ -53,7 +53,9 @@ class Device:
         self.wait_until(moment, "AclrtSynchronizeDeviceWithTimeout")
 
     def wait_for_stream(self) -> None:
-        """What a host read does: waits for the current stream."""
+        """What a host read does: waits for the current stream, or raises where that is an error."""
+        if CURRENT.sync_debug_mode == "error":
+            raise RuntimeError("called a synchronizing NPU operation [simulated]")
         moment = self.timeline.end(current_stream(self.index))
         self.wait_until(moment, "AclrtSynchronizeStreamWithTimeout")
 
@@ -68,6 +70,9 @@ class Device:
 
 class _Current(threading.local):
     """What a thread has made current."""
+
+    sync_debug_mode = "default"
+    """Of all threads: what comes of who waits for the device."""
 
     def __init__(self) -> None:
         self.index = 0

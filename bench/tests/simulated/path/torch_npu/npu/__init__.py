@@ -121,6 +121,16 @@ def set_compile_mode(jit_compile: bool = False) -> None:
     """Accepted: nothing is compiled here."""
 
 
+def get_sync_debug_mode() -> str:
+    """A number, of the real one."""
+    return _devices.CURRENT.sync_debug_mode
+
+
+def set_sync_debug_mode(debug_mode: str) -> None:
+    """`default`, or `error`: who reads what the device computes raises."""
+    type(_devices.CURRENT).sync_debug_mode = debug_mode
+
+
 def _is_in_bad_fork() -> bool:
     return False
 
@@ -142,6 +152,7 @@ __all__ = [
     "get_device_properties",
     "get_rng_state",
     "get_rng_state_all",
+    "get_sync_debug_mode",
     "graph",
     "init",
     "initial_seed",
@@ -168,6 +179,7 @@ __all__ = [
     "set_rng_state",
     "set_rng_state_all",
     "set_stream",
+    "set_sync_debug_mode",
     "stream",
     "synchronize",
     "utils",

@@ -63,7 +63,8 @@ class NPUGraph:
 
 
 class graph:  # noqa: N801 - torch_npu's name
-    """Records what is queued within the block; waits for the device before it."""
+    """Records what is queued within the block; waits for the device before it. Where the recording
+    fails its stream stays current, as of the real one."""
 
     def __init__(
         self,
@@ -84,7 +85,5 @@ class graph:  # noqa: N801 - torch_npu's name
         self._graph.capture_begin()
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._graph.capture_end()
-        finally:
-            set_stream(self._before)
+        self._graph.capture_end()
+        set_stream(self._before)
