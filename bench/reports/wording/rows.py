@@ -213,14 +213,12 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     if run.run.only_explained:
         return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
-    mend, step = next(_faults(run, rows), ("", ""))
     lacking = unfinished(run, rows)
     if not lacking and ended_before(run):
         lacking = "not everything was explained"
-    if lacking and (mend or not step):
-        mend = f"{mend}, then " if mend else ""
-        return f"Next: {lacking}; {mend}{go_on(run, beside_record)}"
-    if step:
+    if on := going_on(run, rows, lacking, beside_record):
+        return f"Next: {on}"
+    for _, step in _faults(run, rows):
         return f"Next: {step}"
     if not any(row.measured for row in rows):
         if of_server(run.run):
@@ -249,6 +247,15 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
 
 
+def going_on(run: RunFile, rows: Sequence[Row], lacking: str, beside_record: bool) -> str:
+    """How a run makes what it lacks: first what is wrong with rows is put right. Empty where it
+    lacks nothing, or cannot go on for what is wrong."""
+    mend, step = next(_faults(run, rows), ("", ""))
+    if not lacking or (step and not mend):
+        return ""
+    return f"{lacking}; {mend}{', then ' if mend else ''}{_go_on(run, beside_record)}"
+
+
 def _faults(run: RunFile, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """What is wrong with rows, the gravest first: what to do before the run goes on, empty where
     only another one helps; and the next step of a run that has all its launches."""
@@ -272,9 +279,9 @@ def _faults(run: RunFile, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         )
     if any("STOPPED" in row.flags for row in invalid):
         yield f"find what {STOPPERS}", f"find what {STOPPERS}, and run again without it."
-    quiet = "end other work on this machine"
+    quiet = "end other work"
     if any(row.hindrance for row in invalid):
-        yield quiet, f"{quiet} and run again: it slowed too many launches."
+        yield quiet, f"{quiet} on this machine and run again: it slowed too many launches."
     for row in invalid:
         if row.exclusion:
             name = alone(row.case)
@@ -284,7 +291,7 @@ def _faults(run: RunFile, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
             )
             yield ("", MEND_SERVER) if server else (f"see why launches of {name} failed", step)
     if any(row.verdict == "NO_STEADY_STATE" and not row.serving for row in rows):
-        yield quiet, f"{quiet} and run again: a case never became steady."
+        yield quiet, f"{quiet} on this machine and run again: a case never became steady."
 
 
 def unfinished(run: RunFile, rows: Sequence[Row]) -> str:
@@ -329,7 +336,7 @@ def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
     return f"{counted} ({', '.join(beside)})" if beside else str(counted)
 
 
-def go_on(run: RunFile, beside_record: bool) -> str:
+def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
     if of_server(run.run):
         return "run the same command again."

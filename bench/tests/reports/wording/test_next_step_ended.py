@@ -99,14 +99,14 @@ STATES: dict[str, tuple[list[Outcome], str, str]] = {
     "fine": ([FINE] * 3, "", "--launches auto"),
     "failed": ([failed(), failed()], "see why gemm-matmul has no number", "has no number. See why"),
     "hot": ([HOT] * 3, "cool the device", "and run again: it throttled"),
-    "slowed": ([SLOWED] * 3, "end other work on this machine", "and run again: it slowed"),
+    "slowed": ([SLOWED] * 3, "end other work", "and run again: it slowed"),
     "stood": ([STOOD] * 3, "find what stops this process", "and run again without it"),
     "lost": (
         [FINE, failed(), failed()],
         "see why launches of gemm-matmul failed",
         "too many launches failed. See why, then try it alone",
     ),
-    "never steady": ([STEADY] * 3, "end other work on this machine", "and run again: a case never"),
+    "never steady": ([STEADY] * 3, "end other work", "and run again: a case never"),
 }
 """What came of a case; what is said of it before a run goes on, and where nothing is left."""
 
