@@ -54,6 +54,12 @@ from bench.reports.wording.rows import (
 )
 from bench.reports.wording.systems import lines, one, spreads
 
+AS_ASKED = {
+    *(Code.VOID, Code.FAILED, Code.SKIPPED, Code.NOT_REACHED, Code.OTHER_WORK, Code.SIMULATED),
+    *(Code.SHORT_MANTISSA, Code.FULL_MANTISSA, Code.UNTRAINED, Code.SHARED_HOST, Code.LOAD),
+}
+"""Why cases have no ratio of which both runs were asked for the same."""
+
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
     """One card for each other run; means the same without colour."""
@@ -274,7 +280,10 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return "Next: for verdicts, the command above on both machines, with --launches 10"
     in_doubt = any(Code.LIMIT_IN_DOUBT in case.codes for case in comparison.cases)
     if verdicts == {"INCOMPARABLE"} and not in_doubt:
-        first = "run the same suite on both:" if apart else "see why above, then"
+        codes = {code for case in comparison.cases for code in case.codes}
+        first = "see why above, then"
+        if apart:
+            first = f"{first}{where}" if codes <= AS_ASKED else "run the same suite on both:"
         return f"Next: {first} {measuring} --launches 10"
     if hampered := list(filter(_left_too_few, _disturbed(comparison, "NO_INTERVAL"))):
         return f"Next: {_undisturbed(hampered)}"

@@ -212,7 +212,9 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         remedy = run.remedy if beside_record else handed_on(run.remedy, run)
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     if run.run.only_explained:
-        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
+        ended = "the same command again, as not everything was explained; or " * ended_before(run)
+        typed = _typed(run, beside_record)
+        return f"Next: {ended}see where its time goes: accelmark explain {typed}"
     lacking = unfinished(run, rows)
     if not lacking and ended_before(run):
         lacking = "not everything was explained"

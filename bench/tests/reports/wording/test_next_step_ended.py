@@ -133,6 +133,14 @@ def test_a_run_that_is_not_whole_goes_on_whatever_is_wrong_with_a_case(
     assert step.endswith(f"{', then ' if mend else '; '}{on} fake.jsonl")
 
 
+@pytest.mark.parametrize("end", [COMPLETE, ended("interrupted")])
+def test_what_is_only_explained_is_explained_by_the_same_command(end: End) -> None:
+    run = file(only_explained=True, explanations=1, command=("accelmark", "explain"), end=end)
+    step = next_step(run, summarize(run))
+    assert ("the same command again" in step) == (end != COMPLETE) and "--resume" not in step
+    assert step.endswith("see where its time goes: accelmark explain fake.jsonl")
+
+
 def test_under_another_quota_no_run_goes_on() -> None:
     step = next_step(run := file(HELD, settings=TEN, end=None), summarize(run))
     assert "a new run with no more threads" in step and "--resume" not in step
