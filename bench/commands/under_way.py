@@ -8,7 +8,7 @@ from bench import stats, units
 from bench.measuring.messages import Progress
 from bench.planning.tuning import in_words
 from bench.records.explained import Explanation, Unexplained
-from bench.records.outcome import Failed, Measured, Outcome, Phase
+from bench.records.outcome import Failed, Measured, Phase
 from bench.records.reason import shortened
 from bench.records.run import Launch, Settings
 from bench.running.face import Ahead, Start
@@ -99,27 +99,31 @@ def doing(progress: Progress) -> str:
 
 
 def describe(launch: Launch, rates: Sequence[float], settings: Settings) -> str:
-    """The outcome of a launch, with the throughput and interval of its case so far.
+    """The outcome of a launch, with the throughput and interval of its case so far: of how many of
+    its launches where some are left out, and which flags the last of them has.
 
     Of a tuned case, with what was chosen for it; one that looks for the best choice has a
     throughput of its own and no interval.
     """
-    outcome = launch.outcome
     if launch.choice is not None:
-        said = _described(outcome, [] if launch.search else rates, settings)
+        said = _described(launch, [] if launch.search else rates, settings, len(rates))
         return f"{'tries' if launch.search else 'best,'} {in_words(launch.choice)}: {said}"
-    return _described(outcome, rates, settings)
+    return _described(launch, rates, settings, launch.launch + 1)
 
 
-def _described(outcome: Outcome, rates: Sequence[float], settings: Settings) -> str:
+def _described(launch: Launch, rates: Sequence[float], settings: Settings, made: int) -> str:
+    """made: how many launches the case has had."""
+    outcome = launch.outcome
     if isinstance(outcome, Measured):
-        flags = f" [{', '.join(outcome.flags)}]" if outcome.flags else ""
+        last = " in the last" if rates and launch.launch else ""
+        flags = f" [{', '.join(outcome.flags)}{last}]" if outcome.flags else ""
         if not rates:
             return f"{units.rate(outcome.throughput, outcome.work.unit)}{flags}"
         estimate = stats.log_estimate(rates, stats.level(settings.launches))
         spread = units.spread(estimate.half_width) if estimate else "no interval yet"
-        mean = stats.geometric_mean(rates)
-        return f"{units.rate(mean, outcome.work.unit)} ({spread}){flags}"
+        mean, used = stats.geometric_mean(rates), len(rates)
+        of = f" of {units.counted(used, 'launch')}, {made - used} left out" if made > used else ""
+        return f"{units.rate(mean, outcome.work.unit)} ({spread}){of}{flags}"
     if isinstance(outcome, Failed):
         message = one_line(outcome.message)
         return f"FAILED ({outcome.kind} in {outcome.phase}): {message}"

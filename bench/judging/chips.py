@@ -201,7 +201,7 @@ def _chips(user_file: str | None) -> tuple[Chip, ...]:
 
 def _read(path: Path) -> tuple[Chip, ...]:
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return msgspec.convert(content, _File).chip
     except (OSError, ValueError, RecursionError) as error:  # msgspec's and TOML's are ValueErrors
         raise SuiteError(

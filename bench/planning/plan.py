@@ -16,7 +16,6 @@ from bench.planning.lists import sweep, values_of
 from bench.planning.selected import matched, matching, select
 from bench.planning.spread import (
     FEWEST,
-    KEYS,
     PER_DEVICE,
     Spread,
     batch_of_all,
@@ -26,7 +25,7 @@ from bench.planning.spread import (
     swept,
     undivided,
 )
-from bench.planning.suite_file import Suite
+from bench.planning.suite_file import COMMON_KEYS, Suite, elsewhere
 from bench.planning.sweep import BATCH
 from bench.planning.versions import require_known
 from bench.planning.wrong_value import wrong_value
@@ -45,7 +44,6 @@ from bench.records.case import (
 from bench.records.execution import ALL_EXECUTIONS, is_compiled, is_recorded
 from bench.workload import Mode, Workload
 
-COMMON_KEYS = ("workload", "mode", "precision", "execution", *KEYS)
 TUNING = (
     f"For example: {TUNED} = {{ {BATCH} = {{ from = 1, doubling_to = 4096 }}, "
     'execution = ["eager", "compile"] }'
@@ -375,7 +373,7 @@ def _parameters(place: str, who: str, mode: Mode, values: dict[str, Any]) -> dic
     for key in given:
         if key not in allowed:
             common = [k for k in COMMON_KEYS if k != PER_DEVICE or BATCH in allowed]
-            hint = suggestion(key, (*allowed, *common, TUNED))
+            hint = elsewhere(key) or suggestion(key, (*allowed, *common, TUNED))
             if key in TUNABLE and key not in allowed:
                 hint = f" Only a table `{TUNED}` may name it: a fixed case has the workload's own."
             raise SuiteError(f"{place}: unknown key `{key}` for {who}.{hint}")

@@ -85,7 +85,7 @@ def spread(place: str, who: str, mode: Mode, values: Mapping[str, Any], devices:
     if found.scheme not in mode.schemes:
         allowed = parallelism.allowed(mode.schemes)
         raise SuiteError(f"{place}: {who} has no parallelism `{text}`. {allowed}")
-    _agrees(place, who, values, found)
+    _agrees(place, who, mode, values, found)
     return Spread(found.devices, str(found))
 
 
@@ -150,15 +150,21 @@ def _together(place: str, who: str, values: Mapping[str, Any], devices: int) -> 
     return Spread(count, "none")
 
 
-def _agrees(place: str, who: str, values: Mapping[str, Any], found: Parallelism) -> None:
+def _agrees(
+    place: str, who: str, mode: Mode, values: Mapping[str, Any], found: Parallelism
+) -> None:
     """`devices` may stand beside a parallelism that takes as many."""
     asked = values.get(DEVICES, ALL)
     if asked in (ALL, found.devices) and (asked != ALL or DEVICES not in values or found != NONE):
         return
     if found == NONE:
+        scheme = next((one for one in mode.schemes if one != str(NONE)), None)
+        if scheme is None:
+            raise SuiteError(f"{place}: {who} runs on one device only. Leave out `devices`.")
         raise SuiteError(
             f"{place}: {who} runs on one device without a `parallelism`, not on {asked}. Add one, "
-            f'e.g. parallelism = "dp{asked if type(asked) is int else ""}", or leave out `devices`.'
+            f'e.g. parallelism = "{scheme}{asked if type(asked) is int else ""}", or leave out '
+            "`devices`."
         )
     raise SuiteError(
         f"{place}: {who}: parallelism {found} takes {found.devices} devices, not {asked}. Leave "

@@ -42,6 +42,7 @@ import msgspec
 
 from bench.catalogue import releases, suites
 from bench.errors import SuiteError, UnknownName, suggestion
+from bench.planning.spread import KEYS
 from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
 from bench.records.run import MOST_LAUNCHES, Settings
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 AUTO_TARGET = 0.02
 """`--launches auto` aims at this half-width even where the suite is content with more."""
 INSTEAD = 'For example: bf16 = ["fp16", "fp32"]'
+COMMON_KEYS = ("workload", "mode", "precision", "execution", *KEYS)
+"""Of a case of any workload."""
 TOP_KEYS = ("budget_minutes", "case", "description", "instead", "settings")
 
 
@@ -110,7 +113,7 @@ def read_suite(path: StrPath) -> Suite:
     path = Path(path)
     source = path.name if path.parent.name == "configs" else str(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise SuiteError(
@@ -123,7 +126,8 @@ def read_suite(path: StrPath) -> Suite:
         raise SuiteError(f"{source}: not valid TOML: {error}.{quotes}") from error
     for key in content:
         if key not in TOP_KEYS:
-            raise SuiteError(f"{source}: unknown key `{key}`.{suggestion(key, TOP_KEYS)}")
+            hint = elsewhere(key) or suggestion(key, TOP_KEYS)
+            raise SuiteError(f"{source}: unknown key `{key}`.{hint}")
     description = content.get("description", "")
     if not isinstance(description, str):
         raise SuiteError(f"{source}: `description` must be a text.")
@@ -143,6 +147,15 @@ def read_suite(path: StrPath) -> Suite:
         instead=_instead(source, content.get("instead", {})),
         entries=tuple(entries),
     )
+
+
+def elsewhere(key: str) -> str:
+    """Where a key belongs that stands in another table; empty for what is none of a suite's."""
+    if key in COMMON_KEYS:
+        return " It belongs in a [[case]] table."
+    if key in Settings.__struct_fields__:
+        return " It belongs in the table [settings]."
+    return " It belongs above every table, at the top." if key in TOP_KEYS else ""
 
 
 def _title(path: Path) -> tuple[str, int | None]:
@@ -198,7 +211,8 @@ def _settings(source: str, table: Any) -> Settings:
     allowed = Settings.__struct_fields__
     for key in table:
         if key not in allowed:
-            raise SuiteError(f"{source}, settings: unknown key `{key}`.{suggestion(key, allowed)}")
+            hint = elsewhere(key) or suggestion(key, allowed)
+            raise SuiteError(f"{source}, settings: unknown key `{key}`.{hint}")
     try:
         settings = msgspec.convert(table, Settings)
     except msgspec.ValidationError as error:

@@ -135,7 +135,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def label(self) -> str:
         """Everything that tells two cases of one suite apart, on one line."""
-        return f"{self.name} {self.precision}{self.variant} ({self.detail})"
+        said = f"{self.name} {self.precision}{self.variant}"
+        return f"{said} ({self.detail})" if self.detail else said
 
 
 def ascending(values: Iterable[Setting]) -> tuple[Setting, ...]:

@@ -55,9 +55,10 @@ NONE = Parallelism()
 
 def allowed(schemes: Collection[str] = SCHEMES) -> str:
     """What may be written, of some schemes: `Allowed: none, dp8, fsdp8, with any number ...`."""
+    if set(schemes) == {"none"}:
+        return "It cannot be spread over devices: leave out `parallelism`."
     examples = ", ".join(EXAMPLES.get(scheme, f"{scheme}8") for scheme in schemes)
-    numbers = ", with any number from 2 up" if set(schemes) - {"none"} else ""
-    return f"Allowed: {examples}{numbers}."
+    return f"Allowed: {examples}, with any number from 2 up."
 
 
 def parse(text: str, devices: int | None = None) -> Parallelism:

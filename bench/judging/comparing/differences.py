@@ -36,7 +36,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
-    """Each fact that took other values in one run than in the other."""
+    """Each fact that took other values in one run than in the other; of what launches say none
+    where those of a run say nothing."""
+    if not all(any(x.environment or x.endpoint for x in run.launches) for run in (base, other)):
+        base, other = (msgspec.structs.replace(run, launches=()) for run in (base, other))
     names = {x.case.name for x in base.launches} & {x.case.name for x in other.launches}
     mine, theirs = (_facts(file, names) for file in (base, other))
     for name in dict.fromkeys((*mine, *theirs)):

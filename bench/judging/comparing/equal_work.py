@@ -111,7 +111,8 @@ class EqualWork(msgspec.Struct, frozen=True, kw_only=True):
             return f"work not proved: {self.absent}"
         refused = [finding.refusal for finding in self.findings if not finding.agrees]
         first = self.findings[0]
-        said = "; ".join(refused) or f"same work: {first.quantity} agree to {percent(first.error)}"
+        near = f"agree within {percent(first.error)}" if first.error else "are equal"
+        said = "; ".join(refused) or f"same work: {first.quantity} {near}"
         return f"{said} ({self.unmeasured})" if self.unmeasured else said
 
     @property

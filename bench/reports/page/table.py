@@ -105,6 +105,10 @@ def _share(value: float | None, half_width: float | None = None, of: str = "") -
     return _number(value, lambda v: f"{about(half_width)}{share(v)}", of)
 
 
+def _detail(row: Row) -> str:
+    return f"({row.case.detail})" if row.case.detail else ""
+
+
 def _bytes_cell(row: Row) -> Cell:
     found = _share(row.bandwidth_fraction, row.share_half_widths.get("memory"))
     note = "" if found.value is None else f"{found.text} of bandwidth"
@@ -132,7 +136,7 @@ def _why(row: Row) -> str:
 
 
 COLUMNS: tuple[tuple[str, bool, Callable[[Row], Cell]], ...] = (
-    ("case", False, lambda row: Cell(name_of(row.case), note=f"({row.case.detail})")),
+    ("case", False, lambda row: Cell(name_of(row.case), note=_detail(row))),
     ("verdict", False, lambda row: Cell(word_of(row), note=_why(row), looks=looks_of(row))),
     ("throughput", True, lambda row: _number(row.throughput, lambda v: units.rate(v, row.item))),
     ("interval", True, _interval_cell),

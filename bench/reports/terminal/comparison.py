@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bench import units
 from bench.judging.comparing.comparison import CaseComparison, CompareVerdict, Comparison
+from bench.judging.comparing.configured import in_turns
 from bench.judging.comparing.reasons import Code
 from bench.judging.comparing.verdicts import COMPARE_LAUNCHES, DISTURBED
 from bench.judging.comparing.whole import is_joint
@@ -42,8 +43,22 @@ from bench.reports.wording.comparison_notes import (
 )
 from bench.reports.wording.labels import Label, labels, plain, visible
 from bench.reports.wording.notes import within
-from bench.reports.wording.rows import PIPES, STOPPERS, ending, factor, ratio
+from bench.reports.wording.rows import (
+    PIPES,
+    STOPPERS,
+    ending,
+    factor,
+    going_on,
+    ratio,
+    unfinished,
+)
 from bench.reports.wording.systems import lines, one, spreads
+
+AS_ASKED = {
+    *(Code.VOID, Code.FAILED, Code.SKIPPED, Code.NOT_REACHED, Code.OTHER_WORK, Code.SIMULATED),
+    *(Code.SHORT_MANTISSA, Code.FULL_MANTISSA, Code.UNTRAINED, Code.SHARED_HOST, Code.LOAD),
+}
+"""Why cases have no ratio of which both runs were asked for the same."""
 
 
 def render(comparisons: Sequence[Comparison], canvas: Canvas) -> str:
@@ -213,12 +228,47 @@ def _undisturbed(rows: Sequence[Row]) -> str:
     return "end other work on the machine of what is not ranked, and run it again."
 
 
+def _going_on(comparison: Comparison, canvas: Canvas) -> str:
+    """How a side that ended early makes what cases without a verdict lack; else empty. None of the
+    sides of one `ab` goes on alone."""
+    if in_turns(comparison.base.run, comparison.other.run):
+        return ""
+    sides = ("base", comparison.base), ("other", comparison.other)
+    for (who, file), side in zip(sides, _rows(comparison), strict=True):
+        launches = file.run.settings.launches
+        enough = launches == "auto" or launches >= COMPARE_LAUNCHES
+        rows = [row for case, row in side if _lacks(case, row, enough)]
+        every = [row for _, row in side]
+        if on := going_on(file, every, unfinished(file, rows), canvas.beside_record):
+            return f"of the {who} {on}"
+    return ""
+
+
+def _lacks(case: CaseComparison, row: Row, enough: bool) -> bool:
+    """Whether a case has no verdict for want of launches of a side; enough: whether as many as an
+    interval needs are planned."""
+    if not row.reached:
+        return {*case.codes} == {Code.NOT_REACHED}
+    too_few = case.verdict == "NO_INTERVAL" and row.launches < COMPARE_LAUNCHES
+    disturbed = case.verdict in ("NO_INTERVAL", "UNRANKED") and row.verdict in DISTURBED
+    undecided = case.verdict == "UNDECIDED" and not chose_unlike(case)
+    return disturbed or undecided or (too_few and enough)
+
+
+def _rows(comparison: Comparison) -> Iterator[list[tuple[CaseComparison, Row]]]:
+    """Of base and other, each with the case that it is compared in."""
+    yield [(case, case.base) for case in comparison.cases if case.base is not None]
+    yield [(case, case.other) for case in comparison.cases if case.other is not None]
+
+
 def _next(comparison: Comparison, canvas: Canvas) -> str:
     verdicts = {case.verdict for case in comparison.cases}
     measuring = again_on_both(comparison.base.run, comparison.other.run, comparison.suite)
     apart = measuring != SAME_AB
     where = ", on both machines:" if apart else ":"
     paths = " ".join(_path(file, canvas) for file in (comparison.base, comparison.other))
+    if on := _going_on(comparison, canvas):
+        return f"Next: {on}"
     spread_otherwise = any(
         Code.DEVICE_COUNT in case.codes
         and not any(row and is_joint(row.case) for row in (case.base, case.other))
@@ -230,7 +280,10 @@ def _next(comparison: Comparison, canvas: Canvas) -> str:
         return "Next: for verdicts, the command above on both machines, with --launches 10"
     in_doubt = any(Code.LIMIT_IN_DOUBT in case.codes for case in comparison.cases)
     if verdicts == {"INCOMPARABLE"} and not in_doubt:
-        first = "run the same suite on both:" if apart else "see why above, then"
+        codes = {code for case in comparison.cases for code in case.codes}
+        first = "see why above, then"
+        if apart:
+            first = f"{first}{where}" if codes <= AS_ASKED else "run the same suite on both:"
         return f"Next: {first} {measuring} --launches 10"
     if hampered := list(filter(_left_too_few, _disturbed(comparison, "NO_INTERVAL"))):
         return f"Next: {_undisturbed(hampered)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from bench.judging.explaining.explained import ended_before
 from bench.judging.load import SUSTAINED_SECONDS, Load
 from bench.judging.measured import FAR_OUT
 from bench.judging.row import LatencySummary, Row
+from bench.planning.tuning import too_many
 from bench.records.case import TUNED, Case
 from bench.records.environment import UNSEARCHED, section
-from bench.records.run import RunFile, Settings
+from bench.records.run import RunFile
 from bench.reports.wording.again import again, of_server
 
 STOPPERS = (
@@ -22,7 +23,7 @@ STOPPERS = (
     "time, a hypervisor, sleep, swapping)"
 )
 """What may have a process stand still, as far as it can be named."""
-MEND_SERVER = "Next: see the reason; put it right on the server or the client, and run again."
+MEND_SERVER = "see the reason; put it right on the server or the client, and run again."
 
 
 WHOSE = {
@@ -211,17 +212,16 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
         remedy = run.remedy if beside_record else handed_on(run.remedy, run)
         return f"Next: {remedy[:1].lower()}{remedy[1:]}"
     if run.run.only_explained:
-        return f"Next: see where its time goes: accelmark explain {_typed(run, beside_record)}"
-    bad = [row for row in rows if row.status in ("failed", "void") and not row.sweep_end]
-    if bad and of_server(run.run):
-        return MEND_SERVER
-    if bad:
-        return (
-            f"Next: {bad[0].case.name} has no number. See why, then try it alone: "
-            f"{again(run.run, alone(bad[0].case))}"
-        )
-    if any(not row.reached for row in rows):
-        return f"Next: not every case was reached; {_go_on(run, beside_record)}"
+        ended = "the same command again, as not everything was explained; or " * ended_before(run)
+        typed = _typed(run, beside_record)
+        return f"Next: {ended}see where its time goes: accelmark explain {typed}"
+    lacking = unfinished(run, rows)
+    if not lacking and ended_before(run):
+        lacking = "not everything was explained"
+    if on := going_on(run, rows, lacking, beside_record):
+        return f"Next: {on}"
+    for _, step in _faults(run, rows):
+        return f"Next: {step}"
     if not any(row.measured for row in rows):
         if of_server(run.run):
             return "Next: nothing was measured: more came than was answered. Ask at a lower rate."
@@ -229,43 +229,14 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
             "Next: nothing was measured. See why, then take another precision, suite or "
             "device: accelmark devices says what each can do."
         )
-    if any(row.verdict == "THROTTLED" for row in rows):
-        return "Next: cool the device, or lower its power limit, and run again: it throttled."
-    invalid = [row for row in rows if row.verdict == "INVALID"]
-    held = [row for row in invalid if "QUOTA" in row.flags]
-    if held:
-        too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
-        return (
-            "Next: no more threads than the CPU quota has cores (OMP_NUM_THREADS), or a larger "
-            f"quota: it held back too many launches.{too}"
-        )
-    if any("STOPPED" in row.flags for row in invalid):
-        return f"Next: find what {STOPPERS}, and run again without it."
-    if any(row.hindrance for row in invalid):
-        return "Next: end other work on this machine and run again: it slowed too many launches."
-    lost = [row for row in invalid if row.exclusion]
-    if lost and of_server(run.run):
-        return MEND_SERVER
-    if lost:
-        return (
-            f"Next: of {alone(lost[0].case)} too many launches failed. See why, then try it "
-            f"alone: {again(run.run, alone(lost[0].case))}"
-        )
-    unsteady = [row for row in rows if row.verdict == "NO_STEADY_STATE"]
-    if any(row.serving for row in unsteady):
+    if any(row.serving and row.verdict == "NO_STEADY_STATE" for row in rows):
         return "Next: for latencies that last, ask at a lower rate: more came than was answered."
-    if unsteady:
-        return "Next: end other work on this machine and run again: a case never became steady."
     few = [row for row in rows if row.measured and (row.verdict != "OK" or row.launches < 5)]
     if few and of_server(run.run):
         server = few[0].endpoint
         starts = ", and --server-command, which starts it anew"
         starts = "" if server is not None and server.restarted else starts
         return f"Next: for intervals, run again with more --launches{starts}."
-    if ending(run) and any(_has_launches_left(row, run.run.settings) for row in few):
-        return f"Next: not every launch was made; {_go_on(run, beside_record)}"
-    if ended_before(run):
-        return f"Next: not everything was explained; {_go_on(run, beside_record)}"
     most = stats.LOOKS[-1]
     if run.run.settings.launches != "auto" and any(row.launches < most for row in few):
         return (
@@ -278,10 +249,75 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
     return f"Next: hand {name} to whoever compares; it holds every sample.{quieter}"
 
 
-def _has_launches_left(row: Row, settings: Settings) -> bool:
-    """Whether a run that goes on may make more launches of a case."""
-    planned = stats.LOOKS[-1] if settings.launches == "auto" else settings.launches
-    return row.launches + row.hindered < planned
+def going_on(run: RunFile, rows: Sequence[Row], lacking: str, beside_record: bool) -> str:
+    """How a run makes what it lacks: first what is wrong with rows is put right. Empty where it
+    lacks nothing, or cannot go on for what is wrong."""
+    mend, step = next(_faults(run, rows), ("", ""))
+    if not lacking or (step and not mend):
+        return ""
+    return f"{lacking}; {mend}{', then ' if mend else ''}{_go_on(run, beside_record)}"
+
+
+def _faults(run: RunFile, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """What is wrong with rows, the gravest first: what to do before the run goes on, empty where
+    only another one helps; and the next step of a run that has all its launches."""
+    server = of_server(run.run)
+    for row in rows:
+        if row.status in ("failed", "void") and not row.sweep_end:
+            name = alone(row.case)
+            step = f"{name} has no number. See why, then try it alone: {again(run.run, name)}"
+            yield ("", MEND_SERVER) if server else (f"see why {name} has no number", step)
+    if any(row.verdict == "THROTTLED" for row in rows):
+        cool = "cool the device"
+        yield cool, f"{cool}, or lower its power limit, and run again: it throttled."
+    invalid = [row for row in rows if row.verdict == "INVALID"]
+    held = [row for row in invalid if "QUOTA" in row.flags]
+    if held:  # launches under another quota, or of other threads, do not mix with these
+        too = " And end other work." if any("CONTENDED" in row.flags for row in held) else ""
+        yield (
+            "",
+            "a new run with no more threads than the CPU quota has cores (OMP_NUM_THREADS), or "
+            f"with a larger quota: it held back too many launches.{too}",
+        )
+    if any("STOPPED" in row.flags for row in invalid):
+        yield f"find what {STOPPERS}", f"find what {STOPPERS}, and run again without it."
+    quiet = "end other work"
+    if any(row.hindrance for row in invalid):
+        yield quiet, f"{quiet} on this machine and run again: it slowed too many launches."
+    for row in invalid:
+        if row.exclusion:
+            name = alone(row.case)
+            step = (
+                f"of {name} too many launches failed. See why, then try it alone: "
+                f"{again(run.run, name)}"
+            )
+            yield ("", MEND_SERVER) if server else (f"see why launches of {name} failed", step)
+    if any(row.verdict == "NO_STEADY_STATE" and not row.serving for row in rows):
+        yield quiet, f"{quiet} on this machine and run again: a case never became steady."
+
+
+def unfinished(run: RunFile, rows: Sequence[Row]) -> str:
+    """What a run that ended early did not do of these rows; empty where it is all there."""
+    if any(not row.reached for row in rows):
+        return "not every case was reached"
+    if ending(run) and any(row.measured and _has_launches_left(row, run) for row in rows):
+        return "not every launch was made"
+    return ""
+
+
+def _has_launches_left(row: Row, run: RunFile) -> bool:
+    """Whether a run that goes on may make more launches of a case, and there is a reason to."""
+    launches, made = run.run.settings.launches, row.launches + row.hindered
+    if too_many(row.excluded, made + row.excluded):
+        return False
+    enough = launches == "auto" or (run.end is not None and run.end.reason == "budget")
+    if enough and row.verdict == "OK":
+        return False
+    if launches != "auto":
+        return made < launches
+    slowed = row.hindered or (made if row.hindrance else 0)
+    in_vain = made >= stats.LOOKS[1] and slowed > made / 3
+    return row.launches < stats.LOOKS[-1] and not in_vain
 
 
 def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
@@ -306,9 +342,10 @@ def _go_on(run: RunFile, beside_record: bool) -> str:
     """How the rest of a plan is measured: by the same record where that can go on."""
     if of_server(run.run):
         return "run the same command again."
+    budget = run.end is not None and run.end.reason == "budget"
     if run.run.command[:2] != ("accelmark", "run"):
-        return f"run again with more time: {again(run.run)}"
-    longer = " and with a longer budget or none" if "budget" in ending(run) else ""
+        return f"run again{' with more time' * budget}: {again(run.run)}"
+    longer = " and with a longer budget or none" * budget
     typed = _typed(run, beside_record)
     return f"go on with it, where it was made{longer}: accelmark run --resume {typed}"
 

@@ -43,7 +43,7 @@ def test_a_line_per_case() -> None:
     assert log.lines == [
         "1 case, 0 of 3 launches, at least 2 min left",
         # logs 0 0 0.00995: SD 0.005745, error 0.003317, times 4.302653
-        f"{LABEL}, 3 launches: 100 token/s (±1.4%) [DRIFT]",
+        f"{LABEL}, 3 launches: 100 token/s (±1.4%) [DRIFT in the last]",
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from bench.commands.under_way import chosen, describe, doing, how_far, time_left, which
 from bench.measuring.messages import Progress
 from bench.records.case import Choice
-from bench.records.outcome import Skipped, Void
+from bench.records.outcome import Flag, Skipped, Void
 from bench.records.run import Launch, Settings
 from bench.running.face import Ahead, Start
 from bench.running.time_left import Span
@@ -36,6 +36,27 @@ def test_every_outcome_is_described(launch: Launch, text: str) -> None:
 def test_a_long_message_is_shortened_to_a_line() -> None:
     found = describe(make_launch(failed(message="x\n" * 900)), [], Settings())
     assert "\n" not in found and len(found) < 400 and "characters or more" in found
+
+
+@pytest.mark.parametrize(
+    ("number", "flags", "rates", "text"),
+    [
+        (0, ("CONTENDED",), 1, "100 image/s (no interval yet) [CONTENDED]"),
+        (
+            2,
+            ("CONTENDED",),
+            1,
+            "100 image/s (no interval yet) of 1 launch, 2 left out [CONTENDED in the last]",
+        ),
+        (2, ("DRIFT",), 3, "100 image/s (±0.0%) [DRIFT in the last]"),
+        (3, (), 2, "100 image/s (no interval yet) of 2 launches, 2 left out"),
+    ],
+)
+def test_a_figure_says_of_which_launches_it_is(
+    number: int, flags: tuple[Flag, ...], rates: int, text: str
+) -> None:
+    found = make_launch(make_measured(0.01, flags=flags), launch=number)
+    assert describe(found, [100.0] * rates, Settings(launches=4)) == text
 
 
 def test_looks_are_described_at_their_level() -> None:

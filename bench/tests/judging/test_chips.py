@@ -120,8 +120,10 @@ def test_a_peak_is_of_one_arithmetic() -> None:
 # --- A file of the user's own --------------------------------------------------------------------
 
 
-def test_the_users_file_comes_first(own: Path) -> None:
-    own.write_text(OWN.format(peak=2, trust="low").replace("Fake CPU", "H100"), encoding="utf-8")
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
+def test_the_users_file_comes_first(own: Path, mark: str) -> None:
+    text = mark + OWN.format(peak=2, trust="low").replace("Fake CPU", "H100")
+    own.write_text(text, encoding="utf-8")
     chip = chips.find("NVIDIA H100 80GB HBM3")
     assert chip is not None and chip.name == "Mine" and chip.source == "my own notes"
     other = chips.find("AMD Instinct MI300X")

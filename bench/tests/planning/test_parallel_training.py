@@ -48,7 +48,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"workload": "resnet50", "mode": "train", "parallelism": "fsdp2"}, "no parallelism `fsdp2`"),
     ({"workload": "dlrm", "mode": "train", "parallelism": "dp2"}, "no parallelism `dp2`"),
     ({"workload": "llama", "mode": "decode", "parallelism": "dp2"}, "no parallelism `dp2`"),
-    ({"workload": "gemm", "parallelism": "dp2"}, "Allowed: none."),
+    ({"workload": "gemm", "parallelism": "dp2"}, "cannot be spread over devices"),
     *(
         (
             {"workload": "bert", "mode": "train", "parallelism": "dp2", "execution": how},

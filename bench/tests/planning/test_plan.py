@@ -150,6 +150,14 @@ def test_lists_are_swept_the_last_key_fastest() -> None:
             "batch_size, batch_size_per_device, devices, execution, kind, mode, parallelism, "
             "precision, rate, tuned, workload.",
         ),
+        (
+            {"workload": "toy", "mode": "train", "launches": 3},
+            "unknown key `launches` for toy-train. It belongs in the table [settings].",
+        ),
+        (
+            {"workload": "toy", "mode": "train", "budget_minutes": 3},
+            "unknown key `budget_minutes` for toy-train. It belongs above every table, at the top.",
+        ),
         ({"mode": "train"}, "it has no `workload`. Allowed: "),
         ({"workload": "tony", "mode": "train"}, "unknown workload `tony`. Did you mean `toy`?"),
         ({"workload": 7}, "unknown workload `7`. Allowed: "),

@@ -13,6 +13,7 @@ from bench.workload import Mode, Parameters
 MODEL = Mode(parameters=Parameters, schemes=("none", "dp", "fsdp", "hsdp"))
 TOGETHER = Mode(parameters=Parameters, together=True)
 ALONE = Mode(parameters=Parameters)
+COPIES = Mode(parameters=Parameters, schemes=("none", "replicas"))
 
 
 def of(mode: Mode, **values: Any) -> tuple[int, str]:
@@ -72,7 +73,9 @@ def test_a_number_beside_a_scheme_says_over_how_many() -> None:
     [
         (MODEL, {"parallelism": "replicas2"}, "has no parallelism `replicas2`. Allowed: none, dp8"),
         (MODEL, {"parallelism": "tp2"}, "(tp) is not measured by this release. Allowed: none, dp8"),
-        (ALONE, {"parallelism": "dp2"}, "has no parallelism `dp2`. Allowed: none."),
+        (ALONE, {"parallelism": "dp2"}, "no parallelism `dp2`. It cannot be spread over devices"),
+        (ALONE, {"parallelism": "none", "devices": 2}, "runs on one device only. Leave out"),
+        (COPIES, {"devices": 2}, 'Add one, e.g. parallelism = "replicas2", or leave out `dev'),
         (MODEL, {"parallelism": 4}, "unknown parallelism `4`. Allowed: none, dp8, fsdp8, hsdp2x4"),
         (MODEL, {"devices": 4}, 'on 4. Add one, e.g. parallelism = "dp4", or leave out `devices`.'),
         (MODEL, {"devices": "all"}, "runs on one device without a `parallelism`, not on all."),

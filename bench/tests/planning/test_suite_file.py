@@ -90,6 +90,8 @@ def test_a_suite_that_is_not_there(
             "unknown key `setings`. Did you mean `settings`? Allowed: budget_minutes, case, "
             "description, instead, settings.",
         ),
+        ("launches = 3\n" + MINIMAL, "unknown key `launches`. It belongs in the table [settings]."),
+        ("workload = 'gemm'\n", "unknown key `workload`. It belongs in a [[case]] table."),
         ("budget_minutes = 0\n" + MINIMAL, "`budget_minutes` must be a number above 0, not 0."),
         ("budget_minutes = true\n" + MINIMAL, "`budget_minutes` must be a number above 0, not T"),
         ("budget_minutes = inf\n" + MINIMAL, "`budget_minutes` must be a number above 0, not inf"),
@@ -108,6 +110,8 @@ def test_a_suite_that_is_wrong(text: str, complaint: str, tmp_path: Path) -> Non
     ("line", "parts"),
     [
         ("lunches = 3", ["unknown key `lunches`. Did you mean `launches`? Allowed: ", "seed"]),
+        ("budget_minutes = 3", ["unknown key `budget_minutes`. It belongs above every table, at"]),
+        ("precision = 'fp32'", ["unknown key `precision`. It belongs in a [[case]] table."]),
         ('launches = "many"', ["`launches` must be a whole number or `auto`, not "]),
         ("launches = 0", ["1 to 1000"]),
         ("launches = true", ["`launches` must be a whole number or `auto`, not "]),
@@ -134,3 +138,7 @@ def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match="cannot be read"):
         read_suite(tmp_path / "binary.toml")
+
+
+def test_an_editors_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    assert suite(tmp_path, f"\ufeff{MINIMAL}").entries == ({"workload": "gemm"},)

@@ -99,3 +99,7 @@ def test_a_case_made_of_another_has_its_own_fingerprint() -> None:
     other = msgspec.structs.replace(case, version=case.version + 1)
     assert len({case.fingerprint, case.fingerprint, other.fingerprint}) == 2
     assert case == make_case() and msgspec.json.encode(case) == before
+
+
+def test_a_case_without_parameters_has_no_brackets() -> None:
+    assert make_case(parameters={}).label == "gemm-matmul bf16"

@@ -290,7 +290,10 @@ def test_a_report_is_written_to_a_file(
     code, out, err = accelmark("report", str(RUN), "--format", name, "--output", "it.txt")
     assert (code, out, err) == (0, "", "written: it.txt\n")
     _, direct, _ = accelmark("report", str(RUN), "--format", name)
-    assert (tmp_path / "it.txt").read_text(encoding="utf-8") == direct
+    text = (tmp_path / "it.txt").read_text(encoding="utf-8")
+    if name == "table":  # what is handed on names no folder of the record
+        text, direct = (" ".join(x.replace(str(RUN), RUN.name).split()) for x in (text, direct))
+    assert text == direct
 
 
 def test_a_report_that_cannot_be_written_is_one_message(

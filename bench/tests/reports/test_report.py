@@ -43,7 +43,7 @@ def file(*outcomes: Outcome, **changes: Any) -> RunFile:
         (file(end=None), "where it was made: accelmark run --resume fake.jsonl"),
         (
             file(end=None, command=("accelmark", "ab", "quick")),
-            "run again with more time: accelmark run quick",
+            "not every case was reached; run again: accelmark run quick",
         ),
         (file(*[make_measured(flags=("NO_STEADY_STATE",))] * 3), "never became steady"),
         (file(*[HELD] * 3), "no more threads than the CPU quota has cores (OMP_NUM_THREADS)"),

@@ -13,7 +13,7 @@ from bench.records.run import RunFile, Settings
 from bench.report import Canvas
 from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, FAST, FIXED, GEMM, SLOW, run, seen, steps
-from bench.tests.values import another, make_file, make_launch, make_measured
+from bench.tests.values import another, failed, make_file, make_launch, make_measured
 
 
 def differences(base: RunFile, other: RunFile) -> dict[str, tuple[str, str]]:
@@ -195,6 +195,16 @@ def test_a_kind_of_work_that_one_run_lacks_is_no_difference_of_how_it_was_run() 
     base = seen({})
     both = make_file([CASE, GEMM], [*base.launches, launch], settings=FIXED)
     assert differences(both, base) == {}
+
+
+def test_what_only_one_runs_launches_say_is_no_difference() -> None:
+    """The other was interrupted before its first, or its launches ended before they said it."""
+    base = seen({"threads": 2, "mkldnn": True, "variables": {"OMP_NUM_THREADS": "2"}})
+    launches = [make_launch(failed(), CASE, environment={})]
+    for other in (make_file([CASE], [], end=None), make_file([CASE], launches)):
+        assert "threads" not in differences(base, other) | differences(other, base)
+        card = render([compare(base, other)], Canvas(width=200))
+        assert "MAY EXPLAIN" not in card and "OMP_NUM" not in card and "| absent" not in card
 
 
 @pytest.mark.parametrize("odd", [[], None, 3, "x", {"facts": 3}], ids=repr)

@@ -187,9 +187,9 @@ def test_a_tolerance_that_no_device_measured_is_said() -> None:
     loud = {"output": Noise(error=0.05, norm_error=0.05)}
     measured, older = proof(loud, output=vector()), proof(output=vector())
     refuses = msgspec.structs.replace(older, no_noise="the device refused it: RuntimeError: no")
-    assert told(measured, measured).words == "same work: outputs agree to 0 %"
+    assert told(measured, measured).words == "same work: outputs are equal"
     assert told(measured, refuses).words == (
-        "same work: outputs agree to 0 % (tolerance not measured on other: the device refused it: "
+        "same work: outputs are equal (tolerance not measured on other: the device refused it: "
         "RuntimeError: no)"
     )
     assert told(older, measured).unmeasured == (
@@ -282,7 +282,7 @@ GOOD = proof(output=vector())
 def test_compare_says_that_it_is_the_same_work() -> None:
     near = proof(output=vector(0.009))
     case, said = card(proved_run(GOOD), proved_run(GOOD, near))
-    assert "same work: outputs agree to 0.9 %" in said and case.ratio is not None
+    assert "same work: outputs agree within 0.9 %" in said and case.ratio is not None
     assert case.same_work.seeds == 5 and case.witness_gap is None
     found = flat(compare(proved_run(GOOD), proved_run(near)))["cases"][0]["same_work"]
     assert found["proved"] and found["quantities"]["outputs"]["error"] == pytest.approx(0.009)

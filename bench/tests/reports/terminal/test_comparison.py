@@ -208,6 +208,7 @@ def test_a_run_that_did_not_end_by_itself_says_so() -> None:
         (run(SLOW[:4]), "for verdicts, on both machines: accelmark run fake --launches 10"),
         (run(ten(0.0101, 0.03)), "narrower intervals, on both machines: accelmark run fake --l"),
         (REFUSED["batch"][0], "run the same suite on both"),
+        (runs((CASE, [failed()] * 2)), "see why above, then, on both machines: accelmark run fake"),
         (runs((CASE, steps(SLOW, flags=("NO_STEADY_STATE",)))), "end other work"),
         (runs((CASE, steps(SLOW, flags=("QUOTA",)))), "no more threads than the CPU quota has"),
         (runs((CASE, steps(SLOW, flags=("STOPPED",)))), "find what stops this process"),

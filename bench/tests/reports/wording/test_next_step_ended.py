@@ -10,7 +10,14 @@ from bench.judging.summary import summarize
 from bench.records.outcome import Outcome
 from bench.records.run import End, RunFile, Settings
 from bench.reports.wording.rows import next_step
-from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
+from bench.tests.values import (
+    COMPLETE,
+    failed,
+    make_case,
+    make_file,
+    make_launches,
+    make_measured,
+)
 
 CASE, OTHER = make_case(), make_case(precision="fp32")
 FINE = make_measured(0.01)
@@ -47,6 +54,10 @@ def ended(reason: Literal["budget", "interrupted"]) -> End:
         (file(*wild(30), settings=Settings(launches=40), end=ended("budget")), LONGER),
         (
             file(FINE, settings=TEN, end=None, command=("accelmark", "ab", "quick")),
+            "Next: not every launch was made; run again: accelmark run quick",
+        ),
+        (
+            file(FINE, settings=TEN, end=ended("budget"), command=("accelmark", "ab", "quick")),
             "Next: not every launch was made; run again with more time: accelmark run quick",
         ),
         (
@@ -64,10 +75,12 @@ def ended(reason: Literal["budget", "interrupted"]) -> End:
                 [CASE, OTHER],
                 [*make_launches(CASE, wild(10)), *make_launches(OTHER, [FINE] * 9)],
                 settings=TEN,
-                end=None,
+                end=ended("budget"),
             ),
             "--launches auto",
         ),
+        (file(*[FINE] * 6, settings=TEN, end=ended("interrupted")), f"{GO_ON} fake.jsonl"),
+        (file(*[FINE] * 6, settings=AUTO, end=ended("interrupted")), "hand fake.jsonl to whoever"),
         (file(FINE, FINE, settings=Settings(launches=2)), "--launches auto"),
         (file(*wild(10), settings=TEN), "--launches auto"),
         (file(*[FINE] * 6, settings=TEN, end=ended("budget")), "hand fake.jsonl to whoever"),
@@ -76,6 +89,69 @@ def ended(reason: Literal["budget", "interrupted"]) -> End:
 def test_a_run_that_ended_early_goes_on_where_it_is_not_sure(run: RunFile, said: str) -> None:
     step = next_step(run, summarize(run))
     assert said in step and "\n" not in step
+
+
+STEADY = make_measured(0.01, flags=("NO_STEADY_STATE",))
+HOT = make_measured(0.01, flags=("THROTTLED",))
+HELD = make_measured(0.01, flags=("QUOTA",))
+STOOD = make_measured(0.01, flags=("STOPPED",))
+STATES: dict[str, tuple[list[Outcome], str, str]] = {
+    "fine": ([FINE] * 3, "", "--launches auto"),
+    "failed": ([failed(), failed()], "see why gemm-matmul has no number", "has no number. See why"),
+    "hot": ([HOT] * 3, "cool the device", "and run again: it throttled"),
+    "slowed": ([SLOWED] * 3, "end other work", "and run again: it slowed"),
+    "stood": ([STOOD] * 3, "find what stops this process", "and run again without it"),
+    "lost": (
+        [FINE, failed(), failed()],
+        "see why launches of gemm-matmul failed",
+        "too many launches failed. See why, then try it alone",
+    ),
+    "never steady": ([STEADY] * 3, "end other work", "and run again: a case never"),
+}
+"""What came of a case; what is said of it before a run goes on, and where nothing is left."""
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("end", [COMPLETE, None, ended("interrupted"), ended("budget")])
+@pytest.mark.parametrize("reached", [1, 0])
+def test_a_run_that_is_not_whole_goes_on_whatever_is_wrong_with_a_case(
+    state: str, end: End | None, reached: int
+) -> None:
+    """First what would slow or end the rest too is put right; the same run is never begun anew."""
+    outcomes, mend, whole = STATES[state]
+    count = 3 if end == COMPLETE else reached
+    launches = make_launches(CASE, outcomes) + make_launches(OTHER, [FINE] * count)
+    run = make_file([CASE, OTHER], launches, settings=Settings(launches=3), end=end)
+    step = next_step(run, summarize(run))
+    if end == COMPLETE:
+        assert whole in step and "--resume" not in step
+        return
+    on = LONGER if end is not None and end.reason == "budget" else GO_ON
+    said, on = on.removeprefix("Next: ").split("; ")
+    lacking = said if reached else "not every case was reached"
+    assert step.startswith(f"Next: {lacking}; {mend}") and whole not in step
+    assert step.endswith(f"{', then ' if mend else '; '}{on} fake.jsonl")
+
+
+@pytest.mark.parametrize("end", [COMPLETE, ended("interrupted")])
+def test_what_is_only_explained_is_explained_by_the_same_command(end: End) -> None:
+    run = file(only_explained=True, explanations=1, command=("accelmark", "explain"), end=end)
+    step = next_step(run, summarize(run))
+    assert ("the same command again" in step) == (end != COMPLETE) and "--resume" not in step
+    assert step.endswith("see where its time goes: accelmark explain fake.jsonl")
+
+
+def test_under_another_quota_no_run_goes_on() -> None:
+    step = next_step(run := file(HELD, settings=TEN, end=None), summarize(run))
+    assert "a new run with no more threads" in step and "--resume" not in step
+
+
+@pytest.mark.parametrize(
+    "outcomes", [[FINE, FINE, failed(), failed()], [SLOWED] * 10], ids=["lost", "slowed"]
+)
+def test_a_case_that_is_given_up_has_no_launches_left(outcomes: list[Outcome]) -> None:
+    run = file(*outcomes, settings=AUTO, end=ended("interrupted"))
+    assert "--resume" not in next_step(run, summarize(run))
 
 
 @pytest.mark.parametrize(
