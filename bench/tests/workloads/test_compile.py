@@ -137,6 +137,7 @@ def test_nothing_is_compiled_within_a_recording() -> None:
             lambda: stream,
             lambda stream: nullcontext(),
             lambda graph, stream: nullcontext(),
+            nullcontext,
             lambda: double(torch.ones(next(lengths))),
             lambda: None,
         )
