@@ -115,13 +115,15 @@ def _each(
         return host(values[number], dtype if values.dim() > 1 else values.dtype).flatten()
 
     def seen(made: Made, others: Sequence[Tensor], what: str, site: Site) -> list[Look]:
+        # A kernel may keep statistics in 16 bits for its backward.
+        rough = sums and made is not of_output
         every = [rows(values.detach()) for values in (x, *others)]
         spots = [
             floored(Spot(f"{word} {number}", *made(number, *each)), dtype)
             for number in places(len(every[0]), site.seed, most)
             for each in [[one(values, number) for values in every]]
         ]
-        within = max(roughly(site) if sums else most_of(site, "output", 1, 1), ROUGH)
+        within = max(roughly(site) if rough else most_of(site, "output", 1, 1), ROUGH)
         return [look(f"{what} ({size})", spots, within)]
 
     def gradient(made: Made) -> Gradient:
