@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ABSENT = "values at the timed size"
 """The fact that says why none was looked at, where that failed."""
+NORM = "variance_epsilon"
+"""What a root-mean-square norm has that its library writes out."""
 ATTENTION = "scaled_dot_product_attention"
 NAMES = {
     ATTENTION: attention_calls.NAMES,
@@ -127,7 +129,10 @@ def _take(
     what multiplies there may be a vendor's; and what a plug-in has in place of a function."""
     import torch
     from torch.nn import functional
-    from torch.nn.modules.module import register_module_forward_hook
+    from torch.nn.modules.module import (
+        register_module_forward_hook,
+        register_module_forward_pre_hook,
+    )
     from torch.overrides import TorchFunctionMode, handle_torch_function
 
     def told(inner: Any) -> Any:
@@ -140,6 +145,7 @@ def _take(
 
         return outer
 
+    times: dict[int, int] = defaultdict(int)
     there = {name: found for name, found in vars(functional).items() if name in NAMES}
     outers = {name: told(found) for name, found in there.items()}
     names = {id(outer): name for name, outer in outers.items()} | {
@@ -173,8 +179,23 @@ def _take(
             scale = layer.get_buffer("_scale")[0]
             call = product(given[0], layer.weight, layer.bias, output, scale)
             hand_over(call, {}, output)
-        elif hasattr(layer, "variance_epsilon"):  # a norm that its library writes out
-            hand_over(row_spots.root_mean_square(layer, given[0], output), {}, output)
+        elif hasattr(layer, NORM):
+            times[id(layer)] += 1
+            of = {"input": given[0], "weight": layer.weight, "eps": getattr(layer, NORM)}
+            call = row_spots.root_mean_square(of, output)
+            hand_over(call and once(call, id(layer)), of, output)
+
+    def once(call: Call, layer: int) -> Call:
+        """What a module's weight gets is of this call alone, if there is no other."""
+
+        def made(upstream: Tensor, gradient: Tensor) -> Call | None:
+            of = call.gradients.get("weight")
+            return of(upstream, gradient) if of and times[layer] == 1 else None
+
+        return call._replace(gradients={**call.gradients, "weight": made})
+
+    def before(layer: Any, given: tuple[Any, ...]) -> Any:
+        return (apart(given[0]), *given[1:]) if hasattr(layer, NORM) else None
 
     def hand_over(call: Call | None, given: Given, output: Tensor) -> None:
         if call is not None:
@@ -182,8 +203,12 @@ def _take(
 
     vars(functional).update(outers)
     try:
-        with as_written(site), Calls(), register_module_forward_hook(of_layer):
-            step()
+        with ExitStack() as hooks:
+            hooks.enter_context(register_module_forward_pre_hook(before))
+            hooks.enter_context(register_module_forward_hook(of_layer))
+            hooks.enter_context(as_written(site))
+            with Calls():
+                step()
     finally:
         vars(functional).update(there)
 
