@@ -129,10 +129,7 @@ def _take(
     what multiplies there may be a vendor's; and what a plug-in has in place of a function."""
     import torch
     from torch.nn import functional
-    from torch.nn.modules.module import (
-        register_module_forward_hook,
-        register_module_forward_pre_hook,
-    )
+    from torch.nn.modules.module import register_module_forward_hook
     from torch.overrides import TorchFunctionMode, handle_torch_function
 
     def told(inner: Any) -> Any:
@@ -186,16 +183,14 @@ def _take(
             hand_over(call and once(call, id(layer)), of, output)
 
     def once(call: Call, layer: int) -> Call:
-        """What a module's weight gets is of this call alone, if there is no other."""
+        """What a module's weight gets is of this call alone, if there is no other; what its input
+        gets is of other calls too."""
 
         def made(upstream: Tensor, gradient: Tensor) -> Call | None:
             of = call.gradients.get("weight")
             return of(upstream, gradient) if of and times[layer] == 1 else None
 
-        return call._replace(gradients={**call.gradients, "weight": made})
-
-    def before(layer: Any, given: tuple[Any, ...]) -> Any:
-        return (apart(given[0]), *given[1:]) if hasattr(layer, NORM) else None
+        return call._replace(gradients={"weight": made})
 
     def hand_over(call: Call | None, given: Given, output: Tensor) -> None:
         if call is not None:
@@ -203,12 +198,8 @@ def _take(
 
     vars(functional).update(outers)
     try:
-        with ExitStack() as hooks:
-            hooks.enter_context(register_module_forward_pre_hook(before))
-            hooks.enter_context(register_module_forward_hook(of_layer))
-            hooks.enter_context(as_written(site))
-            with Calls():
-                step()
+        with as_written(site), Calls(), register_module_forward_hook(of_layer):
+            step()
     finally:
         vars(functional).update(there)
 
