@@ -46,13 +46,15 @@ class Otherwise:
     skipped: list[str] = field(default_factory=list, init=False)
     """What did not fit into the time for all."""
 
-    def __post_init__(self) -> None:
-        self._until = self.clock() + 1e9 * MOST_SECONDS
+    _until: float = field(default=0.0, init=False)
+    """By the clock, from the first look on."""
 
     def fits(self, what: str, steps: int) -> bool:
         """Whether so many steps fit into what is left of the time, on every rank; else it is kept
         what was not looked at."""
-        fits = self.edges.all(self.clock() + 1e9 * steps * self.step_seconds < self._until)
+        now = self.clock()
+        self._until = self._until or now + 1e9 * MOST_SECONDS
+        fits = self.edges.all(now + 1e9 * steps * self.step_seconds < self._until)
         if not fits:
             self.skipped.append(what)
         return fits
