@@ -59,7 +59,7 @@ AS_IT_IS = ("line", "plan", "settings", "case", "fingerprint", "choice")
 """Parts of a line that are published as they are: one that says something private is refused."""
 SENTENCES = (
     *("message", "reason", "causes", "failed", "left_out", "instead", "no_noise"),
-    *("not_written", "not_over"),
+    *("not_written", "not_over", "no_time"),
     *("absent", "absent_because", "telemetry_absent", "energy_absent", "profile_absent"),
 )
 """What is said in anybody's words: there, and in facts, whoever publishes is looked for by name."""

@@ -127,6 +127,8 @@ class Proof(Value, frozen=True, kw_only=True):
     """Error of an optimizer's step against its formula, at the start and after the timing."""
     not_over: str = ""
     """Why steps back to back were not held to it by the launch that should have; as above."""
+    no_time: str = ""
+    """What was not looked at after the timing, as steps take too long; as above."""
 
     def __post_init__(self) -> None:
         if not self.absent and not self.readings:

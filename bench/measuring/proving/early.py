@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from bench.measuring.proving.otherwise import AGAIN, MOST, MOST_SECONDS, SHORT_BLOCK, Otherwise
+from bench.measuring.proving.otherwise import AGAIN, MOST, SHORT_BLOCK, Otherwise
 from bench.measuring.timing.blocks import refilled
 
 REST, LEAST_REST = 0.2, 5e-3
@@ -17,7 +17,7 @@ both. A short block is as long at least where it is held to a long one."""
 def complaints(otherwise: Otherwise, steps: int) -> Iterator[str]:
     """What was left to do when the device had been waited for, with figures, in each of some tries
     on one rank at least. steps: of a block as it is timed."""
-    if not otherwise.edges.all(4 * steps * otherwise.step_seconds < MOST_SECONDS):
+    if not otherwise.fits("a block that is waited for", 4 * steps):
         return
     tries = []
     for _ in range(AGAIN):

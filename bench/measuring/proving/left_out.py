@@ -147,7 +147,7 @@ def _untrue(
     """In a block, steps give what they give apart."""
     longest = otherwise.edges.slowest(round(1e9 * min(otherwise.step_seconds, MOST_SECONDS)))
     steps = min(2 * SHORT_BLOCK, int(1e9 * MOST_SECONDS / 12 / max(longest, 1)))
-    if steps < 2:
+    if steps < 2 or not otherwise.fits("steps back to back by what they read", 2 * steps):
         return
     apart = {key: float(total) for key, total in taken(otherwise, steps, True)}
     together = taken(otherwise, steps, False)

@@ -6,7 +6,7 @@ Of a host at work for others no single time decides: all is taken again, and the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.framework import Tensors
@@ -25,11 +25,11 @@ be held up."""
 AGAIN = 8
 """What is amiss each time of so many was not done."""
 MOST_SECONDS = 60.0
-"""However long a step is: a short launch whose report takes two minutes may be ended as one that
-hangs."""
+"""Of all of that, however long a step is: a short launch whose report takes two minutes may be
+ended as one that hangs."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Otherwise:
     """A job whose steps are taken once more."""
 
@@ -43,6 +43,21 @@ class Otherwise:
     """Of its framework."""
     edges: Edges = SINGLE
     """Where several processes do the step."""
+    skipped: list[str] = field(default_factory=list, init=False)
+    """What did not fit into the time for all."""
+
+    _until: float = field(default=0.0, init=False)
+    """By the clock, from the first look on."""
+
+    def fits(self, what: str, steps: int) -> bool:
+        """Whether so many steps fit into what is left of the time, on every rank; else it is kept
+        what was not looked at."""
+        now = self.clock()
+        self._until = self._until or now + 1e9 * MOST_SECONDS
+        fits = self.edges.all(now + 1e9 * steps * self.step_seconds < self._until)
+        if not fits:
+            self.skipped.append(what)
+        return fits
 
     def repeats(self) -> bool:
         """Whether steps repeat one another, on inputs and to outputs that the device has."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.measuring.proving.otherwise import AGAIN, MOST_SECONDS, Otherwise
+from bench.measuring.proving.otherwise import AGAIN, Otherwise
 from bench.windowed_job import WindowedJob
 
 KEPT = 1.5
@@ -23,10 +23,11 @@ KEPT_SECONDS, MOST_KEPT = 0.02, 64
 def complaints(otherwise: Otherwise, torchs: bool = True) -> Iterator[str]:
     """What was not computed, but kept, with figures. Takes steps. torchs: whether the tensors are
     torch's, of which a row can be changed where it lies."""
-    if 12 * otherwise.step_seconds < MOST_SECONDS:
-        yield from _known(otherwise) if torchs and otherwise.repeats() else ()
-        if isinstance(otherwise.job, WindowedJob):
-            yield from _behind(otherwise, otherwise.job)
+    job, fits = otherwise.job, otherwise.fits
+    if torchs and otherwise.repeats() and fits("a step on an input that never was", 12):
+        yield from _known(otherwise)
+    if isinstance(job, WindowedJob) and fits("steps behind a token that never was", 12):
+        yield from _behind(otherwise, job)
 
 
 def _known(otherwise: Otherwise) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.framework import Tensors
 from bench.measuring.proving.law import Law
-from bench.measuring.proving.otherwise import MOST_SECONDS
+from bench.measuring.proving.otherwise import MOST_SECONDS, Otherwise
 from bench.measuring.proving.written import WORDS, compared, widest
 from bench.measuring.ranks.edges import Edges
 from bench.records.proof import GRADIENTS, OUTPUT, Noise, StepReading, Vector
@@ -30,6 +30,7 @@ TURNED = 0.6
 WALK_SECONDS, HELD = 2.0, 32
 """The last steps of a window that are taken anew, and how many of them are held to what they are
 as written."""
+OVER = "steps back to back"
 LONG = "a step takes too long for so many more of them"
 ROUTED = "experts"
 """A fact of models of which a rounding may choose another expert."""
@@ -48,18 +49,22 @@ class Retaken(NamedTuple):
     computed: Callable[..., Mapping[str, Vector]]
     """What the last step gave, or what is given, as far as it is finite."""
 
-    def trained(self, law: Law | None, step_seconds: float) -> Iterator[str]:
+    def trained(self, law: Law | None, anew: Otherwise) -> Iterator[str]:
         """Complaints of training, as far as the steps that it takes may last; the last one is on a
-        changed input. law: of the job; step_seconds: on which all ranks agree here."""
-        seconds = self.edges.slowest(round(1e9 * min(step_seconds, MOST_SECONDS))) / 1e9
+        changed input. law: of the job."""
+        seconds = self._slowest(anew)
         steps = min(BLOCK, max(LEAST_BLOCK, int(1 / max(seconds, 1e-9))))
-        if law is not None and (steps + RETAKEN) * seconds < MOST_SECONDS:
+        if law is not None and anew.fits(OVER, steps + RETAKEN):
             for finding in law.over(self.job.step, steps, self.edges):
                 yield finding.complaint
         elif law is not None:
             law.not_over = LONG
-        if RETAKEN * seconds < MOST_SECONDS:
+        if anew.fits("a step on a changed input", RETAKEN):
             yield from self._altered()
+
+    def _slowest(self, anew: Otherwise) -> float:
+        """Seconds of a step, on which all ranks agree."""
+        return self.edges.slowest(round(1e9 * min(anew.step_seconds, MOST_SECONDS))) / 1e9
 
     def _altered(self) -> Iterator[str]:
         """Gradients of a changed input, as they are computed apart and as a timed step has them."""
@@ -122,13 +127,11 @@ class Retaken(NamedTuple):
                 )
         self.job.force(False)
 
-    def apart(self, job: WindowedJob, step_seconds: float) -> Iterator[str]:
+    def apart(self, job: WindowedJob, anew: Otherwise) -> Iterator[str]:
         """Complaints of steps that build on one another, until they start over: each gives what it
-        gives as it is written. step_seconds: as `trained`. Where there is no room to compute that,
-        nothing is said."""
-        steps = job.begin()
-        seconds = self.edges.slowest(round(1e9 * min(step_seconds, MOST_SECONDS))) / 1e9
-        if 12 * seconds >= MOST_SECONDS:
+        gives as it is written. Where there is no room to compute that, nothing is said."""
+        steps, seconds = job.begin(), self._slowest(anew)
+        if not anew.fits("steps that build on one another, as they are written", 12):
             return
         walked = min(steps, max(2, int(WALK_SECONDS / max(seconds, 1e-9))))
         noise, found = self.noise.get(OUTPUT, SILENT), list[tuple[float, float]]()

@@ -103,6 +103,7 @@ class Watch:
         self._errors: list[float] = []
         self._recomputed: float | None = None
         self._complaints: list[str] = []
+        self._skipped: list[str] = []
         self._random: bytes | None = None
 
     @property
@@ -129,6 +130,7 @@ class Watch:
             kinks=training is None or training.kinks or ROUTED in self.job.facts,
             law=tuple(self._errors),
             not_over="" if self._law is None else self._law.not_over,
+            no_time="; ".join(self._skipped),
         )
 
     def start(self) -> None:
@@ -205,25 +207,25 @@ class Watch:
         if not self.edges.all(bool(self._readings)):  # what follows all ranks must come to
             return
         anew = Otherwise(self.job, self.device, step_seconds, self.clock, self._kit, self.edges)
+        self._skipped = anew.skipped
         if self.job.training() is not None:
             if not self._armed:
                 self._expect()
                 self.job.step()
             self._judge()
             if self.thorough:
-                self._complaints += self._retaken.trained(self._law, step_seconds)
+                self._complaints += self._retaken.trained(self._law, anew)
         elif OUTPUT not in self.job.outputs():
             return
+        elif not self._moves_on:
+            self._recompute()
         else:
-            if not self._moves_on:
-                self._recompute()
-            else:
-                self._complaints += self._retaken.moved_on(self._readings)
-                told = self.edges.all(bool(self._noise) or not is_compiled(self.execution))
-                if self.thorough and told and isinstance(self.job, WindowedJob):
-                    self._complaints += self._retaken.apart(self.job, step_seconds)
-            if self.thorough and self.edges is SINGLE:
-                self._complaints += remembered.complaints(anew, not self.framework.hands_over)
+            self._complaints += self._retaken.moved_on(self._readings)
+            told = self.edges.all(bool(self._noise) or not is_compiled(self.execution))
+            if self.thorough and told and isinstance(self.job, WindowedJob):
+                self._complaints += self._retaken.apart(self.job, anew)
+        if self.thorough and self.edges is SINGLE:
+            self._complaints += remembered.complaints(anew, not self.framework.hands_over)
         if not self.device.synchronous:
             if self.thorough and self._steps:
                 self._complaints += early.complaints(anew, self._steps)
@@ -295,8 +297,7 @@ class Watch:
             if job.training() is not None:  # whose weights have moved since
                 self._see(job.again)
                 before = self._computed()
-            asked = (job, self.device, self.precision, before, self._computed, self._kit)
-            found = noise.taken(*asked)
+            found = noise.taken(job, self.device, self.precision, before, self._computed, self._kit)
             if found is not None and self._moves_on:
                 job.force(True)  # what its later steps read was computed with those weights
                 job.again()
@@ -361,8 +362,7 @@ class Watch:
         now; of one launch in between from another input, in its place, which must show."""
         if self._other:
             self.job.again()
-        inputs = self.job.inputs()
-        known, last = self._known.of(inputs), self._output()
+        known, last = self._known.of(inputs := self.job.inputs()), self._output()
         if self.thorough:
             with self._kit.altered(inputs[0]) as differs:
                 self.job.again()

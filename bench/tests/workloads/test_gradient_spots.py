@@ -50,7 +50,7 @@ CALLS: dict[str, tuple[str, Callable[[], dict[str, Any]], tuple[str, ...]]] = {
     "rms_norm": (
         "rms_norm",
         lambda: {"input": normal(3, 50, 40), "normalized_shape": (40,), "weight": normal(40)},
-        ("input",),
+        (),
     ),
     "attention": (
         "scaled_dot_product_attention",
@@ -151,6 +151,44 @@ def test_products_in_8_bits_of_the_16_are_told() -> None:
         assert "an error of" in told(call, word, upstream, spoiled, dtype)
 
 
+def test_weight_and_bias_of_a_layer_norm_are_sums_of_all_rows() -> None:
+    name, make, _ = CALLS["layer_norm"]
+    call, upstream, found = gradients(name, make(), torch.float32)
+    for word in ("weight", "bias"):
+        assert told(call, word, upstream, found[word], torch.float32) == ""
+        wrong = found[word] * 1.1
+        assert "at channel " in told(call, word, upstream, wrong, torch.float32)
+    call, upstream, found = gradients(name, make(), torch.bfloat16)
+    assert call.gradients["bias"](upstream, found["bias"]) is None  # sums of few bits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_in_groups_are_held_group_by_group(dtype: torch.dtype) -> None:
+    x, matrices = (normal(*shape).to(dtype).requires_grad_() for shape in ((60, 32), (5, 32, 48)))
+    ends = torch.tensor([7, 7, 40, 60, 60], dtype=torch.int32)
+    output = functional.grouped_mm(x, matrices, offs=ends)
+    upstream = torch.randn_like(output)
+    found = torch.autograd.grad(output, (x, matrices), upstream)
+    given = {"input": x, "mat2": matrices, "offs": ends}
+
+    def of_output(output: Tensor) -> str:
+        call = model_spots._call("grouped_mm", given, output.detach())
+        assert call is not None and call.kind == "grouped product"
+        return complaint(call.looks("product", site(PRECISIONS[NAMED[dtype]])))
+
+    call = model_spots._call("grouped_mm", given, output.detach())
+    assert of_output(output) == ""
+    assert "group 4 of 5 of product (20 x 48 x 32)" in of_output(output * 1.1)
+    for name, gradient in zip(("input", "mat2"), found, strict=True):
+        assert told(call, name, upstream, gradient, dtype) == ""
+        wrong = gradient.clone()
+        (wrong[40:] if name == "input" else wrong[3])[-8:] = 0
+        assert "group 4 of 5 of " in told(call, name, upstream, wrong, dtype)
+    unwritten = found[1].clone()
+    unwritten[1, 0, 0] = float("nan")
+    assert "group 2 of 5 without rows" in told(call, "mat2", upstream, unwritten, dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("uniform", [False, True])
 def test_attention_whose_queries_see_all_alike_is_sound(dtype: torch.dtype, uniform: bool) -> None:
@@ -240,6 +278,25 @@ def test_a_weight_that_learns_from_the_first_rows_alone_is_void(precision: str) 
     assert found["gradient"].startswith("gradient of weight in product ")
 
 
+def grouped(
+    a: Tensor, b: Tensor, offs: Tensor, bias: object = None, out_dtype: object = None
+) -> Tensor:
+    """Products in groups: a weight's gradient is of the first 64 rows of its group."""
+    starts = [0, *offs.tolist()]
+    groups = [slice(*pair) for pair in zip(starts, offs.tolist(), strict=False)]
+    if b.dim() == 3:
+        return torch.cat([a[rows] @ b[group] for group, rows in enumerate(groups)])
+    return torch.stack([a[:, rows][:, :64] @ b[rows][:64] for rows in groups])
+
+
+def test_experts_that_learn_from_the_first_rows_alone_are_void() -> None:
+    given = small("gpt-oss", "train", batch_size=4, sequence_length=64)
+    with kernel("_grouped_mm", grouped):
+        found = void("gpt-oss", "train", given, site())
+    assert found.keys() == {"group"}
+    assert " of gradient of mat2 in grouped product " in found["group"]
+
+
 def without_targets(upstream: Tensor, x: Tensor, target: Tensor, *more: Any) -> Tensor:
     """The gradient of a loss that forgets its targets behind 64 rows."""
     found = torch.zeros_like(x)
@@ -271,6 +328,54 @@ def test_what_was_overwritten_since_is_not_looked_at(overwritten: bool) -> None:
     model_spots._see(site(), step, step, looks)
     assert complaint(looks) == ""
     assert len(looks) == (1 if overwritten else 2)
+
+
+def test_a_written_norm_whose_weight_learns_from_the_first_rows_alone_is_void(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    def forward(norm: Any, x: Tensor) -> Tensor:
+        size = (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
+        rows = (x / size).flatten(0, -2)
+        parts = rows[:512] * norm.weight, rows[512:] * norm.weight.detach()
+        return torch.cat(parts).view_as(x)
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    found = void(
+        "llama", "train", small("llama", "train", batch_size=4, sequence_length=256), site()
+    )
+    assert found.keys() == {"gradient"}
+    assert found["gradient"].startswith("gradient of weight in norm ")
+
+
+class Written(torch.nn.Module):
+    """As a library writes out a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(30))
+        self.variance_epsilon = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_written_norm_is_followed_where_its_weight_is_of_one_call(times: int) -> None:
+    norm, x = Written(), torch.randn(100, 30, requires_grad=True)
+
+    def step() -> None:
+        stream = x
+        for _ in range(times):
+            stream = stream + norm(stream)
+        stream.square().sum().backward()
+
+    looks: list[Any] = []
+    model_spots._see(site(), step, step, looks)
+    assert complaint(looks) == ""
+    whole = sum(look.what.startswith("gradient of weight in norm") for look in looks)
+    assert whole == (1 if times == 1 else 0)
 
 
 def test_layers_that_are_computed_again_are_looked_at_once() -> None:

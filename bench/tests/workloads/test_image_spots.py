@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,6 +81,62 @@ def test_a_convolution_is_held_to_its_definition(
         assert "an error of" in told(call, word, upstream, spoiled(gradient), dtype)
 
 
+def in_e4m3(x: Tensor) -> Tensor:
+    scale = x.abs().amax((1, 2, 3), keepdim=True).float() / 448
+    return ((x / scale).to(torch.float8_e4m3fn).float() * scale).to(x.dtype)
+
+
+def in_int8(x: Tensor) -> Tensor:
+    scale = x.abs().amax((1, 2, 3), keepdim=True).float() / 127
+    return ((x / scale).round() * scale).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("narrow", [in_e4m3, in_int8])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_convolution_in_8_bits_of_the_16_is_told(
+    kernel_size: int, narrow: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    padding = kernel_size // 2
+    x = torch.randn(8, 64, 8, 8).relu().to(dtype).requires_grad_()
+    weight = (torch.randn(48, 64, kernel_size, kernel_size) / 16).to(dtype).requires_grad_()
+    given = {"input": x, "weight": weight, "padding": padding}
+    call, right, upstream, found = made("conv2d", given)
+    wrong = functional.conv2d(narrow(x.detach()), narrow(weight.detach()), padding=padding)
+    assert of_output("conv2d", given, right, dtype) == ""
+    assert "an error of" in of_output("conv2d", given, wrong, dtype)
+    if narrow is in_e4m3:
+        flipped = narrow(weight.detach()).flip(2, 3).transpose(0, 1)
+        wrong = functional.conv2d(narrow(upstream), flipped, padding=padding)
+        assert told(call, "input", upstream, found["input"], dtype) == ""
+        assert "an error of" in told(call, "input", upstream, wrong, dtype)
+
+
+def winograd(x: Tensor, weight: Tensor) -> Tensor:
+    """Of a 3 x 3 kernel with a padding of 1 over even sizes, rounded between all that it does."""
+    read = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+    by = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    out = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
+    tiles = functional.pad(x.float(), (1, 1, 1, 1)).unfold(2, 4, 2).unfold(3, 4, 2)
+    a = (read @ tiles @ read.T).to(x.dtype).float()
+    b = (by @ weight.float() @ by.T).to(x.dtype).float()
+    found = torch.einsum("ncijab,ocab->noijab", a, b).to(x.dtype).float()
+    places = (out @ found @ out.T).permute(0, 1, 2, 4, 3, 5)
+    return places.reshape(len(x), len(weight), *x.shape[2:]).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_convolution_of_winograds_is_sound(dtype: torch.dtype) -> None:
+    x = torch.randn(4, 64, 8, 8).relu().to(dtype)
+    weight = (torch.randn(48, 64, 3, 3) / 16).to(dtype)
+    given = {"input": x, "weight": weight, "padding": 1}
+    call = model_spots._call("conv2d", given, functional.conv2d(x, weight, padding=1))
+    assert of_output("conv2d", given, winograd(x, weight), dtype) == ""
+    upstream = torch.randn(4, 48, 8, 8).to(dtype)
+    back = winograd(upstream, weight.flip(2, 3).transpose(0, 1))
+    assert told(call, "input", upstream, back, dtype) == ""
+
+
 def test_a_convolution_whose_padding_has_a_name_is_not_looked_at() -> None:
     x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
     given = {"input": x, "weight": weight, "padding": "same"}
@@ -112,6 +169,7 @@ def test_a_batch_norm_is_held_to_its_definition(
             assert "at channel 5" in told(call, word, upstream, spoiled(gradient), dtype)
     if shift == 0.0:
         assert "at channel 5" in of_output("batch_norm", given, spoiled(output), dtype)
+        assert "an error of" in of_output("batch_norm", given, in_e4m3(output), dtype)
 
 
 # In a model
@@ -130,6 +188,20 @@ def test_a_convolution_of_the_first_images_is_void() -> None:
         found = void("resnet50", "infer", given, site())
     assert found.keys() == {"convolution"}
     assert found["convolution"].startswith("convolution 1 of 16 (6 x 3 x ")
+
+
+def quick(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, *_: Any) -> Any:
+    """A convolution of more than four images in int8."""
+    if len(x) > 4:
+        x, weight = in_int8(x), in_int8(weight)
+    return torch.ops.aten._slow_conv2d_forward(x, weight, weight.shape[2:], bias, stride, padding)
+
+
+def test_a_convolution_in_8_bits_is_void() -> None:
+    given = small("resnet50", "infer", batch_size=6)
+    with kernel("convolution", quick):
+        found = void("resnet50", "infer", given, site(PRECISIONS["bf16"]))
+    assert found.keys() == {"convolution"}
 
 
 def of_first(x: Tensor, *more: Any) -> tuple[Tensor, Tensor, Tensor]:

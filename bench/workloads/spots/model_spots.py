@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ABSENT = "values at the timed size"
 """The fact that says why none was looked at, where that failed."""
+NORM = "variance_epsilon"
+"""What a root-mean-square norm has that its library writes out."""
 ATTENTION = "scaled_dot_product_attention"
 NAMES = {
     ATTENTION: attention_calls.NAMES,
@@ -140,6 +142,7 @@ def _take(
 
         return outer
 
+    times: dict[int, int] = defaultdict(int)
     there = {name: found for name, found in vars(functional).items() if name in NAMES}
     outers = {name: told(found) for name, found in there.items()}
     names = {id(outer): name for name, outer in outers.items()} | {
@@ -173,8 +176,21 @@ def _take(
             scale = layer.get_buffer("_scale")[0]
             call = product(given[0], layer.weight, layer.bias, output, scale)
             hand_over(call, {}, output)
-        elif hasattr(layer, "variance_epsilon"):  # a norm that its library writes out
-            hand_over(row_spots.root_mean_square(layer, given[0], output), {}, output)
+        elif hasattr(layer, NORM):
+            times[id(layer)] += 1
+            of = {"input": given[0], "weight": layer.weight, "eps": getattr(layer, NORM)}
+            call = row_spots.root_mean_square(of, output)
+            hand_over(call and once(call, id(layer)), of, output)
+
+    def once(call: Call, layer: int) -> Call:
+        """What a module's weight gets is of this call alone, if there is no other; what its input
+        gets is of other calls too."""
+
+        def made(upstream: Tensor, gradient: Tensor) -> Call | None:
+            of = call.gradients.get("weight")
+            return of(upstream, gradient) if of and times[layer] == 1 else None
+
+        return call._replace(gradients={"weight": made})
 
     def hand_over(call: Call | None, given: Given, output: Tensor) -> None:
         if call is not None:

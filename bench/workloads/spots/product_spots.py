@@ -19,6 +19,8 @@ from bench.workloads.spots.calls import Call, Given, floored, most_of, plain, ro
 from bench.workloads.spots.spots import THEN, Elements, Spot, host, look, rows_of, taken
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -31,6 +33,7 @@ NAMES = {
     "embedding": ("input", "weight", "padding_idx"),
     "matmul": ("input", "mat2"),
     "bmm": ("input", "mat2"),
+    "grouped_mm": ("input", "mat2"),
 }
 """What the functions that are looked at call what they are given, in order."""
 TWIN_K = 256
@@ -51,6 +54,8 @@ def call(name: str, given: Given, output: Tensor) -> Call | None:
     """None of what is computed in another way, or empty."""
     if name == "embedding":
         return _gather(given["input"], given, output)
+    if name == "grouped_mm":
+        return _grouped(given, output)
     if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1:
         return None
     x, bias = given["input"], given.get("bias")
@@ -159,6 +164,71 @@ def _products(
 
     gradients = {"input": of_left, "mat2": of_right}
     return Call("batched product", (output.numel(), count), seen, gradients)
+
+
+class _Groups:
+    """Rows [S, K] in groups that end at such ends, one for each of so many matrices [G, K, N]."""
+
+    def __init__(self, ends: Tensor) -> None:
+        self._ends = ends.detach().cpu().tolist()
+
+    def of(self, rows: Tensor, group: int) -> Tensor:
+        return rows.detach()[self._ends[group - 1] if group else 0 : self._ends[group]]
+
+    def chosen(self) -> tuple[list[int], list[int]]:
+        """The largest group and the last with a row; and the first without."""
+        starts = [0, *self._ends]
+        counts = [end - start for start, end in zip(starts, self._ends, strict=False)]
+        with_rows = [group for group, count in enumerate(counts) if count]
+        none = [group for group, count in enumerate(counts) if not count]
+        return sorted({counts.index(max(counts)), *with_rows[-1:]}) if with_rows else [], none[:1]
+
+
+def _grouped(given: Given, output: Tensor) -> Call | None:
+    """Of experts' rows by their matrices, in one call."""
+    x, by, ends, dtype = given["input"], given["mat2"], given.get("offs"), output.dtype
+    if ends is None or x.dim() != 2 or by.dim() != 3 or not plain(x, by, output):
+        return None
+
+    def call(of: Callable[[_Groups, int], Call | None], each: Tensor | None = None) -> Call:
+        def seen(what: str, site: Site) -> list[Look]:
+            groups = _Groups(ends)
+            chosen, none = groups.chosen()
+            calls = [(group, of(groups, group)) for group in chosen]
+            found = [
+                look
+                for group, call in calls
+                if call is not None
+                for look in call.looks(f"group {group + 1} of {len(by)} of {what}", site)
+            ]
+            if each is None:
+                return found
+            for group in none:
+                seen = "other values" if bool(each[group].any()) else "zeros"
+                words = f"{what}, of group {group + 1} of {len(by)} without rows, at the timed size"
+                found.append(Look(what=words, asked="zeros", seen=seen, then=THEN))
+            return found
+
+        return Call("grouped product", (output.numel(), len(x)), seen)
+
+    def of_output(groups: _Groups, group: int) -> Call | None:
+        return product(groups.of(x, group), by.detach()[group].t(), None, groups.of(output, group))
+
+    def of_rows(upstream: Tensor, found: Tensor) -> Call:
+        def of(groups: _Groups, group: int) -> Call | None:
+            rows, made = groups.of(upstream, group), groups.of(found, group)
+            return product(rows, by.detach()[group], None, made, dtype=dtype)
+
+        return call(of)
+
+    def of_matrices(upstream: Tensor, found: Tensor) -> Call:
+        def of(groups: _Groups, group: int) -> Call | None:
+            rows, above = groups.of(x, group), groups.of(upstream, group)
+            return product(rows.t(), above.t(), None, found[group], dtype=dtype)
+
+        return call(of, found)
+
+    return call(of_output)._replace(gradients={"input": of_rows, "mat2": of_matrices})
 
 
 def _places(m: int, n: int, seed: int) -> Elements:

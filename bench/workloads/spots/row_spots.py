@@ -11,7 +11,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.records.tolerances import TOLERANCES
 from bench.workload import Look, Site
@@ -71,14 +71,64 @@ def call(name: str, given: Given, output: Tensor) -> Call | None:
         return _rows("softmax", x, output, 1, _softmax) if whole else None
     if name in ("relu", "silu", "gelu"):
         return _rows("activation", x, output, 1, _activation(name, given))
-    dims = len(given["normalized_shape"])
-    return _rows("norm", x, output, dims, _norm(name, given, output))
+    return _normed(name, given, output, len(given["normalized_shape"]))
 
 
-def root_mean_square(layer: Any, x: Tensor, output: Tensor) -> Call | None:
-    """Of a module with a weight [D] and an epsilon."""
-    given = {"weight": layer.weight, "eps": layer.variance_epsilon}
-    return _rows("norm", x, output, 1, _norm("rms_norm", given, output))
+def root_mean_square(given: Given, output: Tensor) -> Call | None:
+    """Of an input, a weight [D] and an epsilon."""
+    return _normed("rms_norm", given, output, 1)
+
+
+def _normed(name: str, given: Given, output: Tensor, dims: int) -> Call | None:
+    """Over the last dimensions, so many."""
+    found = _rows("norm", given["input"], output, dims, _norm(name, given, output))
+    if found is None or not plain(given.get("weight"), given.get("bias")):
+        return found
+    sums = {which: _norm_sum(which, name, given, output, dims) for which in ("weight", "bias")}
+    return found._replace(gradients={**found.gradients, **sums})
+
+
+def _norm_sum(which: str, name: str, given: Given, output: Tensor, dims: int) -> Gradient:
+    """Of a few channels of a weight or bias [D], each of which sums over all rows."""
+    import torch
+
+    x, dtype = given["input"].detach(), output.dtype
+    width = math.prod(x.shape[x.dim() - dims :])
+    rows, least = x.reshape(-1, width), _least(name, given, output)
+
+    def statistics() -> tuple[Tensor, Tensor]:
+        """Of each row the mean and the root of its variance: the device's own, in float32."""
+        means: list[Tensor] = []
+        sizes: list[Tensor] = []
+        for some in rows.split(max(1, PIECE // 16 // width)):
+            part = some.to(dtype).float()
+            mean = part.mean(1) if name == "layer_norm" else part.new_zeros(len(part))
+            means.append(mean)
+            sizes.append(((part - mean[:, None]).square().mean(1) + least).sqrt())
+        return host(torch.cat(means)), host(torch.cat(sizes))
+
+    def gradient(upstream: Tensor, found: Tensor) -> Call | None:
+        if name == "layer_norm" and found.dtype.itemsize == 2:
+            return None  # torch adds all rows in as few bits: of 16,384 a bias loses nearly all
+
+        def seen(what: str, site: Site) -> list[Look]:
+            above, spots = upstream.reshape(-1, width), list[Spot]()
+            mean, size = statistics()
+            for channel in places(width, site.seed, CHANNELS):
+                terms, off = host(above[:, channel], dtype), 0.0
+                if which == "weight":
+                    off = float((mean / size * terms).sum())
+                    terms = (host(rows[:, channel], dtype) - mean) / size * terms
+                had = host(found.reshape(-1)[channel])[None]
+                roots = terms.new_tensor([math.hypot(float(terms.norm()), off)])
+                spots.append(
+                    floored(Spot(f"channel {channel}", had, terms.sum()[None], roots), dtype)
+                )
+            return [look(f"{what} ({len(rows)} x {width})", spots, max(roughly(site), ROUGH))]
+
+        return Call("norm", (), seen)
+
+    return gradient
 
 
 def _rows(kind: str, x: Tensor, output: Tensor, dims: int, definition: Definition) -> Call | None:
@@ -115,13 +165,15 @@ def _each(
         return host(values[number], dtype if values.dim() > 1 else values.dtype).flatten()
 
     def seen(made: Made, others: Sequence[Tensor], what: str, site: Site) -> list[Look]:
+        # A kernel may keep statistics in 16 bits for its backward.
+        rough = sums and made is not of_output
         every = [rows(values.detach()) for values in (x, *others)]
         spots = [
             floored(Spot(f"{word} {number}", *made(number, *each)), dtype)
             for number in places(len(every[0]), site.seed, most)
             for each in [[one(values, number) for values in every]]
         ]
-        within = max(roughly(site) if sums else most_of(site, "output", 1, 1), ROUGH)
+        within = max(roughly(site) if rough else most_of(site, "output", 1, 1), ROUGH)
         return [look(f"{what} ({size})", spots, within)]
 
     def gradient(made: Made) -> Gradient:
@@ -174,12 +226,7 @@ def _activation(name: str, given: Given) -> Definition:
 
 
 def _norm(name: str, given: Given, output: Tensor) -> Definition:
-    import torch
-
-    weight, bias, least = given.get("weight"), given.get("bias"), given.get("eps")
-    if least is None:
-        wide = torch.promote_types(output.dtype, torch.float32)  # in which sums are made
-        least = 1e-5 if name == "layer_norm" else torch.finfo(wide).eps
+    weight, bias, least = given.get("weight"), given.get("bias"), _least(name, given, output)
 
     def of(row: Tensor) -> Three:
         mean = row.mean() if name == "layer_norm" else row.new_zeros(())
@@ -191,6 +238,16 @@ def _norm(name: str, given: Given, output: Tensor) -> Definition:
         return normalized(row, mean, size, by, beside)
 
     return of
+
+
+def _least(name: str, given: Given, output: Tensor) -> float:
+    """What a norm adds to the variance."""
+    import torch
+
+    if (least := given.get("eps")) is not None:
+        return float(least)
+    wide = torch.promote_types(output.dtype, torch.float32)  # in which sums are made
+    return 1e-5 if name == "layer_norm" else torch.finfo(wide).eps
 
 
 def normalized(row: Tensor, mean: Tensor, size: Tensor, by: Tensor, beside: Tensor) -> Three:

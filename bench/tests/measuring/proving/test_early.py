@@ -10,6 +10,7 @@ import pytest
 from bench import catalogue
 from bench.measuring.proving import early, left_out
 from bench.measuring.proving.otherwise import Otherwise
+from bench.measuring.ranks.edges import Edges
 from bench.precision import PRECISIONS
 from bench.tests.fakes import ScriptedClock
 from bench.tests.small_workloads import build, one_thread, site
@@ -69,6 +70,34 @@ def of_queue(monkeypatch: pytest.MonkeyPatch, name: str, mode: str, **how: Any) 
     said = "; ".join([*early.complaints(otherwise, steps), *left_out.complaints(otherwise)])
     job.close()
     return said
+
+
+def test_looks_share_their_time_and_what_does_not_fit_is_kept() -> None:
+    clock = ScriptedClock()
+    job: Any = build("gemm", "matmul", site(PRECISIONS["fp32"], seed=3))
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    otherwise = Otherwise(job, device, 4.0, clock, TORCH)
+    assert otherwise.fits("first", 12)
+    clock.advance(48 * 10**9)
+    assert otherwise.fits("short", 2)
+    assert not otherwise.fits("second", 12)
+    assert not [*early.complaints(otherwise, 1)]
+    assert otherwise.skipped == ["second", "a block that is waited for"]
+
+
+class Another(Edges):
+    """Another rank's time is up."""
+
+    def all(self, said: bool) -> bool:
+        return False
+
+
+def test_what_does_not_fit_on_one_rank_is_looked_at_on_none() -> None:
+    job: Any = build("gemm", "matmul", site(PRECISIONS["fp32"], seed=3))
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    otherwise = Otherwise(job, device, 1e-3, ScriptedClock(), TORCH, Another())
+    assert not otherwise.fits("a look", 12)
+    assert otherwise.skipped == ["a look"]
 
 
 QUEUED = [("gemm", "matmul"), ("dlrm", "train"), ("transfer", "to-host"), ("llama", "decode")]

@@ -100,7 +100,9 @@ def test_what_takes_long_is_not_asked() -> None:
     device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
     job.step()
     clock = ScriptedClock()
-    assert not [*remembered.complaints(Otherwise(job, device, 5.0, clock, TorchTensors()))]
+    slow = Otherwise(job, device, 5.0, clock, TorchTensors())
+    assert not [*remembered.complaints(slow)]
+    assert slow.skipped == ["a step on an input that never was"]
     job.step = job.again = lambda: pytest.fail("it was asked")
     quick = Otherwise(job, device, 1e-3, clock, TorchTensors())
     assert not [*remembered.complaints(quick, torchs=False)], "nor what no row can be changed of"

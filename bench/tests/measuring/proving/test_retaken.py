@@ -12,6 +12,7 @@ import torch
 from bench import catalogue
 from bench.frameworks.torch import TorchTensors
 from bench.measuring.proving import retaken
+from bench.measuring.proving.otherwise import Otherwise
 from bench.measuring.proving.watch import Watch
 from bench.precision import PRECISIONS
 from bench.tests.measuring.proving.watching import opened
@@ -21,6 +22,28 @@ from bench.tests.small_workloads import build, one_thread, site
 __all__ = ["one_thread"]
 
 Late = Callable[[Any], object]
+
+
+@pytest.mark.parametrize(
+    ("mode", "seconds", "told"),
+    [
+        ("train", 1e-3, ""),
+        ("train", 30.0, "steps back to back; a step on a changed input"),
+        ("infer", 1e-3, ""),
+        ("infer", 5.0, "a step on an input that never was"),
+    ],
+)
+def test_a_record_says_what_there_was_no_time_for(mode: str, seconds: float, told: str) -> None:
+    watch, job = opened("bert", mode)
+    for number in (1, 2, 3):
+        job.step()
+        watch.after(number)
+    watch.thorough = True
+    watch.before(1, True)
+    job.step()
+    watch.finish(seconds)
+    job.close()
+    assert (watch.complaint, watch.proof.no_time) == ("", told)
 
 
 def said(name: str, mode: str, late: Late, step_seconds: float = 1e-3, **how: Any) -> str:
@@ -173,6 +196,11 @@ def windowed(name: str, execution: str) -> tuple[Watch, Any]:
     return Watch(job, catalogue.backend("cpu").open(0, asked), asked, 1), job
 
 
+def anew(watch: Watch, seconds: float = 1e-3) -> Otherwise:
+    """Of steps that take so long."""
+    return Otherwise(watch.job, watch.device, seconds, watch.clock, watch._kit)
+
+
 @pytest.mark.parametrize("execution", ["eager", "graph"])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt-oss", "deepseek"])
 def test_later_tokens_that_no_model_gives_are_told(name: str, execution: str) -> None:
@@ -180,11 +208,11 @@ def test_later_tokens_that_no_model_gives_are_told(name: str, execution: str) ->
     job.begin()
     job.step()
     first = job.outputs()["output"][0].clone()
-    assert [*watch._retaken.apart(job, 1e-3)] == []
+    assert [*watch._retaken.apart(job, anew(watch))] == []
     job.step()
     assert torch.equal(job.outputs()["output"][0], first), "the window begins as ever"
     not_computed(job)
-    (found,) = watch._retaken.apart(job, 1e-3)
+    (found,) = watch._retaken.apart(job, anew(watch))
     assert f"the outputs of 8 of {WINDOW} steps that build on one another differ by up to" in found
 
 
@@ -207,7 +235,7 @@ def test_of_long_steps_the_last_ones_are_held(
 
     job.step = counted
     job.generator.written = noted
-    assert [*watch._retaken.apart(job, seconds)] == []
+    assert [*watch._retaken.apart(job, anew(watch, seconds))] == []
     beyond = WINDOW, 1
     first, each = {1e-3: (0, 3), 0.4: (WINDOW - 5, 1), 4.9: (WINDOW - 2, 1)}.get(seconds, beyond)
     assert places == [*range(first, WINDOW)]
@@ -219,9 +247,9 @@ def test_a_router_may_choose_another_expert_now_and_then(astray: int, told: bool
     watch, job = windowed("deepseek", "eager")
     real = job.generator.decode
     job.generator.decode = lambda token, index: real(token, index) * (1 + (index < astray))
-    assert bool([*watch._retaken.apart(job, 1e-3)]) is told
+    assert bool([*watch._retaken.apart(job, anew(watch))]) is told
     job.facts = {name: text for name, text in job.facts.items() if name != retaken.ROUTED}
-    assert [*watch._retaken.apart(job, 1e-3)] != []
+    assert [*watch._retaken.apart(job, anew(watch))] != []
 
 
 def test_what_has_no_room_to_be_computed_as_written_is_no_fault() -> None:
@@ -232,4 +260,4 @@ def test_what_has_no_room_to_be_computed_as_written_is_no_fault() -> None:
         raise torch.OutOfMemoryError("no room")
 
     job.generator.written = fail
-    assert [*watch._retaken.apart(job, 1e-3)] == []
+    assert [*watch._retaken.apart(job, anew(watch))] == []
