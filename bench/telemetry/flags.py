@@ -142,17 +142,18 @@ def _slow(
     series: Mapping[int, Counter[float]], medians: Mapping[int, float], jitter: float
 ) -> dict[int, str]:
     """Launches of one device whose clock lies below the fastest tenth of all its readings, by more
-    than its readings jitter; or below that of its launches' medians, by more than those do.
+    than its readings jitter; or below that of its launches' medians, by more than those do, each
+    as often as it has readings: the first launches are short, and run while a device is cool.
 
     A sound device whose clock jitters by 5 % is flagged in few runs so, and one of up to 2 % that
     throttles in every launch, after its first seconds, is found (simulated).
     """
     readings = sorted(mhz for clocks in series.values() for mhz in clocks.elements())
+    usual = sorted(medians[k] for k, clocks in series.items() for _ in range(clocks.total()))
     slow: dict[int, str] = {}
     for number, clock in medians.items():
         noise = jitter / math.sqrt(series[number].total())
-        tops = ((readings, 2.5 * jitter + 3 * noise), (sorted(medians.values()), 7 * noise))
-        for of_all, least in tops:
+        for of_all, least in ((readings, 2.5 * jitter + 3 * noise), (usual, 7 * noise)):
             top = of_all[math.floor(0.9 * len(of_all))]
             if clock < CLOCK_SHARE * top and top - clock > least:
                 words = f"clock {clock:.0f} MHz, {clock / top:.0%} of the case's {top:.0f} MHz"

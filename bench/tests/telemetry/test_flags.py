@@ -161,6 +161,22 @@ def test_a_device_that_throttles_in_every_launch_after_its_first_seconds_is_foun
     assert sorted(flags.slow_clocks(jittering(1, jitter, every, warm=warm))) == list(every)
 
 
+@pytest.mark.parametrize("warm", [0, 15])
+def test_short_launches_of_a_cool_device_do_not_condemn_the_long_ones(warm: int) -> None:
+    short, long = {1980.0: 5}, {1980.0: warm, 1755.0: 300 - warm}
+    clocks = {k: {0: Counter(short if k < 2 else long)} for k in range(10)}
+    assert flags.slow_clocks(clocks) == {}
+    assert list(flags.slow_clocks({**clocks, 9: {0: Counter({1500.0: 300})}})) == [9]
+
+
+def test_nor_do_those_whose_few_readings_jitter() -> None:
+    draw = random.Random(1)
+    for _ in range(20):
+        counts = (5, 5, *[100] * 8)
+        mhz = ([float(round(1500 * draw.gauss(1, 0.08))) for _ in range(n)] for n in counts)
+        assert flags.slow_clocks({k: {0: Counter(some)} for k, some in enumerate(mhz)}) == {}
+
+
 @pytest.mark.parametrize(("readings", "slow"), [(1, {}), (2, {}), (3, {3: "rank 1"})])
 def test_one_look_at_a_clock_throttles_no_launch(readings: int, slow: dict[int, str]) -> None:
     """Of a device held to its power limit few readings are left, of whichever rank."""
