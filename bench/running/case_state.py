@@ -115,15 +115,20 @@ class CaseState:
     @property
     def rates(self) -> list[float]:
         """Items/s of each measured launch that nothing slowed from outside; of all if none is."""
-        rates = {k: x.rate for k, x in enumerate(self.measured) if x.rate is not None}
+        rates = {k: x.rate for k, x in enumerate(self.launches) if x.rate is not None}
         slowed = self._slowed
         return [rate for k, rate in rates.items() if k not in slowed] or list(rates.values())
 
     @property
+    def undisturbed(self) -> set[int]:
+        """Which of its launches were measured, and slowed by nothing from outside."""
+        return {k for k, x in enumerate(self.launches) if x.rate is not None} - self._slowed
+
+    @property
     def _slowed(self) -> set[int]:
-        """Which of the measured launches something outside slowed: judging leaves them out."""
-        slow = slow_clocks({k: x.clocks for k, x in enumerate(self.measured)})
-        return {*slow, *(k for k, x in enumerate(self.measured) if x.hindered)}
+        """Which of its launches something outside slowed: judging leaves them out."""
+        slow = slow_clocks({k: x.clocks for k, x in enumerate(self.launches)})
+        return {*slow, *(k for k, x in enumerate(self.launches) if x.hindered)}
 
     @property
     def hopeless(self) -> bool:

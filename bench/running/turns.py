@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from bench import stats
 from bench.running.case_state import CaseState
 from bench.running.session import EndReason, Session
 
@@ -46,7 +47,9 @@ def _take_turns(first: Session, second: Session) -> None:
 
 def _goes_on(pair: tuple[CaseState, CaseState], enough: set[int]) -> bool:
     """enough: states, by `id`, that have had enough launches at one look. With one launch more or
-    fewer in their figures the two are never at a look together."""
+    fewer in their figures the two are never at a look together. What is compared are the rounds
+    that are in both figures: of those `auto` makes enough too, unless ten or more have less than a
+    third of such, as they have only if one side is disturbed too often to be ranked."""
     for state in pair:
         if state.finished:
             enough.add(id(state))
@@ -54,4 +57,9 @@ def _goes_on(pair: tuple[CaseState, CaseState], enough: set[int]) -> bool:
             enough.discard(id(state))
     first, second = pair
     done = {id(first), id(second)} <= enough
+    if done and first.settings.launches == "auto" and not first.case.space:
+        both = first.undisturbed & second.undisturbed
+        made = max(len(state.launches) for state in pair)
+        in_vain = not both or (made >= stats.LOOKS[1] and 3 * len(both) < made)
+        done = in_vain or len(both) >= stats.LOOKS[0]
     return not (done or first.hopeless or second.hopeless)
