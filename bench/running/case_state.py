@@ -159,7 +159,7 @@ class CaseState:
             more, made = self._outweighing, len(self.measured)
             if self._enough:
                 return not 0 < more <= stats.LOOKS[-1] - made
-            return more > 0 and made >= stats.LOOKS[1]  # no further look is worth it
+            return made >= stats.LOOKS[1] and 3 * len(self._slowed) > made  # it is in vain
         return len(self.measured) >= self.settings.launches
 
     @property

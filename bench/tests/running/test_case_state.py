@@ -123,6 +123,21 @@ def test_a_failed_launch_and_a_slowed_one_are_outweighed_together() -> None:
     assert not state_of(slowed).finished and state_of(slowed).launches_left() == 1
 
 
+def test_auto_does_not_give_up_over_a_failed_launch_that_more_outweigh() -> None:
+    """Of eleven one failed and three were slowed, and the seven others do not agree yet."""
+    word = "FSCCSCCSCCCCCC"
+    launches = [
+        make_launch(Failed(kind="crash", phase="measure", message="x"), CASE)
+        if one == "F"
+        else contended(one == "S", seconds=0.01 * (1 + k % 3 / 20))[0]
+        for k, one in enumerate(word)
+    ]
+    launches = [msgspec.structs.replace(x, launch=k, order=k) for k, x in enumerate(launches)]
+    assert not any(state_of(launches[:made]).finished for made in range(1, 15))
+    early, late = (summarize(make_file([CASE], launches[:n], settings=AUTO))[0] for n in (11, 14))
+    assert (early.verdict, late.verdict) == ("INVALID", "NOISY")
+
+
 def test_auto_ends_where_too_many_are_slowed_to_be_outweighed() -> None:
     always = contended(*[True] * 20)
     ends = [n for n in range(1, 21) if state_of(always[:n]).finished]
