@@ -87,12 +87,13 @@ def endpoint_of(launches: Sequence[Launch]) -> EndpointSummary | None:
             (s for pair in _loads(launches) if (s := late(*pair)) is not None), default=None
         ),
         cached_tokens=sum(cached) if cached else None,
-        read_elsewhere=any(map(_read_elsewhere, launches)),
+        read_elsewhere=any(map(read_elsewhere, launches)),
         guessed=_guessed([one.guessed for one in seen if one.client is not None]),
     )
 
 
-def _read_elsewhere(launch: Launch) -> bool:
+def read_elsewhere(launch: Launch) -> bool:
+    """Whether its load has a figure though its server counts every prompt as cached."""
     served = launch.outcome.served if isinstance(launch.outcome, Measured) else None
     seen = launch.endpoint
     return bool(served and seen and all_cached(seen.cached_tokens, served))

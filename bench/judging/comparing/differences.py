@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from bench.judging.endpoint import read_elsewhere
 from bench.records.environment import SECRET, section
 from bench.records.private import release
 from bench.records.run import RunFile
@@ -109,8 +110,9 @@ def _facts(file: RunFile, names: Set[str]) -> dict[str, list[str]]:
             told = {"started": server.started, "same_host": server.same_host, "prompts": prompts}
             add("server ", {"name": server.name, "version": server.version})
             add("server ", server.settings | told)
-            # None of its settings, which `_left_out` looks at: it was never cut.
+            # None of its settings, which `_left_out` looks at: these were never cut.
             add("", {"server's command": shlex.join(server.command) or None})
+            add("", {"server's prefill": "another process" if read_elsewhere(launch) else None})
         environment = {k: v for k, v in launch.environment.items() if k not in ("device", "job")}
         add("", environment)
         add("", section(launch.environment, "packages"))

@@ -50,7 +50,7 @@ EXPLAINS = re.compile(
     r"^(framework|torch|transformers|diffusers|peft|driver|runtime|threads|threads_used|instructions|"
     r"instructions_used|cpu_capability|mkldnn|compute_capability|"
     r"world (hosts|devices_per_host|machines|library|library_version)|"
-    r"server('s command| name| version| started| same_host| prompts))$"
+    r"server('s (command|prefill)| name| version| started| same_host| prompts))$"
     r"|limit|_max_mhz|_mode$|governor|quota|memory_format|attention|operators|fused|precision|reduced"
 )
 """Names of facts by which one run may be faster than another on one chip."""

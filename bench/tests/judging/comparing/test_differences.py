@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +14,9 @@ from bench.records.run import RunFile, Settings
 from bench.report import Canvas
 from bench.reports.terminal.comparison import render
 from bench.tests.judging.two_runs import CASE, FAST, FIXED, GEMM, SLOW, run, seen, steps
+from bench.tests.served_runs import measured as load_measured
+from bench.tests.served_runs import serve_case
+from bench.tests.served_runs import served as load_served
 from bench.tests.values import another, failed, make_file, make_launch, make_measured
 
 
@@ -100,6 +104,25 @@ def served_by(version: str = "1", **settings: str) -> RunFile:
 def served(server: Server, prompts: Literal["token ids", "text"] = "token ids") -> RunFile:
     seen = Endpoint(server=server, weights="0", prompts=prompts, warm_up_requests=1)
     return make_file([CASE], [make_launch(make_measured(), CASE, endpoint=seen)], settings=FIXED)
+
+
+def test_a_server_whose_prompts_another_process_reads_may_be_faster_by_it() -> None:
+    """16 prompts of 7 tokens, all counted as cached."""
+    case, sides = serve_case(), []
+    for cached in (0, 16 * 6):
+        server = Server(
+            name="x", version="1", model="m", settings={}, started="by the run", same_host=True
+        )
+        seen = Endpoint(
+            server=server, weights="0", prompts="text", warm_up_requests=1, cached_tokens=cached
+        )
+        launch = make_launch(load_measured(load_served()), case, endpoint=seen)
+        sides.append(
+            make_file([case], [launch], settings=FIXED, run_id=f"20260101T000000Z-{cached:04}")
+        )
+    assert differences(*sides) == {"server's prefill": ("absent", "another process")}
+    said = render([compare(*sides)], Canvas(width=200))
+    assert re.search(r"MAY EXPLAIN IT:? +server's prefill: absent \| another process", said), said
 
 
 def test_settings_of_a_server_that_an_older_version_left_out_are_no_difference() -> None:
