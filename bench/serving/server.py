@@ -30,6 +30,9 @@ from bench.serving.wire import Endpoint, Pool
 MODELS = "/v1/models"
 VERSIONS = ("/version", "/info", "/get_server_info", "/server_info")
 """Where servers tell their version, each in its own way; what is not there is no matter."""
+UNNAMED = (
+    " If it is a server of OpenAI's protocol, correct --endpoint, or name its model: --model NAME."
+)
 METRICS = "/metrics"
 MOST_SETTINGS, MOST_CHARACTERS, MOST_READ = 2000, 200, 4000
 HITS = re.compile(r"prefix_cache_hits(_total)?$|(^|[:_])cached_(prompt_)?tokens(_total)?$")
@@ -77,7 +80,11 @@ POLL_SECONDS, STOP_SECONDS, TAIL_BYTES = 0.5, 30.0, 4000
 class Models(msgspec.Struct):
     """The answer of `/v1/models`."""
 
-    data: list[dict[str, Any]] = []
+    data: list[dict[str, Any]]
+
+
+class NoModel(ServerError):
+    """Something answers where the server is to be, and names no model."""
 
 
 async def identify(
@@ -98,12 +105,11 @@ async def identify(
             f"{_where(pool)}: {wants} (status {head.status}). {put} into the environment variable "
             "that --token-variable names."
         )
-    models = _models(head, said)
+    models = _models(head, said) or []
     names = [str(model["id"]) for model in models if model.get("id")]
     if not names and asked_model is None:
         raise ServerError(
-            f"{_where(pool)}: {MODELS} names no model (status {head.status}). It must be a server "
-            "of OpenAI's protocol; if it is, name its model: --model NAME."
+            f"{_where(pool)}: {MODELS} names no model (status {head.status}).{UNNAMED}"
         )
     if asked_model is not None and names and asked_model not in names:
         raise ServerError(
@@ -125,11 +131,11 @@ async def identify(
     return told, chosen
 
 
-def _models(head: Head, said: bytes) -> list[dict[str, Any]]:
-    """Those that it names."""
+def _models(head: Head, said: bytes) -> list[dict[str, Any]] | None:
+    """Those that it names; None where it has no list of them."""
     with contextlib.suppress(*UNREADABLE):
-        return msgspec.json.decode(said, type=Models).data if head.status == 200 else []
-    return []
+        return msgspec.json.decode(said, type=Models).data if head.status == 200 else None
+    return None
 
 
 def _other_scheme(pool: Pool, error: str) -> str:
@@ -319,21 +325,24 @@ class Process:
     async def ready(self, pool: Pool, model: str | None, seconds: float) -> None:
         """Returns when it names a model, which a frontend does not before its workers are there, or
         wants another token, or has no list where the user names the `model`; raises `ServerError`
-        where it ends before, or does not within `seconds`."""
-        end, lacking = time.monotonic() + seconds, "no answer"
+        where it ends before, or does not within `seconds`: `NoModel` where it answered."""
+        end, error = time.monotonic() + seconds, ServerError
+        lacking, hint = "no answer", ""
         while time.monotonic() < end:
             with contextlib.suppress(Broken):
                 head, said = await pool.get(MODELS)
-                listless = head.status in (401, 403) or (model and 400 <= head.status < 500)
-                if listless or _models(head, said):
+                models = _models(head, said)
+                listless = model and models is None and head.status < 500
+                if models or listless or head.status in (401, 403):
                     return
+                error, hint = NoModel, "" if model else UNNAMED
                 lacking = f"{MODELS} names no model (status {head.status})"
             if self._child.poll() is not None:
                 code = self._child.returncode
                 raise ServerError(f"--server-command: it ended with exit code {code}. {self.tail}")
             await asyncio.sleep(POLL_SECONDS)
-        raise ServerError(
-            f"--server-command: {lacking} on {pool.endpoint.authority} within {seconds:g} s. "
+        raise error(
+            f"--server-command: {lacking} on {pool.endpoint.authority} within {seconds:g} s.{hint} "
             f"{self.tail}"
         )
 

@@ -99,7 +99,7 @@ def launch(
     ask: Ask, number: int, reference: Reference, trust: ssl.SSLContext | None, say: Say
 ) -> list[Came]:
     """One launch of every case. What goes wrong is an outcome; raises `ServerError` only where
-    there is no server to measure, and it was not the run's to start; `Interrupted` at Ctrl-C."""
+    there is no server to measure, nor would be at the next start; `Interrupted` at Ctrl-C."""
     it = _Launch(ask, number, reference, say)
     try:
         asyncio.run(it.run(trust))
@@ -157,6 +157,8 @@ class _Launch:
                 self.say(f"launch {self.number}: the server starts")
                 try:
                     await process.ready(pool, ask.model, ask.ready_seconds)
+                except server.NoModel:  # the next start would name none either
+                    raise
                 except ServerError as error:
                     self._all(Failed(kind="error", phase="start", message=str(error)), None)
                     return

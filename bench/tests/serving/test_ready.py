@@ -8,7 +8,7 @@ import pytest
 
 from bench.errors import ServerError
 from bench.serving import server
-from bench.serving.framing import Head
+from bench.serving.framing import Broken, Head
 from bench.serving.wire import Endpoint, Pool
 
 NAMED = (200, b'{"data": [{"id": "m"}]}')
@@ -24,6 +24,10 @@ NAMED = (200, b'{"data": [{"id": "m"}]}')
         ([], NAMED, "n"),
         ([(503, b"")], (401, b""), None),
         ([], (404, b""), "m"),
+        # Of another form, or none: then the name given is taken.
+        ([(503, b"")], (200, b'{"models": [{"name": "m"}]}'), "m"),
+        ([], (200, b'{"object": "list", "data": null}'), "m"),
+        ([], (200, b"[]"), "m"),
     ],
 )
 def test_a_server_is_ready_when_it_names_a_model(
@@ -48,15 +52,45 @@ def test_a_server_is_ready_when_it_names_a_model(
     assert next(answers, None) is None
 
 
-def test_a_server_that_never_names_a_model_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+NAME_IT = "correct --endpoint, or name its model: --model NAME"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "model", "hinted"),
+    [
+        (200, b'{"data": []}', None, True),
+        (404, b"{}", None, True),
+        (200, b'{"data": []}', "m", False),
+        (503, b"", "m", False),
+    ],
+)
+def test_a_server_that_never_names_a_model_is_said_to(
+    status: int, said: bytes, model: str | None, hinted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def get(pool: Pool, path: str) -> tuple[Head, bytes]:
-        return Head(status=200, headers={}), b'{"data": []}'
+        return Head(status=status, headers={}), said
 
     monkeypatch.setattr(Pool, "get", get)
+    why = rf"names no model \(status {status}\) on 127.0.0.1:9 within 0.02 s\. "
+    with pytest.raises(server.NoModel, match=why) as caught:
+        never_ready(model, monkeypatch)
+    assert (NAME_IT in str(caught.value)) is hinted
+
+
+def test_where_nothing_ever_answers_no_model_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get(pool: Pool, path: str) -> tuple[Head, bytes]:
+        raise Broken("no connection")
+
+    monkeypatch.setattr(Pool, "get", get)
+    with pytest.raises(ServerError, match=r"no answer on 127\.0\.0\.1:9") as caught:
+        never_ready(None, monkeypatch)
+    assert NAME_IT not in str(caught.value) and not isinstance(caught.value, server.NoModel)
+
+
+def never_ready(model: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "POLL_SECONDS", 0.001)
     process = server.Process("sleep 60")
     try:
-        with pytest.raises(ServerError, match=r"names no model \(status 200\) on 127.0.0.1:9 with"):
-            asyncio.run(process.ready(Pool(Endpoint.of("http://127.0.0.1:9")), None, 0.02))
+        asyncio.run(process.ready(Pool(Endpoint.of("http://127.0.0.1:9")), model, 0.02))
     finally:
         process.stop()

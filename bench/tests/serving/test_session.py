@@ -12,7 +12,7 @@ import pytest
 
 from bench.errors import AccelmarkError, ServerError
 from bench.records.outcome import Failed, Measured, Void
-from bench.serving import cases, gate, session, verdict
+from bench.serving import cases, gate, run, server, session, verdict
 from bench.serving import reference as asked_of_it
 from bench.serving.load import Driven, drive
 from bench.serving.reference import Text, Truth
@@ -261,6 +261,25 @@ def test_no_server_is_bad_input_and_one_that_dies_a_failure() -> None:
     (came,) = session.launch(ask(url, command=command), 0, reference, None, lambda _: None)
     assert isinstance(came.outcome, Failed) and came.outcome.phase == "start"
     assert "exit code 3" in came.outcome.reason and "no such model" in came.outcome.reason
+
+
+def test_a_server_that_never_names_a_model_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would take all of --ready-limit each time."""
+    started = []
+
+    class Nameless(server.Process):
+        async def ready(self, *given: Any) -> None:
+            started.append(given)
+            raise server.NoModel("it names no model")
+
+    with Mock(Manners()).running() as url:
+        pass
+    monkeypatch.setattr(server, "Process", Nameless)
+    with pytest.raises(ServerError, match="names no model"):
+        run.run(ask(url, command="sleep 60"), 3, out=tmp_path, reference=reference)
+    assert len(started) == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
