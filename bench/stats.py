@@ -367,3 +367,32 @@ def enough_launches(values: Sequence[float], target: float) -> bool:
         return False
     estimate = log_estimate(values, LOOK_LEVEL)
     return estimate is not None and estimate.half_width <= target
+
+
+def passed_enough(values: Sequence[float], target: float) -> bool:
+    """Whether they were enough at the last look that they have passed; as `enough_launches`."""
+    looked = max((look for look in LOOKS if look <= len(values)), default=0)
+    return enough_launches(values[:looked], target)
+
+
+def outweighing(made: int, slowed: int, failed: int) -> int:
+    """How many more undisturbed launches it takes for those that failed, or were slowed from
+    outside, to be no more than a third: of more judging says INVALID.
+
+    made: launches that were measured, of which so many were slowed.
+    """
+    return max(0, 3 * slowed + 2 * failed - made)
+
+
+def adaptive_ends(
+    values: Sequence[float], made: int, slowed: int, failed: int, target: float
+) -> bool:
+    """Whether an adaptive run makes no further launch of a case: those that nothing slowed were
+    enough and outweigh the others, or will not.
+
+    values, target: as for `enough_launches`, of launches that nothing slowed, or of all if
+    something slowed each; the counts: as for `outweighing`.
+    """
+    if passed_enough(values, target):
+        return not 0 < outweighing(made, slowed, failed) <= LOOKS[-1] - made
+    return made >= LOOKS[1] and 3 * slowed > made

@@ -156,25 +156,15 @@ class CaseState:
         if self.hopeless:
             return True
         if self.settings.launches == "auto":
-            more, made = self._outweighing, len(self.measured)
-            if self._enough:
-                return not 0 < more <= stats.LOOKS[-1] - made
-            return made >= stats.LOOKS[1] and 3 * len(self._slowed) > made  # it is in vain
+            target = self.settings.target_half_width
+            return stats.adaptive_ends(self.rates, *self._counts, target)
         return len(self.measured) >= self.settings.launches
 
     @property
-    def _enough(self) -> bool:
-        """Whether the undisturbed launches were enough at the last look that they have passed."""
-        rates = self.rates
-        looked = max((look for look in stats.LOOKS if look <= len(rates)), default=0)
-        return stats.enough_launches(rates[:looked], self.settings.target_half_width)
-
-    @property
-    def _outweighing(self) -> int:
-        """How many more undisturbed launches it takes for those that failed, or were slowed from
-        outside, to be no more than a third: of more judging says INVALID."""
-        total = len(self.launches)
-        return max(0, 3 * (total - len(self.measured) + len(self._slowed)) - total)
+    def _counts(self) -> tuple[int, int, int]:
+        """How many of its launches were measured, were so though slowed from outside, failed."""
+        made = len(self.measured)
+        return made, len(self._slowed), len(self.launches) - made
 
     def samples(self) -> int:
         """Steady samples that the next launch should take."""
@@ -196,9 +186,10 @@ class CaseState:
             return 0
         if self.searching:
             return self.search.left + self._planned(0, to_the_last_look)
-        if self.settings.launches == "auto" and self._enough:
-            return self._outweighing
-        done = len(self.rates if self.settings.launches == "auto" else self.measured)
+        auto = self.settings.launches == "auto"
+        if auto and stats.passed_enough(self.rates, self.settings.target_half_width):
+            return stats.outweighing(*self._counts)
+        done = len(self.rates if auto else self.measured)
         return self._planned(done, to_the_last_look)
 
     def _planned(self, done: int, to_the_last_look: bool) -> int:

@@ -252,9 +252,10 @@ def next_step(run: RunFile, rows: list[Row], beside_record: bool = False) -> str
 def going_on(run: RunFile, rows: Sequence[Row], lacking: str, beside_record: bool) -> str:
     """How a run makes what it lacks: first what is wrong with rows is put right. Empty where it
     lacks nothing, or cannot go on for what is wrong."""
-    mend, step = next(_faults(run, rows), ("", ""))
-    if not lacking or (step and not mend):
+    mends = [mend for mend, _ in _faults(run, rows)]
+    if not lacking or "" in mends:
         return ""
+    mend = mends[0] if mends else ""
     return f"{lacking}; {mend}{', then ' if mend else ''}{_go_on(run, beside_record)}"
 
 
@@ -307,17 +308,15 @@ def unfinished(run: RunFile, rows: Sequence[Row]) -> str:
 
 def _has_launches_left(row: Row, run: RunFile) -> bool:
     """Whether a run that goes on may make more launches of a case, and there is a reason to."""
-    launches, made = run.run.settings.launches, row.launches + row.hindered
-    if too_many(row.excluded, made + row.excluded):
+    settings, made, failed = run.run.settings, row.launches + row.hindered, row.excluded
+    auto, budget = settings.launches == "auto", run.end is not None and run.end.reason == "budget"
+    if too_many(failed, made + failed) or ((auto or budget) and row.verdict == "OK"):
         return False
-    enough = launches == "auto" or (run.end is not None and run.end.reason == "budget")
-    if enough and row.verdict == "OK":
-        return False
-    if launches != "auto":
-        return made < launches
     slowed = row.hindered or (made if row.hindrance else 0)
-    in_vain = made >= stats.LOOKS[1] and slowed > made / 3
-    return row.launches < stats.LOOKS[-1] and not in_vain
+    if settings.launches != "auto":  # of which too many may be slowed already
+        left = settings.launches - made
+        return 0 < left >= stats.outweighing(made, slowed, failed)
+    return not stats.adaptive_ends(row.rates, made, slowed, failed, settings.target_half_width)
 
 
 def threads(stack: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:

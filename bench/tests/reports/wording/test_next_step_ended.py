@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, Literal
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from bench.judging.summary import summarize
 from bench.records.outcome import Outcome
 from bench.records.run import End, RunFile, Settings
-from bench.reports.wording.rows import next_step
+from bench.reports.wording.rows import next_step, unfinished
+from bench.running.case_state import CaseState
 from bench.tests.values import (
     COMPLETE,
     failed,
@@ -152,6 +154,44 @@ def test_under_another_quota_no_run_goes_on() -> None:
 def test_a_case_that_is_given_up_has_no_launches_left(outcomes: list[Outcome]) -> None:
     run = file(*outcomes, settings=AUTO, end=ended("interrupted"))
     assert "--resume" not in next_step(run, summarize(run))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_auto_has_launches_left_where_the_run_itself_would_make_them(seed: int) -> None:
+    """But for a case that is sure already, which none is needed of."""
+    draw = random.Random(seed)
+    share = draw.choice([0.0, 0.3, 0.5, 0.8])
+    bad = [failed(), SLOWED, SLOWED]
+    good = wild(2) if draw.random() < 0.5 else [FINE]
+    outcomes = [
+        draw.choice(bad if draw.random() < share else good) for _ in range(draw.randint(1, 22))
+    ]
+    run = file(*outcomes, settings=AUTO, end=ended("interrupted"))
+    state = CaseState(CASE, AUTO)
+    for launch in run.launches:
+        state.keep(launch)
+    (row,) = rows = summarize(run)
+    if row.measured:
+        left = row.verdict != "OK" and not state.finished
+        assert bool(unfinished(run, rows)) is left, (row.verdict, row.why)
+
+
+@pytest.mark.parametrize(("slowed", "left"), [(3, True), (4, False)])
+@pytest.mark.parametrize("fine", [1, 0])
+def test_a_fixed_number_goes_on_while_enough_may_be_undisturbed(
+    slowed: int, left: bool, fine: int
+) -> None:
+    run = file(*[SLOWED] * slowed, *[FINE] * fine, settings=TEN, end=ended("interrupted"))
+    assert bool(unfinished(run, summarize(run))) is left
+
+
+def test_a_quota_forbids_to_go_on_whatever_else_is_wrong() -> None:
+    launches = make_launches(CASE, [failed(), failed()]) + make_launches(OTHER, [HELD] * 3)
+    plan = [CASE, OTHER, make_case(precision="fp16")]
+    run = make_file(plan, launches, settings=TEN, end=ended("interrupted"))
+    step = next_step(run, summarize(run))
+    assert "see why gemm-matmul" not in step and "has no number. See why" in step
+    assert "--resume" not in step
 
 
 @pytest.mark.parametrize(
