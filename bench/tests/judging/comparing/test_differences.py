@@ -121,7 +121,7 @@ def test_a_server_whose_prompts_another_process_reads_may_be_faster_by_it() -> N
             make_file([case], [launch], settings=FIXED, run_id=f"20260101T000000Z-{cached:04}")
         )
     assert differences(*sides) == {"server's prefill": ("absent", "another process")}
-    said = render([compare(*sides)], Canvas(width=200))
+    said = render([compare(sides[0], sides[1])], Canvas(width=200))
     assert re.search(r"MAY EXPLAIN IT:? +server's prefill: absent \| another process", said), said
 
 
