@@ -178,15 +178,14 @@ class AmdSmiSource(Source):
         return tuple(dict.fromkeys(ACTIVE[name] for name in known if told[name] == 1))
 
     def processes(self) -> tuple[Process, ...] | None:
-        """Those that hold memory of the device: each that computes on another has this one open
-        too, and so have we."""
+        """Those that hold memory of the device: each that computes on another has it open too."""
         found = self._get("processes", "amdsmi_get_gpu_process_list")
         if not isinstance(found, list):
             return None
         known = [p for p in found if isinstance(p, dict) and isinstance(p.get("pid"), int)]
         memory = (next(iter(_fields(p.get("memory_usage"), "vram_mem")), None) for p in known)
         users = [Process(p["pid"], held(m)) for p, m in zip(known, memory, strict=True)]
-        return tuple(p for p in users if p.memory_bytes != 0 and p.pid != os.getpid())
+        return tuple(p for p in users if p.memory_bytes != 0)
 
     def _get(self, quantity: str, name: str, *arguments: Any) -> Any:
         return self.ask(quantity, self._smi, name, self._handle, *arguments)

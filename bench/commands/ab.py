@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from bench.commands.common import WIDE, Side, choose, face_of, render, say, typed
-from bench.commands.options import ONLY, SPREAD, precision_option
+from bench.commands.options import ONLY, PATH, SPREAD, precision_option
 from bench.commands.streams import put_card
 from bench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, ComparisonError
 
@@ -53,7 +53,7 @@ PYTHON = "Python (3.11 or later) with torch, numpy, msgspec and psutil; it runs 
 @precision_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("runs"),
     show_default=True,
     help="Folder for the two records.",

@@ -12,16 +12,14 @@ import click
 from bench import units
 from bench.commands import explain
 from bench.commands.common import WIDE, canvas, put_report, render, say
-from bench.commands.options import ABOVE_ZERO, PERCENT, json_option, width_option
+from bench.commands.options import ABOVE_ZERO, PATH, PERCENT, json_option, width_option
 from bench.commands.streams import put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
 
 
 @click.command(short_help="Say who is faster, or why that is open.")
-@click.argument("base", type=click.Path(path_type=Path), metavar="BASE")
-@click.argument(
-    "others", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="OTHER..."
-)
+@click.argument("base", type=PATH, metavar="BASE")
+@click.argument("others", nargs=-1, required=True, type=PATH, metavar="OTHER...")
 @click.option(
     "--price",
     "prices",

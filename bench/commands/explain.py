@@ -16,6 +16,7 @@ from bench.commands.common import WIDE, canvas, looking, put_report, say, typed,
 from bench.commands.options import (
     DEVICE,
     LAUNCHES,
+    OUT,
     output_option,
     precision_option,
     width_option,
@@ -45,9 +46,7 @@ FORMATS = ("table", "json", "csv", "trace")
     help="Also try known remedies on the whole step, each checked, and say what each came to.",
 )
 @precision_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for the record.  [default: runs]"
-)
+@OUT
 @click.option(
     "--format",
     "format_name",

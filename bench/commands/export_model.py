@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import SEED
+from bench.commands.options import PATH, SEED
 from bench.commands.streams import put
 
 
 @click.command(short_help="Write a model that any server can load.")
 @click.argument("model", metavar="MODEL")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.argument("folder", type=PATH, metavar="FOLDER")
 @click.option(
     "--precision", default="bf16", show_default=True, help="Of its weights: bf16, fp16 or fp32."
 )

@@ -15,6 +15,9 @@ else:
     Kind = click.ParamType  # which older versions of click cannot be asked of what
 
 
+PATH = click.Path(path_type=Path)
+
+
 class Number(Kind):
     """A number within limits."""
 
@@ -65,12 +68,11 @@ SPREAD = click.option(
 INDEX = Number(int, "a whole number from 0 up", lambda n: n >= 0)
 SEED = Number(int, "a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)
 
+OUT = click.option("--out", type=PATH, help="Folder for the record.  [default: runs]")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 output_option = click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write to this file, not to stdout.",
+    "--output", type=PATH, metavar="FILE", help="Write to this file, not to stdout."
 )
 width_option = click.option(
     "--width",

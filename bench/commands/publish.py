@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from bench.commands.common import say
+from bench.commands.options import PATH
 from bench.commands.streams import put_card
 
 
 @click.command(short_help="Copy a run to the published results.")
-@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("run_path", type=PATH, metavar="RUN")
 @click.option("--name", help="Name of its folder. Default: suite and device.")
 @click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("results"),
     show_default=True,
     help="Folder of published runs.",
@@ -23,7 +24,7 @@ from bench.commands.streams import put_card
 @click.option(
     "--sign",
     "key",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="KEY",
     help="Sign it with this private key (ssh-keygen -t ed25519).",
 )

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from bench.commands.common import WIDE, put_report, render, say
-from bench.commands.options import output_option, width_option
+from bench.commands.options import PATH, output_option, width_option
 from bench.errors import EXIT_BAD_INPUT
 
 
 @click.command(short_help="Print the report of runs, in any format.")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
 @click.option(
     "--format",
     "format_name",

@@ -14,6 +14,8 @@ from bench.commands.options import (
     ABOVE_ZERO,
     DEVICE,
     ONLY,
+    OUT,
+    PATH,
     SPREAD,
     framework_option,
     precision_option,
@@ -46,15 +48,11 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     "record",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="RUN",
     help="Go on with a run that ended early. Its record says what is left to measure.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder for the record.  [default: runs]",
-)
+@OUT
 @click.option(
     "--explain",
     "explaining",

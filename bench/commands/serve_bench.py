@@ -7,16 +7,17 @@ import secrets
 import ssl
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.commands.common import WIDE, Side, choose, render, say, show
-from bench.commands.options import ABOVE_ZERO, DEVICES, LAUNCHES, SEED, Number
+from bench.commands.options import ABOVE_ZERO, DEVICES, LAUNCHES, OUT, PATH, SEED, Number
 from bench.errors import EXIT_INCOMPLETE, EXIT_OK, ServerError
 
 if TYPE_CHECKING:
     from bench.backend import DeviceInfo
+    from bench.serving.cases import Asks
     from bench.serving.wire import Endpoint
 
 SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
@@ -27,7 +28,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 @click.option(
     "--weights",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="The exported model that it serves.",
 )
@@ -64,15 +65,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 @click.option(
     "--device", metavar="BACKEND[:INDEX]", help="That the server uses, on this host: looked at."
 )
-@click.option(
-    "--devices",
-    "device_count",
-    type=DEVICES,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="It uses.",
-)
+@click.option("--devices", type=DEVICES, default=1, show_default=True, metavar="N", help="It uses.")
 @click.option("--speculation", is_flag=True, help="It guesses tokens: compared with its like.")
 @click.option("--text", is_flag=True, help="Send prompts as text, not as token ids.")
 @click.option(
@@ -80,12 +73,7 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
     metavar="NAME",
     help="Environment variable that holds a bearer token; it is in no record.",
 )
-@click.option(
-    "--ca",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Certificates to trust, beside the system's.",
-)
+@click.option("--ca", type=PATH, metavar="FILE", help="Certificates to trust, beside the system's.")
 @click.option("--seed", type=SEED, metavar="N", help="Of the prompts. Default: one never used.")
 @click.option(
     "--request-limit", type=ABOVE_ZERO, default=600.0, show_default=True, metavar="SECONDS"
@@ -93,40 +81,25 @@ SIGMA = Number(float, "a number from 0 to 2", lambda n: 0 <= n <= 2)
 @click.option(
     "--ready-limit", type=ABOVE_ZERO, default=1800.0, show_default=True, metavar="SECONDS"
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="runs",
-    show_default=True,
-    help="Folder for the record.",
-)
+@OUT
 @WIDE
 def serve_bench(
     endpoint: str,
     weights: Path,
     model: str | None,
-    concurrency: str | None,
-    rate: str | None,
-    offline: bool,
-    requests: int | None,
-    input_tokens: int,
-    output_tokens: int,
-    sigma: float,
-    ttft_limit_ms: int,
-    tpot_limit_ms: int,
     server_command: str | None,
     launches: int | None,
     device: str | None,
-    device_count: int,
-    speculation: bool,
+    devices: int,
     text: bool,
     token_variable: str | None,
     ca: Path | None,
     seed: int | None,
     request_limit: float,
     ready_limit: float,
-    out: Path,
+    out: Path | None,
     wide: bool,
+    **load: Any,
 ) -> None:
     """Measure a server that serves a model of `accelmark export-model`, and print its card.
 
@@ -134,7 +107,6 @@ def serve_bench(
     that model that answers. No proxy is used, nothing is tried twice.
     """
     from bench import api
-    from bench.planning.arrivals import Lengths
     from bench.running.hosts.placement import require_one_host
     from bench.serving import cases, export, watched
     from bench.serving import run as serving
@@ -148,17 +120,7 @@ def serve_bench(
             "asked. Leave it out, or give --server-command, which starts one for each."
         )
     manifest = export.read(weights)
-    asks = cases.Asks(
-        lengths=Lengths(input_tokens=input_tokens, output_tokens=output_tokens, sigma=sigma),
-        concurrencies=tuple(int(n) for n in listed("--concurrency", concurrency, DEVICES)),
-        rates=tuple(listed("--rate", rate, ABOVE_ZERO)),
-        offline=offline,
-        requests=requests,
-        speculation=speculation,
-        ttft_limit_ms=ttft_limit_ms,
-        tpot_limit_ms=tpot_limit_ms,
-        devices=device_count,
-    )
+    asks = _asks(devices=devices, **load)
     where = Endpoint.of(endpoint)
     server_device = _device(device, where)
     ask = Ask(
@@ -174,13 +136,13 @@ def serve_bench(
         token=_token(token_variable),
         request_seconds=request_limit,
         ready_seconds=ready_limit,
-        monitor=watched.watch(server_device if device else None, device_count),
+        monitor=watched.watch(server_device if device else None, devices),
     )
     path = serving.run(
         ask,
         (launches or 5) if server_command else 1,
         device=server_device,
-        out=out,
+        out=out or Path("runs"),
         command=typed(server_command),
         say=say,
         trust=_trust(ca, tls=where.tls),
@@ -190,6 +152,26 @@ def serve_bench(
     say(f"record: {result.path}")
     usable = all(row.status in ("measured", "skipped") for row in api.summarize_run(result))
     sys.exit(EXIT_OK if usable else EXIT_INCOMPLETE)
+
+
+def _asks(
+    concurrency: str | None,
+    rate: str | None,
+    input_tokens: int,
+    output_tokens: int,
+    sigma: float,
+    **asked: Any,
+) -> Asks:
+    """The loads; asked: what `Asks` has by the same name."""
+    from bench.planning.arrivals import Lengths
+    from bench.serving.cases import Asks
+
+    return Asks(
+        lengths=Lengths(input_tokens=input_tokens, output_tokens=output_tokens, sigma=sigma),
+        concurrencies=tuple(int(n) for n in listed("--concurrency", concurrency, DEVICES)),
+        rates=tuple(listed("--rate", rate, ABOVE_ZERO)),
+        **asked,
+    )
 
 
 def listed(option: str, given: str | None, kind: Number) -> list[float]:

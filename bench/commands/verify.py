@@ -8,15 +8,16 @@ from pathlib import Path
 import click
 
 from bench.commands.common import say
+from bench.commands.options import PATH
 from bench.commands.streams import folded, put
 from bench.errors import EXIT_INCOMPLETE, RecordError
 
 
 @click.command(short_help="Check published runs and their signatures.")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=PATH)
 @click.option(
     "--signer",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Public key (id_ed25519.pub) that must have signed each of them.",
 )

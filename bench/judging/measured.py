@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -71,24 +70,17 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
     level = stats.level(settings.launches)
     interval = stats.log_estimate(rates, level)
     throughput = stats.geometric_mean(rates)
-    work = outcomes[0].work
-    series = [o.samples for o in outcomes]
-    samples = [s for one in series for s in one]
     seen: set[str] = {flag for outcome in flagged_outcomes for flag in outcome.flags}
     far = _far_out(clean, rates)
     seen |= {FAR_OUT for _ in far} | {CLOCKS_SET for x in launches if clocks_set(x)}
     verdict, reason = _verdict(outcomes, len(measured), excluded, slowed, interval, settings)
-    waited = _waited(outcomes)
-    shared = True in _worlds(launches, "shared_host")
-    why = (why for why in _worlds(launches, "silent_absent") if isinstance(why, str))
-    per_second = functools.partial(_rate, throughput, work.items)
     source, scope = energy.said_by(launches)
     return Row(
         case=case,
         status="measured",
         verdict=verdict,
         reason=reason,
-        unit=f"{work.unit}/s",
+        unit=f"{outcomes[0].work.unit}/s",
         throughput=throughput,
         interval=interval,
         rates=tuple(rates),
@@ -100,32 +92,17 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         excluded=excluded,
         hindered=len(measured) - len(outcomes),
         hindrance=next(iter(slowed.values()), ("", ""))[1],
-        steps=sum(o.steady_steps for o in outcomes),
-        median_sample=statistics.median(samples),
-        p25_sample=statistics.quantiles(samples, n=4, method="inclusive")[0]
-        if len(samples) > 1
-        else samples[0],
-        least_sample=min(samples),
-        within_sd=statistics.fmean(_relative_sd(one) for one in series),
         between_sd=_relative_sd(rates) if len(rates) > 1 else None,
-        outliers=sum(stats.outliers(one) for one in series),
         flags=tuple(sorted(seen)),
         far_out=far,
         flag_ranks=_flag_ranks(measured),
-        shared_host=case.devices > 1 and shared,
-        pairs=pairs(outcomes, next(iter(_worlds(launches, "machines")), None)),
-        ranks=rank_times(case, outcomes, shared=shared, why=next(iter(why), "")),
         latency=_latency(outcomes, level),
         serving=summarized(case, outcomes, level),
-        flop_per_second=per_second(work.flop),
-        least_flop_per_second=per_second(least_flop(case, work)),
-        bytes_per_second=per_second(_mean([o.work.moved_bytes for o in outcomes])),
-        experts_hit=_mean([o.work.experts_hit for o in outcomes]),
-        bus_bytes_per_second=per_second(work.bus_bytes),
+        **_steps(outcomes),
+        **_counted(case, outcomes, throughput),
+        **_ranks(case, launches, outcomes),
         **exposed(outcomes, level),
         **reduced(launches),
-        operation_seconds=work.operations and work.items / throughput / work.operations,
-        transferred_bytes_per_second=per_second(work.transferred_bytes),
         **_memory(case, outcomes),
         estimated_peak_bytes=estimated_peak_bytes(launches),
         cold=cold.of_first(launches),
@@ -134,6 +111,7 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         optimizer_passed_over=_passed_over(launches),
         spread=_spread(launches),
         executed=next((x.executed for x in measured if x.executed), None),
+        packages=joined.packages_of(measured),
         items_per_joule=energy.items_per_joule(outcomes),
         joule_rates=energy.of_launches(outcomes),
         joule_interval=energy.interval(outcomes, level),
@@ -142,12 +120,57 @@ def measured_row(case: Case, launches: Sequence[Launch], excluded: int, settings
         energy_absent=energy.why_absent(outcomes),
         not_observable=energy.not_observable(launches),
         idle_watts=joined.idle_watts(launches),
-        packages=joined.packages_of(measured),
         watts=energy.watts(outcomes),
-        host_fraction=_host_fraction(outcomes, statistics.median(samples)),
-        input_fraction=waited and waited / sum(o.steady_seconds for o in outcomes),
-        input_wait_seconds=waited and waited / sum(o.steady_steps for o in outcomes),
     )
+
+
+def _steps(outcomes: Sequence[Measured]) -> dict[str, Any]:
+    """Fields of a row: how long its steps took, and what they waited for."""
+    series = [o.samples for o in outcomes]
+    samples = [s for one in series for s in one]
+    steps, waited = sum(o.steady_steps for o in outcomes), _waited(outcomes)
+    quarters = statistics.quantiles(samples, n=4, method="inclusive") if samples[1:] else samples
+    return {
+        "steps": steps,
+        "median_sample": (median := statistics.median(samples)),
+        "p25_sample": quarters[0],
+        "least_sample": min(samples),
+        "within_sd": statistics.fmean(_relative_sd(one) for one in series),
+        "outliers": sum(stats.outliers(one) for one in series),
+        "host_fraction": _host_fraction(outcomes, median),
+        "input_fraction": waited and waited / sum(o.steady_seconds for o in outcomes),
+        "input_wait_seconds": waited and waited / steps,
+    }
+
+
+def _counted(case: Case, outcomes: Sequence[Measured], throughput: float) -> dict[str, Any]:
+    """Fields of a row: what is counted of a step, per second; None where it is not counted."""
+    work = outcomes[0].work
+
+    def per_second(count: float | None) -> float | None:
+        return None if count is None else throughput * count / work.items
+
+    return {
+        "flop_per_second": per_second(work.flop),
+        "least_flop_per_second": per_second(least_flop(case, work)),
+        "bytes_per_second": per_second(_mean([o.work.moved_bytes for o in outcomes])),
+        "experts_hit": _mean([o.work.experts_hit for o in outcomes]),
+        "bus_bytes_per_second": per_second(work.bus_bytes),
+        "operation_seconds": work.operations and work.items / throughput / work.operations,
+        "transferred_bytes_per_second": per_second(work.transferred_bytes),
+    }
+
+
+def _ranks(case: Case, launches: Sequence[Launch], outcomes: Sequence[Measured]) -> dict[str, Any]:
+    """Fields of a row: what its ranks share, compute and exchange."""
+    worlds = [world for x in launches if (world := section(x.environment, "world"))]
+    shared = True in (world.get("shared_host") for world in worlds)
+    whys = [why for world in worlds if isinstance(why := world.get("silent_absent"), str)]
+    return {
+        "shared_host": case.devices > 1 and shared,
+        "pairs": pairs(outcomes, worlds[0].get("machines") if worlds else None),
+        "ranks": rank_times(case, outcomes, shared=shared, why=whys[0] if whys else ""),
+    }
 
 
 def _steady(case: Case, outcome: Measured) -> Measured:
@@ -175,17 +198,6 @@ def _flag_ranks(outcomes: Sequence[Measured]) -> dict[str, tuple[int, ...]]:
                 found.setdefault(flag, set()).add(share.rank)
     most = max(len(outcome.ranks) for outcome in outcomes)
     return {flag: tuple(sorted(ranks)) for flag, ranks in found.items() if len(ranks) < most}
-
-
-def _worlds(launches: Sequence[Launch], name: str) -> list[Any]:
-    """What each launch of several devices says of its world by that name."""
-    worlds = [section(launch.environment, "world") for launch in launches]
-    return [world.get(name) for world in worlds if world]
-
-
-def _rate(throughput: float, items: int, count: float | None) -> float | None:
-    """What a step has of something, per second; None where it is not counted."""
-    return None if count is None else throughput * count / items
 
 
 def _mean(counts: Sequence[float | None]) -> float | None:

@@ -339,16 +339,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.status}: {self.reason}" if self.reached else self.reason or "not reached"
 
     @property
+    def _ceilings(self) -> tuple[tuple[Limit, float | None, float | None], ...]:
+        """Of each its share, and the rate that has one."""
+        return (
+            ("matmul", self.ceiling_fraction, self.flop_per_second),
+            ("memory", self.bandwidth_fraction, self.bytes_per_second),
+            ("transfer", self.transfer_fraction, self.transferred_bytes_per_second),
+        )
+
+    @property
     def limit_half_width(self) -> float | None:
         """Of the share in `limit`, as in `share_half_widths`; None of host and input."""
-        shares = {
-            "matmul": self.ceiling_fraction,
-            "memory": self.bandwidth_fraction,
-            "transfer": self.transfer_fraction,
-        }
         if self.limit is None or self.limit[0] in ("host", "input"):
             return None
-        nearest = [name for name, share in shares.items() if share == self.limit[1]]
+        nearest = [name for name, share, _ in self._ceilings if share == self.limit[1]]
         return self.share_half_widths.get(nearest[0]) if nearest else None
 
     @property
@@ -366,13 +370,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         as fast, and its share is as if they were not.
         """
         power = "POWER_CAPPED" in self.flags
-        ceilings: list[tuple[Limit, float | None]] = [
-            ("power" if power else "matmul", self.ceiling_fraction),
-            ("memory", self.bandwidth_fraction),
-            ("transfer", self.transfer_fraction),
+        known = [(name, share) for name, share, _ in self._ceilings if share is not None]
+        found: list[tuple[Limit, float]] = [
+            ("power" if power and name == "matmul" else name, share)
+            for name, share in known
+            if share >= REACHED
         ]
-        known = [(name, share) for name, share in ceilings if share is not None]
-        found = [(name, share) for name, share in known if share >= REACHED]
         if self.host_fraction is not None and self.host_fraction >= HOST_BOUND:
             found.append(("host", self.host_fraction))
         if self.input_fraction is not None and self.input_fraction >= INPUT_BOUND:
@@ -380,11 +383,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if found:
             name, share = max(found, key=lambda pair: pair[1])
             return name, min(share, 1.0) if name == "host" else share
-        counted = (self.flop_per_second, self.bytes_per_second, self.transferred_bytes_per_second)
-        unmeasured = any(
-            share is None and rate is not None
-            for (_, share), rate in zip(ceilings, counted, strict=True)
-        )
+        unmeasured = any(share is None and rate is not None for _, share, rate in self._ceilings)
         precision = PRECISIONS.get(self.case.precision)
         if precision and precision.quantized and self.case.workload != ARITHMETIC:
             unmeasured |= (self.ceiling_fraction or 0.0) >= REACHED / 2

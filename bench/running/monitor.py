@@ -148,7 +148,7 @@ class Monitor:
         others = strangers(looks, workers, device.before)
         if others is None:
             silent = f"{answer.source} does not say who is there"
-            nobody = f"{answer.source} lists nobody, not even the worker"
+            nobody = f"{answer.source} lists nobody with memory there, not even the worker"
             late = "nobody looked who was there before the worker came"
             why = late if any(looks) else nobody if () in looks else silent
             absent.setdefault("processes", why)

@@ -180,6 +180,8 @@ def look(source: Source, with_users: bool) -> tuple[Seen, dict[str, str]]:
     if with_users:
         try:
             users = source.processes()
+            if users:  # who looks has the device open too, and is no user of it
+                users = tuple(p for p in users if p.pid != os.getpid())
         except Exception as error:  # noqa: BLE001 - costs this one quantity
             absent["processes"] = reason_of(error)
         else:

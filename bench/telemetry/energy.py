@@ -155,16 +155,13 @@ def too_short(outcome: Measured, needed: float) -> str:
     """
     if rests(outcome):
         return "too short: of a burst the device rests for most of the time"
+    tenths = math.floor(round(10 * outcome.steady_seconds, 6))  # less is said than is needed
+    had = f"{tenths / 10:.1f} s"
+    wanted = f"{math.ceil(round(needed, 6))} s are needed"
     if outcome.served is not None:
-        return (
-            f"too short: a steady window of {outcome.steady_seconds:.1f} s, {needed:.0f} s "
-            "are needed; more requests give them"
-        )
+        return f"too short: a steady window of {had}, {wanted}; more requests give them"
     why = f" for {LEAST_READINGS} readings of power" if needed > LEAST_SECONDS else ""
-    said = (
-        f"too short: {outcome.steady_seconds:.1f} s of steady blocks, {needed:.0f} s are needed"
-        f"{why}; "
-    )
+    said = f"too short: {had} of steady blocks, {wanted}{why}; "
     steps, block = outcome.steady_steps, SPARE * needed / len(outcome.steady)
     most = steps // len(outcome.steady) if "SHORT_BLOCKS" in outcome.flags else BLOCK_STEPS
     longest = most * outcome.steady_seconds / steps

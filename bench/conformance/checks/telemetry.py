@@ -160,7 +160,8 @@ def _processes(source: Source) -> Finding:
     if there is None:
         return unseen(title, source.absent.get("processes", f"{source.name} does not say"))
     if not there:
-        return unseen(title, f"{source.name} lists nobody, not even this process")
+        nobody = f"{source.name} lists nobody with memory there, not even this process"
+        return unseen(title, nobody)
     return passed(title, f"{source.name} counts {len(there)} processes")
 
 

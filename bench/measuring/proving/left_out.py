@@ -23,6 +23,7 @@ TRIES = 40
 """Before a step is said to be left out, both take so many turns: other work may have slowed the
 first, and slows both. Of ten, all were held up now and then where three launches shared two cores.
 """
+BACK_TO_BACK = "steps back to back by what they read"
 READ_SECONDS, MOST_READ = 1e-3, 256
 """A block that is read takes so long, by what a step takes in a block, or has so many steps."""
 ALIKE = 0.01
@@ -147,7 +148,10 @@ def _untrue(
     """In a block, steps give what they give apart."""
     longest = otherwise.edges.slowest(round(1e9 * min(otherwise.step_seconds, MOST_SECONDS)))
     steps = min(2 * SHORT_BLOCK, int(1e9 * MOST_SECONDS / 12 / max(longest, 1)))
-    if steps < 2 or not otherwise.fits("steps back to back by what they read", 2 * steps):
+    if steps < 2:
+        otherwise.skipped.append(BACK_TO_BACK)
+        return
+    if not otherwise.fits(BACK_TO_BACK, 2 * steps):
         return
     apart = {key: float(total) for key, total in taken(otherwise, steps, True)}
     together = taken(otherwise, steps, False)

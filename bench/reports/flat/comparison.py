@@ -26,7 +26,7 @@ def flat(comparison: Comparison) -> dict[str, Any]:
         "settings_that_differ": list(map(msgspec.structs.asdict, comparison.configured.settings)),
         "settings_compared": list(comparison.configured.compared),
         "settings_not_recorded": list(comparison.configured.not_recorded),
-        **columns(comparison.configured, "chip_doubt", chip_doubt_code="doubt_code"),
+        **columns(comparison.configured, "chip_doubt", "chip_doubt_code=doubt_code"),
         "geometric_mean_ratio": comparison.geometric_mean,
         "cases_compared": len(comparison.averaged),
         **columns(comparison, "command_for_the_rest", "command_for_the_base"),
@@ -92,25 +92,22 @@ def _flat_case(case: CaseComparison, configured: Configured) -> dict[str, Any]:
         **columns(case, "tpot_limit_seconds", "verdict"),
         "codes": list(case.codes),
         "reasons": list(case.reasons),
-        "ratio": case.ratio,
-        **columns(case.interval, ratio_low="low", ratio_high="high", level="level"),
-        **columns(case, p_value_adjusted="p_value", not_excluded="not_excluded"),
         **columns(
-            case.per_cycle,
-            per_cycle_ratio="ratio.value",
-            per_cycle_low="ratio.low",
-            per_cycle_high="ratio.high",
-            clock_ratio="clock",
+            case,
+            *("ratio", "ratio_low=interval.low", "ratio_high=interval.high"),
+            *("level=interval.level", "p_value_adjusted=p_value", "not_excluded"),
+            *("per_cycle_ratio=per_cycle.ratio.value", "per_cycle_low=per_cycle.ratio.low"),
+            *("per_cycle_high=per_cycle.ratio.high", "clock_ratio=per_cycle.clock"),
+            "clock_remark",
         ),
-        **columns(case, "clock_remark"),
         "settings_differ": bool(configured.unintended),
-        **columns(case.split, "ceiling", ceiling_ratio="chip", share_ratio="software"),
-        **columns(chip, chip_ratio="chip", software_ratio="software"),
-        "per_joule_ratio": case.joule_ratio,
-        **columns(case.joule_interval, per_joule_low="low", per_joule_high="high"),
-        "per_currency_unit_ratio": case.price_ratio,
+        **columns(case.split, "ceiling", "ceiling_ratio=chip", "share_ratio=software"),
+        **columns(chip, "chip_ratio=chip", "software_ratio=software"),
+        **columns(case, "per_joule_ratio=joule_ratio", "per_joule_low=joule_interval.low"),
+        **columns(case, "per_joule_high=joule_interval.high"),
+        **columns(case, "per_currency_unit_ratio=price_ratio"),
         "same_work": _flat_work(case.same_work),
-        **columns(case, "experts_remark", first_output_gap="witness_gap"),
+        **columns(case, "experts_remark", "first_output_gap=witness_gap"),
         "base": _flat_side(case.base),
         "other": _flat_side(case.other),
     }
@@ -125,11 +122,11 @@ def _flat_system(case: CaseComparison) -> dict[str, Any]:
     sides = zip(NAMES, (case.base, case.other), efficiencies, strict=True)
     return {
         "system": {
-            **columns(found, devices_ratio="count"),
+            **columns(found, "devices_ratio=count"),
             **of_interval("per_device_ratio", found.per_device if found else None),
             **of_interval("one_device_ratio", found.chip if found else None),
             **of_interval("scaling_ratio", found.scaling if found else None),
-            **columns(found, not_split="unsplit"),
+            **columns(found, "not_split=unsplit"),
             "not_compared": list(case.system.beside),
             **{
                 who: None
@@ -146,7 +143,7 @@ def _flat_work(work: EqualWork | None) -> dict[str, Any] | None:
     if work is None:
         return None
     return {
-        **columns(work, "proved", "absent", "seeds", tolerance_not_measured="unmeasured"),
+        **columns(work, "proved", "absent", "seeds", "tolerance_not_measured=unmeasured"),
         "quantities": {
             finding.quantity: {
                 "error": finding.error if math.isfinite(finding.error) else None,
@@ -164,9 +161,8 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         **columns(row.case, "devices", "parallelism"),
         "load": arrival(row) if row.case.parameters.get("arrival") else None,
         **columns(row, "status", "reached", "verdict", "throughput", "unit"),
-        **columns(row.interval, ci_low="low", ci_high="high"),
-        "launches": row.launches,
+        **columns(row, "ci_low=interval.low", "ci_high=interval.high", "launches"),
         "flags": list(row.flags),
         **columns(row, "choice", "ceiling_fraction", "bandwidth_fraction", "mfu", "mbu"),
-        "items_per_joule": row.items_per_joule,
+        **columns(row, "items_per_joule"),
     }

@@ -40,8 +40,8 @@ def rows(run: RunFile, found: Sequence[ExplainedCase]) -> list[dict[str, Any]]:
 def _of_case(case: ExplainedCase) -> Iterator[dict[str, Any]]:
     yield {
         **_row("step", "", case.step_ms),
-        **columns(case, coverage="coverage.value", operators_ms="operators_ms.value"),
-        **columns(case, freeing_ms="freeing_ms.value", host_ms="host_ms.value"),
+        **columns(case, "coverage=coverage.value", "operators_ms=operators_ms.value"),
+        **columns(case, "freeing_ms=freeing_ms.value", "host_ms=host_ms.value"),
         "flags": " ".join(case.flags) or None,
         "ceilings": case.ceilings or None,
         "tried": [
@@ -63,7 +63,7 @@ def _of_class(row: ClassRow) -> dict[str, Any]:
     return {
         **_row("class", row.kind, row.ms),
         "class": row.kind,
-        **columns(row, "share", "bound_ms", "times_bound", above_bound_ms="above_ms"),
+        **columns(row, "share", "bound_ms", "times_bound", "above_bound_ms=above_ms"),
         **columns(row, "replayed_share", "profiled_share"),
         "flags": " ".join(row.flags) or None,
     }
@@ -75,7 +75,7 @@ def _of_operator(row: OperatorRow) -> dict[str, Any]:
         "class": row.kind,
         "fuses": " ".join(row.fuses) or None,
         **columns(row, "operands", "calls", "share", "flop", "least_bytes", "bound_ms"),
-        **columns(row, "bound_by", "times_bound", above_bound_ms="above_ms"),
+        **columns(row, "bound_by", "times_bound", "above_bound_ms=above_ms"),
         **columns(row, "own_ceiling_fraction", "absent"),
         "flags": " ".join(row.flags) or None,
     }

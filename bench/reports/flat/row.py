@@ -40,12 +40,12 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
         **_of_case(run, row),
         **_of_figure(row),
         **_of_ceilings(row),
-        "items_per_joule": row.items_per_joule,
-        **columns(row.joule_interval, items_per_joule_low="low", items_per_joule_high="high"),
-        **columns(row, "energy_source", "energy_scope", "energy_absent"),
+        **columns(row, "items_per_joule", "items_per_joule_low=joule_interval.low"),
+        **columns(row, "items_per_joule_high=joule_interval.high", "energy_source"),
+        **columns(row, "energy_scope", "energy_absent"),
         "not_observable": "; ".join(f"{a}: {why}" for a, why in row.not_observable.items()) or None,
-        **columns(row, "idle_watts", "watts", "watts_per_package"),
-        **columns(row, "peak_memory_bytes", "memory_scope", "estimated_peak_bytes"),
+        **columns(row, "idle_watts", "watts", "watts_per_package", "peak_memory_bytes"),
+        **columns(row, "memory_scope", "estimated_peak_bytes"),
         **_of_latency(row.latency),
         **endpoint.flat(row.endpoint),
         **_of_serving(row.serving),
@@ -54,13 +54,13 @@ def flat(run: RunFile, row: Row) -> dict[str, Any]:
     }
 
 
-def columns(value: object, *names: str, **called: str) -> dict[str, Any]:
-    """Attributes of a value, under their own names, and those of `called` under others.
+def columns(value: object, *names: str) -> dict[str, Any]:
+    """Attributes of a value: each under its own name, or as `name=attribute` under another.
 
     `load.seconds` is one of an attribute. None for an empty text, and of what is not there.
     """
-    attributes = dict(zip(names, names, strict=True)) | called
-    return {name: _attribute(value, path) for name, path in attributes.items()}
+    each = (words.partition("=") for words in names)
+    return {name: _attribute(value, path or name) for name, _, path in each}
 
 
 def _attribute(value: Any, path: str) -> Any:
@@ -74,7 +74,7 @@ def _of_case(run: RunFile, row: Row) -> dict[str, Any]:
     case = row.case
     return {
         **columns(case, "workload", "mode", "precision"),
-        **columns(row, precision_instead="instead"),
+        **columns(row, "precision_instead=instead"),
         **columns(case, "execution", "devices", "parallelism", "parameters", "track"),
         "tuned": {key: list(values) for key, values in case.space.items()} or None,
         "choice": row.choice,
@@ -100,42 +100,34 @@ def _of_figure(row: Row) -> dict[str, Any]:
         **of_interval("exposed_seconds", row.exposed),
         **of_interval("exposed_fraction", row.exposed_fraction),
         **columns(row, "reduced_bytes", "unit"),
-        **columns(row.interval, ci_low="low", ci_high="high", ci_level="level"),
-        **columns(row, "launches", excluded_launches="excluded", exclusion="exclusion"),
-        **columns(row, hindered_launches="hindered", hindrance="hindrance", steps="steps"),
+        **columns(row, "ci_low=interval.low", "ci_high=interval.high", "ci_level=interval.level"),
+        **columns(row, "launches", "excluded_launches=excluded", "exclusion"),
+        **columns(row, "hindered_launches=hindered", "hindrance", "steps"),
     }
 
 
 def _of_ceilings(row: Row) -> dict[str, Any]:
     """How near it came to what its device can do."""
     return {
-        **columns(row, "flop_per_second", "least_flop_per_second", "ceiling_fraction"),
-        "matmul_ceiling_flop_per_second": row.matmul_ceiling,
-        **columns(
-            row.load,
-            "sustained",
-            load_seconds="seconds",
-            load_clock_mhz="clock_mhz",
-            load_watts="watts",
-            load_celsius="celsius",
-        ),
-        **columns(row, "mfu", "mfu_absent", "mbu", "mbu_absent", "bytes_per_second"),
-        **columns(row, "experts_hit", "in_cache", "bandwidth_fraction"),
-        "bandwidth_ceiling_bytes_per_second": row.bandwidth_ceiling,
-        **columns(row, "bus_bytes_per_second", "operation_seconds"),
         **columns(
             row,
-            **{f"link_latency{end}_seconds": f"link.latency.{of}" for end, of in ENDS},
-            **{f"link_bus{end}_bytes_per_second": f"link.bandwidth.{of}" for end, of in ENDS},
-            link_largest_miss="link.miss",
-            pairs_median_bytes_per_second="pairs.median",
-            pairs_slowest_share="pairs.slowest_share",
+            *("flop_per_second", "least_flop_per_second", "ceiling_fraction"),
+            *("matmul_ceiling_flop_per_second=matmul_ceiling", "sustained=load.sustained"),
+            *("load_seconds=load.seconds", "load_clock_mhz=load.clock_mhz"),
+            *("load_watts=load.watts", "load_celsius=load.celsius"),
+            *("mfu", "mfu_absent", "mbu", "mbu_absent", "bytes_per_second"),
+            *("experts_hit", "in_cache", "bandwidth_fraction"),
+            "bandwidth_ceiling_bytes_per_second=bandwidth_ceiling",
+            *("bus_bytes_per_second", "operation_seconds"),
+            *(f"link_latency{end}_seconds=link.latency.{of}" for end, of in ENDS),
+            *(f"link_bus{end}_bytes_per_second=link.bandwidth.{of}" for end, of in ENDS),
+            *("link_largest_miss=link.miss", "pairs_median_bytes_per_second=pairs.median"),
+            "pairs_slowest_share=pairs.slowest_share",
         ),
         "pairs_slowest": " ".join(map(str, row.pairs.slowest)) if row.pairs else None,
         **columns(row, "transferred_bytes_per_second", "transfer_fraction"),
-        "transfer_ceiling_bytes_per_second": row.transfer_ceiling,
-        **columns(row, "host_fraction", input_wait_fraction="input_fraction"),
-        "input_wait_seconds": row.input_wait_seconds,
+        **columns(row, "transfer_ceiling_bytes_per_second=transfer_ceiling", "host_fraction"),
+        **columns(row, "input_wait_fraction=input_fraction", "input_wait_seconds"),
         "limit": row.limit[0] if row.limit else None,
         "limit_fraction": row.limit[1] if row.limit else None,
     }
@@ -145,21 +137,19 @@ def _of_latency(latency: LatencySummary | None) -> dict[str, Any]:
     """The time of a request."""
     percentiles = ("p50", "p50_low", "p50_high", "p90", "p99")
     return {
-        **columns(latency, latency_name="name"),
-        **columns(latency, **{f"latency_{name}_seconds": name for name in percentiles}),
+        **columns(latency, "latency_name=name"),
+        **columns(latency, *(f"latency_{name}_seconds={name}" for name in percentiles)),
         "latency_absent": absent(latency) if latency else None,
-        **columns(latency, requests_per_launch="requests"),
+        **columns(latency, "requests_per_launch=requests"),
     }
 
 
 def _of_samples(row: Row) -> dict[str, Any]:
     """Steps, and what was seen wrong with them."""
     return {
-        **columns(row, step_median_seconds="median_sample", step_p25_seconds="p25_sample"),
-        "step_least_seconds": row.least_sample,
-        "within_launch_relative_sd": row.within_sd,
-        "between_launch_relative_sd": row.between_sd,
-        "outliers": row.outliers,
+        **columns(row, "step_median_seconds=median_sample", "step_p25_seconds=p25_sample"),
+        **columns(row, "step_least_seconds=least_sample", "within_launch_relative_sd=within_sd"),
+        **columns(row, "between_launch_relative_sd=between_sd", "outliers"),
         "flags": list(row.flags),
     }
 
@@ -170,7 +160,7 @@ def _of_once(row: Row) -> dict[str, Any]:
     ran = row.executed or Executed()
     return {
         **columns(row.cold, "import_seconds", *again),
-        **columns(row.warm, **{f"warm_{name}": name for name in again}),
+        **columns(row.warm, *(f"warm_{name}={name}" for name in again)),
         "compiled_graphs": row.compiler.get("graphs"),
         "graph_breaks": row.compiler.get("graph_breaks"),
         "optimizer_passed_over": row.optimizer_passed_over or None,
@@ -204,7 +194,7 @@ def _of_ranks(ranks: RankTimes | None) -> dict[str, Any]:
     return {
         "slow_ranks": None if slow is None else [one.rank for one in slow],
         "slow_ranks_longer": None if slow is None else [one.longer for one in slow],
-        "slow_ranks_absent": ranks.absent or None if ranks else None,
+        **columns(ranks, "slow_ranks_absent=absent"),
         "rank_compute_seconds": ranks.compute or None if ranks else None,
         "rank_wait_seconds": ranks.wait_seconds or None if ranks else None,
     }
@@ -213,9 +203,9 @@ def _of_ranks(ranks: RankTimes | None) -> dict[str, Any]:
 def _of_efficiency(kind: str, found: Efficiency | None) -> dict[str, Any]:
     """Beside the same work on fewer devices, and on how many."""
     name = f"{kind}_efficiency"
-    return of_interval(name, found) | columns(found, **{f"{name}_against_devices": "against"})
+    return of_interval(name, found) | columns(found, f"{name}_against_devices=against")
 
 
 def of_interval(name: str, found: Interval | None) -> dict[str, float | None]:
     """A figure and the ends of its interval, under names that begin alike."""
-    return columns(found, **{f"{name}{end}": of for end, of in ENDS})
+    return columns(found, *(f"{name}{end}={of}" for end, of in ENDS))

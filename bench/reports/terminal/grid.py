@@ -166,6 +166,8 @@ def _figures(
     console: Console, columns: Sequence[Column], cells: Sequence[Text], aligned: bool
 ) -> Iterator[Text]:
     """The figures of a case, or their headings: each in its column, or one after the other."""
+    if not columns:
+        return
     indent = Text(" " * INDENT)
     if aligned:
         first = columns[0].drawn(cells[0])

@@ -55,6 +55,8 @@ COLLECTIVES = (
     "Collectives: throughput is algorithm bandwidth, bus is bus bandwidth (both as in nccl-tests), "
     "latency is the mean time of one"
 )
+COUNTS = re.compile(r"in \d+ of \d+ (?=looks\)$|launches: )")
+"""How often nobody could see it, in a reason."""
 FEW_LAUNCHES = re.compile(r"in \d+ of \d+ launches(?=: )")
 LATE = "not reached: "
 """Before a reason of what is called UNREACHED already."""
@@ -219,17 +221,20 @@ def _asides(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> I
 def unseen(rows: Sequence[Row], names: Mapping[str, Label], *, wide: bool) -> Iterator[Note]:
     """What nobody could see of the devices, and of which cases if not of all.
 
-    With the reasons if wide, or if there is only one.
+    With the reasons if wide, or if there is only one; and how often, where that is alike in all.
     """
     whys = {why for row in rows for why in row.not_observable.values()}
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], list[tuple[Row, str]]] = {}
     for row in rows:
         for what, why in row.not_observable.items():
-            key = (what, f" ({why})") if wide or len(whys) == 1 else (_at_times(what, why), "")
-            found.setdefault(key, []).append(row)
+            full = wide or len(whys) == 1
+            key = (what, COUNTS.sub("in some ", why)) if full else (_at_times(what, why), "")
+            found.setdefault(key, []).append((row, why))
     alike: dict[str, list[str]] = {}
-    for (what, why), some in found.items():
-        cases = "" if len(some) == len(rows) else f": {_called(some, names)}"
+    for (what, usual), some in found.items():
+        exact = {why for _, why in some}
+        why = usual and f" ({exact.pop() if len(exact) == 1 else usual})"
+        cases = "" if len(some) == len(rows) else f": {_called([row for row, _ in some], names)}"
         alike.setdefault(why + cases, []).append(what)
     if parts := [f"{', '.join(whats)}{rest}" for rest, whats in alike.items()]:
         yield Note("not observable", "; ".join(parts), dim=True)

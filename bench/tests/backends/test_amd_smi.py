@@ -301,10 +301,12 @@ def test_the_programs_count_otherwise_than_hip(
 def test_who_computes_on_another_device_is_no_user_of_this_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """amdsmi lists each process under all devices that it has open, and that are all."""
-    listed = [(7, 2**20), (8, 0), (9, "N/A"), (os.getpid(), 2**20)]
+    """amdsmi lists each process under all devices that it has open, and that are all. One that asks
+    and holds memory itself, as `check-backend` does, is a user too."""
+    listed = [(7, 2**20), (8, 0), (9, "N/A"), (os.getpid(), 2**30)]
     fake: Any = FakeAmdSmi()
     fake.amdsmi_get_gpu_process_list = lambda handle: [
         {"pid": pid, "memory_usage": {"vram_mem": held}} for pid, held in listed
     ]
-    assert amd(monkeypatch, fake).processes() == (Process(7, 2**20), Process(9, None))
+    own = Process(os.getpid(), 2**30)
+    assert amd(monkeypatch, fake).processes() == (Process(7, 2**20), Process(9, None), own)

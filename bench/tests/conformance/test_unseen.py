@@ -292,3 +292,13 @@ def test_what_is_not_recorded_is_no_failure_of_a_replay() -> None:
     stand: Any = SimpleNamespace(device=device, place=torch.device("cpu"))
     (found,) = executions.graphs(stand)
     assert found.verdict == "not observable" and "skipped: a recording failed" in found.reason
+
+
+def test_where_nobody_is_listed_it_is_said_of_what() -> None:
+    """A device that shares the host's memory may list all processes, and none with its own."""
+    found = telemetry._processes(Card([None]))
+    assert (found.verdict, found.reason) == (
+        "not observable",
+        "smi lists nobody with memory there, not even this process",
+    )
+    assert telemetry._processes(Card([None], (Process(7, 2**30),))).verdict == "pass"

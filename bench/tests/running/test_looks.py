@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 
@@ -26,7 +27,7 @@ class Flaky(Source):
     def __init__(self, *looks: Reading | Exception) -> None:
         super().__init__()
         self._looks = list(looks)
-        self.users: Exception | None = None
+        self.users: Exception | tuple[Process, ...] = ()
 
     def read(self) -> Reading:
         found = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
@@ -36,9 +37,9 @@ class Flaky(Source):
         return found
 
     def processes(self) -> tuple[Process, ...] | None:
-        if self.users is not None:
+        if isinstance(self.users, Exception):
             raise self.users
-        return ()
+        return self.users
 
 
 def watched(
@@ -172,3 +173,12 @@ def test_devices_of_points_that_are_not_tried_are_not_watched() -> None:
     info = DeviceInfo(backend="cuda", index=0, name="x", memory_bytes=None)
     far = [case.fingerprint for case in cases[1:]]
     assert to_watch(cases, info, catalogue.backend("cuda"), 8, far) == (0, 1)
+
+
+def test_who_looks_is_no_user_of_the_device() -> None:
+    """It has the device open, and a driver may keep memory for that."""
+    source = Flaky(Reading(power_watts=1.0))
+    source.users = (Process(os.getpid(), 2**21), Process(7, 2**30))
+    assert sampler.look(source, with_users=True)[0].users == (Process(7, 2**30),)
+    source.users = (Process(os.getpid(), None),)
+    assert sampler.look(source, with_users=True)[0].users == ()

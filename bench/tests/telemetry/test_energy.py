@@ -61,6 +61,12 @@ def test_less_than_twenty_seconds_is_too_short_and_says_what_is_enough() -> None
     )
 
 
+def test_what_is_too_short_never_reads_as_long_as_is_needed() -> None:
+    for seconds, needed, had, wanted in ((2.002, 22.04, "22.0", 23), (1.816, 20.0, "19.9", 20)):
+        said = energy.too_short(steady(blocks=11, seconds=seconds), needed)
+        assert f": {had} s of steady blocks, {wanted} s are needed" in said
+
+
 @pytest.mark.parametrize(
     ("steps", "flags", "why"),
     [

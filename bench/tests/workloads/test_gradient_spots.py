@@ -160,6 +160,12 @@ def test_weight_and_bias_of_a_layer_norm_are_sums_of_all_rows() -> None:
         assert "at channel " in told(call, word, upstream, wrong, torch.float32)
     call, upstream, found = gradients(name, make(), torch.bfloat16)
     assert call.gradients["bias"](upstream, found["bias"]) is None  # sums of few bits
+    # As a CPU's autocast leaves them: the input in 16 bits, weight and bias in 32.
+    mixed = {**make(), "input": normal(3, 50, 40).bfloat16()}
+    output = functional.layer_norm(**mixed)
+    call = model_spots._call(name, mixed, output)
+    assert call is not None and output.dtype is torch.bfloat16
+    assert call.gradients["bias"](torch.ones_like(output), mixed["bias"]) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

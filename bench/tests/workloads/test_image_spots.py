@@ -81,6 +81,17 @@ def test_a_convolution_is_held_to_its_definition(
         assert "an error of" in told(call, word, upstream, spoiled(gradient), dtype)
 
 
+def test_many_taps_are_added_up_in_16_bits_by_rights() -> None:
+    """As torch does on a CPU: of 31 by 31 the error is twice what 7 by 7 may have."""
+    dtype = torch.bfloat16
+    shapes = ((2, 4, 32, 32), (4, 1, 31, 31))
+    x, weight = (torch.randn(each).to(dtype).requires_grad_() for each in shapes)
+    given = {"input": x, "weight": weight, "groups": 4, "padding": 15}
+    call, _, upstream, found = made("conv2d", given)
+    assert told(call, "input", upstream, found["input"], dtype) == ""
+    assert "an error of" in told(call, "input", upstream, spoiled(found["input"]), dtype)
+
+
 def in_e4m3(x: Tensor) -> Tensor:
     scale = x.abs().amax((1, 2, 3), keepdim=True).float() / 448
     return ((x / scale).to(torch.float8_e4m3fn).float() * scale).to(x.dtype)

@@ -94,10 +94,12 @@ def _norm_sum(which: str, name: str, given: Given, output: Tensor, dims: int) ->
 
     x, dtype = given["input"].detach(), output.dtype
     width = math.prod(x.shape[x.dim() - dims :])
-    rows, least = x.reshape(-1, width), _least(name, given, output)
+    least = _least(name, given, output)
 
-    def statistics() -> tuple[Tensor, Tensor]:
-        """Of each row the mean and the root of its variance: the device's own, in float32."""
+    def statistics() -> tuple[Tensor, Tensor, Tensor]:
+        """The rows, and of each the mean and the root of its variance: the device's own, in
+        float32."""
+        rows = x.reshape(-1, width)  # a copy, where its dimensions were permuted
         means: list[Tensor] = []
         sizes: list[Tensor] = []
         for some in rows.split(max(1, PIECE // 16 // width)):
@@ -105,15 +107,15 @@ def _norm_sum(which: str, name: str, given: Given, output: Tensor, dims: int) ->
             mean = part.mean(1) if name == "layer_norm" else part.new_zeros(len(part))
             means.append(mean)
             sizes.append(((part - mean[:, None]).square().mean(1) + least).sqrt())
-        return host(torch.cat(means)), host(torch.cat(sizes))
+        return rows, host(torch.cat(means)), host(torch.cat(sizes))
 
     def gradient(upstream: Tensor, found: Tensor) -> Call | None:
-        if name == "layer_norm" and found.dtype.itemsize == 2:
+        if name == "layer_norm" and dtype.itemsize == 2:
             return None  # torch adds all rows in as few bits: of 16,384 a bias loses nearly all
 
         def seen(what: str, site: Site) -> list[Look]:
             above, spots = upstream.reshape(-1, width), list[Spot]()
-            mean, size = statistics()
+            rows, mean, size = statistics()
             for channel in places(width, site.seed, CHANNELS):
                 terms, off = host(above[:, channel], dtype), 0.0
                 if which == "weight":

@@ -85,6 +85,14 @@ def test_looks_share_their_time_and_what_does_not_fit_is_kept() -> None:
     assert otherwise.skipped == ["second", "a block that is waited for"]
 
 
+def test_steps_too_long_to_be_set_back_to_back_are_kept_too() -> None:
+    job: Any = build("gemm", "matmul", site(PRECISIONS["fp32"], seed=3))
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    otherwise = Otherwise(job, device, 6.0, ScriptedClock(), TORCH)
+    assert not [*left_out._untrue(otherwise)]
+    assert otherwise.skipped == [left_out.BACK_TO_BACK]
+
+
 class Another(Edges):
     """Another rank's time is up."""
 

@@ -129,6 +129,16 @@ def test_a_comparison_at_every_width(width: int) -> None:
         assert max(map(cell_len, wide.splitlines())) <= width
 
 
+def test_a_comparison_without_a_figure_has_names_and_verdicts() -> None:
+    """Of cases none of which is the same work, on a terminal too narrow for the name."""
+    other = make_case(workload="resnet50", mode="train-pipeline", precision="bf16")
+    launches = make_launches(other, [make_measured(0.01)] * 3)
+    compared = api.compare_runs(LONG, make_file([other], launches))
+    card = render_comparison([compared], Canvas(width=40, colour=False))
+    check(card, 40, 1)
+    assert "resnet50-train-pipeline" in card and "INCOMPARABLE" in card
+
+
 def first_cells(lines: list[str], cases: list[Case]) -> Iterator[str]:
     """Of lines of one case each, what stands before the verdict's column."""
     for line, _ in zip(lines, cases, strict=True):

@@ -9,10 +9,13 @@ import pytest
 
 from bench import api
 from bench.judging.row import Limit
+from bench.judging.summary import summarize
 from bench.records.outcome import Flag, Measured, Outcome, Skipped, Void
 from bench.records.run import RunFile
 from bench.report import Canvas
 from bench.reports.table import REPORT
+from bench.reports.wording.card_notes import unseen
+from bench.reports.wording.labels import labels
 from bench.tests.values import failed, make_case, make_file, make_launches, make_measured
 
 ALL_FLAGS: tuple[Flag, ...] = ("DRIFT", "HOST_GAP", "POWER_CAPPED", "SHARED_DEVICE")
@@ -220,3 +223,23 @@ def test_a_share_that_is_not_sure_is_told_so(spread: float, unsure: bool) -> Non
     legend = "~: with an interval wider than \N{PLUS-MINUS SIGN}10%"
     for text in (told[0], *told[2:]):
         assert (legend in " ".join(text.split())) == unsure
+
+
+@pytest.mark.parametrize(
+    ("whys", "words"),
+    [
+        (("busy (in 1 of 202 looks)", "busy (in 2 of 209 looks)"), "busy (in some looks)"),
+        (("busy (in 1 of 202 looks)",) * 2, "busy (in 1 of 202 looks)"),
+        (("busy (in 1 of 9 looks)", "idle (in 2 of 9 looks)"), "busy (in 1 of 9 looks)"),
+        (("in 1 of 3 launches: busy", "in 2 of 3 launches: busy"), "in some launches: busy"),
+    ],
+)
+def test_reasons_that_differ_in_how_often_alone_are_one(whys: tuple[str, ...], words: str) -> None:
+    cases = [make_case(workload=f"w{k}") for k in range(3)]
+    launches = [x for case in cases for x in make_launches(case, [make_measured()] * 3)]
+    rows = [
+        msgspec.structs.replace(row, not_observable={"power": why} if why else {})
+        for row, why in zip(summarize(make_file(cases, launches)), (*whys, ""), strict=True)
+    ]
+    (note,) = unseen(rows, labels("s", cases), wide=True)
+    assert f"power ({words})" in note.text
