@@ -113,8 +113,11 @@ def test_a_device_that_lowers_its_memory_clock_by_itself_has_no_setting() -> Non
     assert named(compare(run(*looks()), run(*some))) == []
 
 
-def test_a_rank_whose_clocks_are_held_slows_all() -> None:
-    held = Watched(source="NVML", readings=5, reasons={"user clocks": 4}, clock_mhz=1200, clocks=5)
+@pytest.mark.parametrize(("looks_held", "said"), [(4, True), (2, False)])
+def test_a_rank_whose_clocks_are_held_slows_all(looks_held: int, said: bool) -> None:
+    held = Watched(
+        source="NVML", readings=5, reasons={"user clocks": looks_held}, clock_mhz=1200, clocks=5
+    )
     memory = Memory(peak_bytes=1, scope="x", host_rss_bytes=1)
     busy = tuple(block.wall_ns for block in steady().steady)
     ranks = tuple(
@@ -122,10 +125,10 @@ def test_a_rank_whose_clocks_are_held_slows_all() -> None:
         for rank, watched in enumerate((None, held))
     )
     told = named(compare(run(*looks()), run(*looks(), ranks=ranks)))
-    assert told == [("locked clocks", "no", "at 1200 MHz")]
+    assert told == [("locked clocks", "no", "at 1200 MHz")] * said
     outcome = run(*looks(), ranks=ranks).launches[0].outcome
     assert isinstance(outcome, Measured) and len(outcome.ranks) == 2
-    assert clocks_set(run(*looks(), ranks=ranks).launches[0]) is True
+    assert clocks_set(run(*looks(), ranks=ranks).launches[0]) is said
 
 
 def test_the_card_says_it_and_its_head_gives_a_highest_clock() -> None:

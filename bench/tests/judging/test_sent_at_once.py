@@ -47,7 +47,9 @@ def at_once(slots: int, requests: int, tokens: int = 100) -> Served:
 def test_a_window_within_the_first_filling_is_none_and_how_many_give_one_is_said(
     slots: int, tokens: int
 ) -> None:
-    why = unfilled(at_once(slots, 40, tokens))
+    load = at_once(slots, 40, tokens)
+    why = unfilled(load)
+    assert unfilled(msgspec.structs.replace(load, requests=load.requests[::-1])) == why
     assert why.startswith("no steady window: all 40 requests were sent at once") is (slots > 13)
     if why:
         enough = int(why.split("--requests ")[1].split()[0])

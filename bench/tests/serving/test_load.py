@@ -64,6 +64,7 @@ def test_a_closed_loop_keeps_so_many_in_flight() -> None:
     assert {r.due_ns for r in served.requests[3:]} <= ends
     assert sum(served.arrived_tokens) == 48
     assert min(found.client.late_ns) >= 0 and found.client.chunks == 48
+    assert 0 < found.cpu_seconds <= found.wall_seconds + 0.02  # the clocks' ticks differ
 
 
 def test_a_closed_load_that_is_cancelled_asks_no_more() -> None:

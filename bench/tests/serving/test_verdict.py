@@ -77,6 +77,8 @@ def test_a_good_load_has_the_figure_of_its_steady_window() -> None:
     window = found.served.window
     assert window is not None
     assert found.work.items == window.tokens and "not observed" in found.memory.scope
+    (block,) = found.steady
+    assert window.start_ns > 0 and block.wall_ns == block.step_ns[0] == window.seconds * 1e9
     assert [check.quantity for check in found.numerics.checks] == [
         *("log-probabilities", "log-probabilities", "regret under load")
     ]

@@ -132,6 +132,13 @@ def test_a_source_that_is_read_every_five_seconds_gets_blocks_long_enough(first:
     assert with_energy(steady(blocks=10, seconds=5.5), long).energy_joules == pytest.approx(16500)
 
 
+def test_ten_readings_of_power_that_begin_with_the_blocks_are_enough() -> None:
+    """Every 2.4 s, which would have asked for 24 s of blocks had they been fewer."""
+    readings = tuple(Reading(at_seconds=15.2 + 2.4 * k, power_watts=300.0) for k in range(10))
+    found = with_energy(steady(), seen(readings=readings))
+    assert found.energy_joules == pytest.approx(6600)
+
+
 @pytest.mark.parametrize("first", [0.0, 1.0, 4.8])
 def test_a_counter_that_is_read_every_five_seconds_reaches_over_the_blocks(first: float) -> None:
     def joules(at: float) -> float | None:
@@ -230,11 +237,12 @@ def test_idle_power_is_a_median_or_a_counters_rise() -> None:
     times = (0.0, 0.6, 1.2)
     assert energy.idle_watts(readings(at_seconds=times, power_watts=(70.0, 500.0, 71.0))) == 71
     assert energy.idle_watts(readings(at_seconds=times[:2], power_watts=(70.0, 71.0))) is None
-    counted = readings(at_seconds=times, energy_joules=(100.0, 130.0, 160.0))
-    assert energy.idle_watts(counted) == pytest.approx(50)
     assert energy.idle_watts(readings(at_seconds=times)) is None
-    fell = readings(at_seconds=times, energy_joules=(100.0, 130.0, 0.0))
-    assert energy.idle_watts(fell) is None, "no power below zero"
+    brief, rises, fell = (9.0, 9.3, 9.6), (100.0, 100.0, 160.0), (100.0, 130.0, 0.0)
+    for at, joules, found in ((times, rises, 50), (brief, rises, None), (times, fell, None)):
+        assert energy.idle_watts(readings(at_seconds=at, energy_joules=joules)) == pytest.approx(
+            found
+        )
 
 
 # --- In the summary, on the card, in a comparison ------------------------------------------------

@@ -59,7 +59,7 @@ def test_heat_and_watts_are_of_the_readings_that_have_the_reason() -> None:
     looks: list[tuple[tuple[Reason, ...], float, float]] = [
         (("power cap",), 60, 690),
         (("thermal",), 88, 300),
-        ((), 91, 125),
+        (("thermal",), 84, 300),
         ((), 91, 125),
     ]
     readings = tuple(
@@ -67,7 +67,7 @@ def test_heat_and_watts_are_of_the_readings_that_have_the_reason() -> None:
         for k, (why, heat, watts) in enumerate(looks)
     )
     assert with_flags(steady(), seen(readings=readings)).causes == {
-        "THROTTLED": "thermal in 1 of 4 readings, up to 88 °C",
+        "THROTTLED": "thermal in 2 of 4 readings, up to 88 °C",
         "POWER_CAPPED": "power cap in 1 of 4 readings, at 690 W",
     }
 
@@ -81,11 +81,14 @@ def test_a_slowdown_seen_once_may_be_a_change_of_clocks() -> None:
 def test_what_cannot_be_read_flags_nothing_and_is_not_called_good() -> None:
     assert hindered(None, None).flags == ()
     assert with_flags(steady(), "no tool").flags == ()
+    assert hindered(("thermal",), first_step_seconds=None).flags == (), "when is not known"
 
 
-def test_heat_before_the_steady_blocks_does_not_count() -> None:
-    early = Reading(at_seconds=9.0, reasons=("thermal",))
-    assert with_flags(steady(), seen(readings=(early,))).flags == ()
+@pytest.mark.parametrize(("at", "told"), [(9.0, ()), (14.9, ("THROTTLED",)), (37.3, ())])
+def test_heat_before_the_steady_blocks_does_not_count(at: float, told: tuple[Flag, ...]) -> None:
+    """But for the last reading before them."""
+    early = Reading(at_seconds=at, reasons=("thermal",))
+    assert with_flags(steady(), seen(readings=(early,))).flags == told
 
 
 def test_others_on_the_device_are_flagged_with_their_number_and_memory() -> None:
@@ -145,10 +148,10 @@ def test_a_clock_that_jitters_in_all_launches_alike_throttles_none(
         assert flags.slow_clocks(jittering(seed, jitter, ranks=ranks)) == {}
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.02, 0.05])
+@pytest.mark.parametrize("jitter", [0.0, 0.02, 0.05, 0.06])
 def test_a_clock_that_falls_by_more_than_it_jitters_is_slow(jitter: float) -> None:
-    few, many = (3, 7), tuple(range(7))
-    for slow in (few, many):
+    few, many, late = (3, 7), tuple(range(7)), tuple(range(3, 10))
+    for slow in (few, many, late):
         assert tuple(sorted(flags.slow_clocks(jittering(1, jitter, slow)))) == slow
 
 
@@ -181,7 +184,8 @@ def test_nor_do_those_whose_few_readings_jitter() -> None:
 def test_one_look_at_a_clock_throttles_no_launch(readings: int, slow: dict[int, str]) -> None:
     """Of a device held to its power limit few readings are left, of whichever rank."""
     fast = {k: {0: Counter({1400.0: 4}), 1: Counter({1400.0: 4})} for k in range(3)}
-    found = flags.slow_clocks({**fast, 3: {0: fast[0][0], 1: Counter({1300.0: readings})}})
+    third = {0: fast[0][0], 1: Counter({1300.0: readings})}
+    found = flags.slow_clocks({**fast, 3: third, 4: {}})  # of one that failed there are none
     assert {number: words.partition(":")[0] for number, words in found.items()} == slow
     launches = [clocked(k, 1400, 1410, 1400, 1405) for k in range(3)]
     assert list(slow_clocks([*launches, clocked(3, *[1300] * readings)])) == list(slow)

@@ -111,6 +111,18 @@ def test_a_server_of_which_few_answers_end_in_time_falls_behind(slots: int, load
     assert not any(falls_behind(served_by(slots, 0.7, 40, seed)) for seed in range(5))
 
 
+@pytest.mark.parametrize("seed", [1, 3, 9])
+def test_a_server_that_is_slow_to_begin_does_not_fall_behind(seed: int) -> None:
+    """A minute more to each first token, as of a long prompt; the rest rises by chance."""
+    load = served_by(1, 0.7, 40, seed)
+    late = [
+        msgspec.structs.replace(r, first_ns=r.first_ns + 60 * 10**9, last_ns=r.last_ns + 60 * 10**9)
+        for r in load.requests
+        if r.first_ns and r.last_ns
+    ]
+    assert not falls_behind(msgspec.structs.replace(load, requests=tuple(late)))
+
+
 def test_only_arrivals_at_random_are_judged() -> None:
     """All at once wait for one another by rights."""
     served = load_of(offline(256, LENGTHS, 0))

@@ -63,6 +63,13 @@ def test_products_are_counted_that_torch_does_not_know(
     assert flop(func, args, out) == 2 * 8 * 64 * 32
 
 
+def test_products_with_a_vector_are_as_much_as_their_matrix_has_elements() -> None:
+    matrix, vector, out = empty(32, 64), empty(64), empty(32)
+    assert flop(ATEN.mv.default, (matrix, vector), out) == 2 * 32 * 64
+    assert flop(ATEN.addmv.default, (out, matrix, vector), out) == 2 * 32 * 64
+    assert flop(ATEN.dot.default, (vector, vector), empty()) == 2 * 64
+
+
 @pytest.mark.parametrize("mask", [(True, True, False), (True, False, False), (False, False, True)])
 def test_a_linear_backward_is_as_much_for_each_gradient(mask: tuple[bool, ...]) -> None:
     x, gradient, weight = empty(8, 64), empty(8, 32), empty(32, 64)

@@ -30,12 +30,16 @@ def test_a_job_that_is_never_steady_is_measured_after_sixty_samples_and_flagged(
     assert series.flags == ("NO_STEADY_STATE", "DRIFT")
 
 
-def test_a_job_that_is_never_steady_is_measured_after_the_time_limit_and_flagged() -> None:
-    settings = Settings(block_seconds=0.001, warmup_seconds=0.0, warmup_limit_seconds=0.1)
-    measuring, _ = engine([round(MS * 1.1**k) for k in range(80)], settings=settings)
+@pytest.mark.parametrize(("load_seconds", "last"), [(0.0, 25), (0.05, 29)])
+def test_a_job_that_is_never_steady_is_measured_after_the_time_limit_and_flagged(
+    load_seconds: float, last: int
+) -> None:
+    settings = Settings(block_seconds=0.001, warmup_seconds=load_seconds, warmup_limit_seconds=0.1)
+    growing = [round(MS * 1.1**k) for k in range(80)]
+    measuring, _ = engine(growing, settings=settings, warmup_under_load=True)
     series = measuring.measure()
-    # After the first: 1.1^1 + ... + 1.1^n = 11 (1.1^n - 1) reaches 100 at n = 24.3.
-    assert len(series.warmup) == 1 + 25
+    # After the first: 1.1^1 + ... + 1.1^n = 11 (1.1^n - 1) reaches 100 at n = 24.3, 150 at 28.1.
+    assert len(series.warmup) == 1 + last
     assert "NO_STEADY_STATE" in series.flags
 
 
