@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo
 from bench.backends import _read_back, _trial
-from bench.backends._caches import last_level_bytes
 from bench.backends._host import CpuSource
 from bench.errors import DeviceUnavailable
 from bench.precision import Precision
@@ -23,6 +24,9 @@ from bench.telemetry.source import Source
 if TYPE_CHECKING:
     import torch
 
+CPUS = Path("/sys/devices/system/cpu")
+CACHE_SIZE = re.compile(r"(\d+)([KMG]?)")
+CACHE_FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 GROUP_FILES = (
     ("memory.max", "memory.current", ""),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -199,6 +203,39 @@ class CpuBackend(Backend):
     def slow(self, info: DeviceInfo, precision: Precision) -> str | None:
         """By a product: torch knows which instructions it uses, and every CPU runs everything."""
         return _trial.by_reference(precision)
+
+
+def last_level_bytes(folder: Path = CPUS, cores: Iterable[int] | None = None) -> int | None:
+    """Bytes of the last-level caches of all these cores together, each once; None where one does
+    not say.
+
+    cores: None for those that this process may run on. As Linux says it; anybody may read that.
+    """
+    if cores is None:
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    found: dict[tuple[str, int], int] = {}
+    for core in cores:
+        last = max(_caches(folder / f"cpu{core}" / "cache"), default=None)
+        if last is None:
+            return None
+        level, shared, size = last
+        found[shared, level] = size
+    return sum(found.values()) or None
+
+
+def _caches(folder: Path) -> Iterable[tuple[int, str, int]]:
+    """Level, who shares it, and bytes, of each that holds data."""
+    for path in folder.glob("index[0-9]*"):
+        try:
+            kind, level, shared, size = (
+                (path / name).read_text(encoding="ascii").strip()
+                for name in ("type", "level", "shared_cpu_list", "size")
+            )
+        except (OSError, ValueError):
+            continue
+        match = CACHE_SIZE.fullmatch(size)
+        if kind != "Instruction" and level.isdecimal() and match:
+            yield int(level), shared, int(match[1]) * CACHE_FACTORS[match[2]]
 
 
 def _left(folder: Path, limit: str, use: str, prefix: str) -> int:

@@ -158,10 +158,7 @@ class Launch:
                 return Skipped(reason=f"{precision.name}: {missing}")
         if unasked := asked.complaint(self.framework.switches(device, precision)):
             return Void(reason=unasked)
-        wanted = request.memory_format or workload.memory_formats[0]
-        given = wanted if wanted in declared.layouts else self.backend.memory_format(wanted)
-        if request.memory_format is not None and given != wanted:
-            return Skipped(reason=f"{wanted}: the backend {self.backend.name} does not have it")
+        memory_format = self._memory_format(workload)
         if unlike := self._join(device):
             return Void(reason=unlike)
         self.execution = self.framework.execution(
@@ -175,7 +172,7 @@ class Launch:
             compiler=self.execution.compiler,
             recorder=self.execution.recorder,
             products=self.backend.products,
-            memory_format=given,
+            memory_format=memory_format,
             ranks=self.ranks,
         )
         self._bench = launch.bench_of(workload, mode, parameters, site, self.backend, device)
@@ -184,14 +181,9 @@ class Launch:
         if request.rehearsal_only:
             return Skipped(reason="it was to be rehearsed, and no more")
         channel.enter("numerics")
-        found = gated(
-            *(request, workload, parameters, site, self.backend, self.framework, device, handed)
-        )
-        verdict = found.verdict
-        self.environment["reference_kept"] = found.reference_kept
-        self.cold["numerics_seconds"] = found.seconds
-        if found.wrong:
-            return Void(reason=f"numerics: {found.wrong}", numerics=verdict)
+        verdict, wrong = gated(self, workload, parameters, site, device, handed)
+        if wrong:
+            return Void(reason=f"numerics: {wrong}", numerics=verdict)
         if unasked := asked.complaint(self.executed()):
             return Void(reason=unasked, numerics=verdict)
         self.execution.gated()
@@ -208,6 +200,16 @@ class Launch:
         if device.info.simulated and isinstance(outcome, Measured):
             return simulated(outcome)
         return outcome
+
+    def _memory_format(self, workload: Workload) -> str:
+        """Of the job. Raises `Unsupported` where the one that is asked for is not here."""
+        asked_for = self.request.memory_format
+        wanted = asked_for or workload.memory_formats[0]
+        own = wanted in workload.modes[self.request.case.mode].layouts
+        given = wanted if own else self.backend.memory_format(wanted)
+        if asked_for is not None and given != wanted:
+            raise Unsupported(f"{wanted}: the backend {self.backend.name} does not have it")
+        return given
 
     def _require_memory(
         self,

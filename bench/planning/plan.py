@@ -27,7 +27,7 @@ from bench.planning.spread import (
 )
 from bench.planning.suite_file import COMMON_KEYS, Suite, elsewhere
 from bench.planning.sweep import BATCH
-from bench.planning.versions import require_known
+from bench.planning.versions import today, unknown
 from bench.planning.wrong_value import wrong_value
 from bench.precision import PRECISIONS
 from bench.records.case import (
@@ -391,5 +391,6 @@ def parameters_of(case: Case, workload: Workload) -> Any:
 
     Raises `SuiteError` for a case of a version that this release does not run.
     """
-    parameters = require_known(case).parameters
-    return msgspec.convert(parameters, workload.modes[case.mode].parameters)
+    if why := unknown(case):
+        raise SuiteError(f"{case.label}: {why}. Run it with the accelmark that planned it.")
+    return msgspec.convert(today(case).parameters, workload.modes[case.mode].parameters)

@@ -13,7 +13,7 @@ import functools
 import msgspec
 
 from bench import catalogue
-from bench.errors import SuiteError, UnknownName
+from bench.errors import UnknownName
 from bench.records.case import Case
 
 
@@ -25,13 +25,6 @@ def today(case: Case) -> Case:
 def unknown(case: Case) -> str:
     """Why this release does not run a case, by name; empty where it does."""
     return _today(msgspec.json.encode(case))[1]
-
-
-def require_known(case: Case) -> Case:
-    """`today`; raises `SuiteError` where this release does not run the case."""
-    if why := unknown(case):
-        raise SuiteError(f"{case.label}: {why}. Run it with the accelmark that planned it.")
-    return today(case)
 
 
 @functools.lru_cache(maxsize=4096)

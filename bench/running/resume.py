@@ -7,7 +7,7 @@ interpreter, its packages and its environment variables.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,8 +16,9 @@ from bench import catalogue, stats
 from bench.backend import DeviceInfo
 from bench.errors import RecordError
 from bench.planning import versions
-from bench.records import environment
+from bench.records import environment, flaws
 from bench.records.cpu_limits import usable_cores
+from bench.records.explained import Explanation
 from bench.records.run import Launch, Resumed, Run, RunFile
 from bench.records.runfile import Writer
 from bench.running import child
@@ -33,6 +34,8 @@ HOST_FACTS = (
 COUNTED = ("threads_used", "read_back")
 """Facts of a device that are counted anew each time; what makes them is compared itself."""
 DEVICE_FACTS = ("backend", "index", "name", "memory_bytes", "facts")
+SOFTWARE = ("python", "packages")
+"""What a launch says of its software, if it came so far."""
 
 
 def resume(
@@ -190,3 +193,38 @@ def _changed_variables(
         and environment.may_change_speed(name)
         and not environment.is_idle(name, launch)
     ]
+
+
+def _software(launch: Launch | Explanation) -> dict[str, Any]:
+    """Each fact by its name; a package of plug-ins is one, as each case has its own."""
+    said = {k: v for k, v in launch.environment.items() if k in SOFTWARE}
+    return said | dict(environment.section(launch.environment, "plug_ins"))
+
+
+class Software:
+    """What the launches of a run were measured with, and its explanations: all of one, as what is
+    installed meanwhile would be mixed in."""
+
+    def __init__(self, done: Iterable[Launch | Explanation] = ()) -> None:
+        """done: those that the record holds already."""
+        self._first: dict[str, Any] = {}
+        for launch in done:
+            self._note(launch)
+
+    def _note(self, launch: Launch | Explanation) -> None:
+        self._first = _software(launch) | self._first
+
+    def require(self, launch: Launch | Explanation, writer: Writer) -> None:
+        """Raises `RecordError` if a launch that is to be added to the record had other software."""
+        changed = [
+            f"{name} was {self._first[name]}, is {now}"
+            for name, now in _software(launch).items()
+            if self._first.get(name, now) != now
+        ]
+        if changed:
+            raise RecordError(
+                f"{writer.path}: software changed while the run went on, and launches of two do "
+                f"not mix: {'; '.join(changed)}. What was measured before is on disk. Restore "
+                f"what was there, then {flaws.go_on(str(writer.path), writer.command)}"
+            )
+        self._note(launch)

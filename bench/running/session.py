@@ -38,8 +38,8 @@ from bench.running.hosts.leader import Leader
 from bench.running.launcher import Finished
 from bench.running.monitor import Monitor, watched
 from bench.running.rehearsals import Rehearsals, counted
+from bench.running.resume import Software
 from bench.running.sampler import Order
-from bench.running.software import Software
 from bench.running.stems import Stems
 from bench.running.time_left import Span, TimeLeft
 from bench.running.worker_process import within

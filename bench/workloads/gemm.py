@@ -212,7 +212,8 @@ def _set_bytes(parameters: MatmulParameters, precision: Precision, held: bool = 
     if isinstance(parameters, GroupedParameters):
         experts = parameters.experts if held else sum(count > 0 for count in parameters.rows)
     operands = precision.operand_bytes(m, k, False) + experts * precision.operand_bytes(n, k, True)
-    return operands + m * n * _product_bytes(precision)
+    product = SUM_BYTES if precision.quantized == "int8" else precision.element_bytes
+    return operands + m * n * product
 
 
 def _ready(parameters: MatmulParameters, site: Site) -> Job:
@@ -227,10 +228,6 @@ def _ready(parameters: MatmulParameters, site: Site) -> Job:
     if isinstance(parameters, GroupedParameters):
         return product_jobs.groups(parameters.rows, n, k, set_bytes, site)
     return product_jobs.products((m, n, k), set_bytes, site)
-
-
-def _product_bytes(precision: Precision) -> int:
-    return SUM_BYTES if precision.quantized == "int8" else precision.element_bytes
 
 
 def _in_eight_bits(parameters: MatmulParameters, site: Site, dtype: torch.dtype) -> Job:

@@ -21,7 +21,7 @@ class Attention(nn.Cell):  # type: ignore[misc]
     """Of several heads, over the whole sequence: two products and a softmax, or MindSpore's own."""
 
     def __init__(self, filled: Any, size: Size) -> None:
-        """filled: `_mindspore_models.Filled`."""
+        """filled: `models.Filled`."""
         super().__init__()
         self.heads = size.heads
         self.scale = (size.hidden // size.heads) ** -0.5

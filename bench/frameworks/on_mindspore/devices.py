@@ -198,7 +198,7 @@ class Accelerator(Reached):
 
     def float32_reduced(self) -> bool:
         """Whether either switch is on."""
-        return is_short(self._target)
+        return "1" in standing(self._target, *HF32).values()
 
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what the vendor's tools say."""
@@ -212,11 +212,6 @@ def standing(target: str, *names: str) -> Mapping[str, str]:
 
     held = getattr(_c_expression, f"{target}OpPrecisionConf").get_instance()
     return {name: str(getattr(held, name)()) or NOT_SET for name in names}
-
-
-def is_short(target: str) -> bool:
-    """Whether a switch is on by which products of float32 keep 11 bits of their operands."""
-    return "1" in standing(target, *HF32).values()
 
 
 def accelerators(backend: Backend, target: str, facts: Mapping[str, str]) -> list[DeviceInfo]:

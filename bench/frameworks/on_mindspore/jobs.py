@@ -7,7 +7,6 @@ torch's do.
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ FUSED_ATTENTION = "flash_attention_score"
 WIDEST_HEAD = 512
 CORNER = 2048
 """Rows and columns of the mask that it takes for texts of any length (`sparse_mode` 2)."""
-STEPS = "_mindspore_steps"
 LEVEL = "O1"
 """What the compiler may do: with it operators are fused where the device's kernels can be, as
 torch's compiler does. A host runs the same kernels by it as by the other (`O0`)."""
@@ -64,13 +62,10 @@ class MindSporeJob(RotatingJob):
     """One function of tensors, whose arguments rotate; the last output to look at."""
 
     def __init__(
-        self, name: str, arguments: list[tuple[Any, ...]], site: Site, module: str = STEPS
-    ):
-        """name: of the step, a function of one set of arguments; module: of this package, that has
-        it."""
-        steps = importlib.import_module(f"bench.frameworks.{module}")
-        self._function = function = getattr(steps, name)
-        self._execution = site.execution
+        self, function: Callable[..., Any], arguments: list[tuple[Any, ...]], site: Site
+    ) -> None:
+        """function: the step, of one set of arguments."""
+        self._function, self._execution = function, site.execution
         self._run = run_as(site.execution, function)
         self._inputs = Rotation(arguments)
         self._weights: Sequence[Any] = [one for operands in arguments for one in operands]
@@ -127,13 +122,15 @@ def calls_of(function: Callable[..., Any], step: Callable[[], None]) -> int:
 
 def gemm(mode: str, parameters: Any, site: Site, draws: Draws) -> Job:
     """As `bench.workloads.gemm`, whose product goes into memory that is there."""
+    from bench.frameworks.on_mindspore import steps
+
     m, n, k = parameters.mnk
     sets = buffers_of((m * k + k * n + m * n) * site.precision.element_bytes)
     operands = [
         (placed(draws.normal((m, k)), site), placed(draws.normal((k, n)), site))
         for _ in range(sets)
     ]
-    return MindSporeJob("product", operands, site)
+    return MindSporeJob(steps.product, operands, site)
 
 
 class AttentionJob(MindSporeJob):
@@ -144,8 +141,10 @@ class AttentionJob(MindSporeJob):
     def __init__(self, operands: list[tuple[Any, ...]], mask: Any, site: Site, fused: bool):
         """operands: query, key, value and the gradient, which torch draws too; mask: what is added
         to the scores, or for the fused one what it leaves out."""
-        name = "fused" if fused else "attended"
-        super().__init__(name, [(*each[:3], mask) for each in operands], site)
+        from bench.frameworks.on_mindspore import steps
+
+        step = steps.fused if fused else steps.attended
+        super().__init__(step, [(*each[:3], mask) for each in operands], site)
         self._weights = [one for each in operands for one in each]
         self.facts = {**self.facts, "attention": FUSED_ATTENTION if fused else OWN_ATTENTION}
 
@@ -188,8 +187,10 @@ class MemoryJob(MindSporeJob):
 
     def __init__(self, mode: str, target: Any, sources: tuple[Any, ...], site: Site):
         """target: what is written, of a copy."""
+        from bench.frameworks.on_mindspore import steps
+
         into = (target,) if mode == "copy" else ()
-        super().__init__(KERNELS[mode], [(*into, *sources)], site)
+        super().__init__(getattr(steps, KERNELS[mode]), [(*into, *sources)], site)
         self._weights = sources
         self.facts = {} if into else {"output": OWN_OUTPUT}
 
@@ -217,7 +218,9 @@ class TransferJob(MindSporeJob):
 
     def __init__(self, pairs: list[tuple[Any, Any]], site: Site):
         """pairs: target and source."""
-        super().__init__("copied", pairs, site)
+        from bench.frameworks.on_mindspore import steps
+
+        super().__init__(steps.copied, pairs, site)
         self._weights = [source for _, source in pairs]
         self.facts = {"host memory": "pageable"}
 
@@ -245,7 +248,9 @@ class LaunchJob(MindSporeJob):
 
     def __init__(self, total: Any, addend: Any, kernels: int, site: Site):
         """total grows by addend, kernels times a step."""
-        super().__init__("grown", [(total, addend, kernels)], site)
+        from bench.frameworks.on_mindspore import steps
+
+        super().__init__(steps.grown, [(total, addend, kernels)], site)
         self._weights = [addend]
         self.facts = {"kernel": "in-place addition of one element"}
 

@@ -24,7 +24,6 @@ from bench.workloads.language.llamas import SCALED, SIZES, Size
 if TYPE_CHECKING:
     from bench.framework import Array
 
-STEPS = "_mindspore_llama_steps"
 NEVER = -math.inf
 """What is added to the score of a token that may not be attended to."""
 
@@ -118,11 +117,13 @@ class PrefillJob(GeneratingJob):
 
     def __init__(self, model: Model, prompts: list[Any], site: Site) -> None:
         """prompts: [B, P] each."""
+        from bench.frameworks.on_mindspore.llama_steps import prefilled
+
         batch, length = prompts[0].shape
         self._caches = model.caches(batch, length)
         tables = model.whole(length)
         held = (model.shape, *self._caches, *model.weights)
-        super().__init__("prefilled", [(p, *tables, *held) for p in prompts], site, STEPS)
+        super().__init__(prefilled, [(p, *tables, *held) for p in prompts], site)
         self.model = model
         self.facts = {**model.facts, "cache": "static"}
 
@@ -139,6 +140,8 @@ class DecodeJob(GeneratingJob, WindowedJob):
 
     def __init__(self, model: Model, prompt: Any, forced: Any, site: Site) -> None:
         """Fills the caches from the prompt [B, P]; forced: [B, N], for probe and witness."""
+        from bench.frameworks.on_mindspore.llama_steps import decoded
+
         batch, length = prompt.shape
         self._new_tokens: int = forced.shape[1]
         self._caches = model.caches(batch, length + self._new_tokens)
@@ -146,10 +149,9 @@ class DecodeJob(GeneratingJob, WindowedJob):
         self._given = [forced[:, i : i + 1].contiguous() for i in range(self._new_tokens)]
         self._held = (model.shape, *self._caches, *model.weights)
         super().__init__(
-            "decoded",
+            decoded,
             [(*at, *self._held) for at in model.behind(batch, length, self._new_tokens)],
             site,
-            STEPS,
         )
         self.model = model
         self._index = 0

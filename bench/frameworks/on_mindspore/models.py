@@ -44,7 +44,7 @@ class Filled:
         return self.integers(self._draws.integers(low, high, shape))
 
     def fuses(self, width: int) -> bool:
-        """Of heads so wide; see `_mindspore_jobs.fuses`."""
+        """Of heads so wide; see `jobs.fuses`."""
         return jobs.fuses(self._site, width)
 
     def integers(self, values: Iterable[int] | Array) -> Any:

@@ -24,7 +24,7 @@ class Normalized(nn.Cell):  # type: ignore[misc]
     def __init__(
         self, filled: Any, inputs: int, outputs: int, size: int, stride: int = 1, scale: float = 1.0
     ) -> None:
-        """filled: `_mindspore_models.Filled`; size: of the kernel, which is padded by its half;
+        """filled: `models.Filled`; size: of the kernel, which is padded by its half;
         scale: what the norm multiplies by at first."""
         super().__init__()
         std = math.sqrt(2.0) / math.sqrt(outputs * size * size)  # He et al., by what it puts out

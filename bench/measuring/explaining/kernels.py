@@ -76,13 +76,8 @@ def explained(
     arithmetic: the precision of the case's products (`bf16`).
     """
     stopwatch = Stopwatch(device, clock)
-
-    def step_ns() -> int:
-        job.refill()
-        return stopwatch.once_ns(job.step)
-
     with collected():
-        before = [step_ns() for _ in range(TURNS // 2)]
+        before = [stopwatch.step_ns(job) for _ in range(TURNS // 2)]
         try:
             seen, wall = profiled.events_of(job, device, STEPS)
         except (ImportError, RuntimeError) as error:
@@ -95,7 +90,7 @@ def explained(
         found = rows(events, len(kept), arithmetic, synchronous=device.synchronous)
         if not found:
             return Unexplained(reason=f"{profiled.NO_KERNELS}. {EAGER}")
-        after = [step_ns() for _ in range(TURNS // 2)]
+        after = [stopwatch.step_ns(job) for _ in range(TURNS // 2)]
         causes = disturbed()
         launch = Player(Tape(), clock).launch_ns() if device.synchronous else launch_ns(stopwatch)
         meter = Meter(device, stopwatch, [f"matmul {arithmetic}"])

@@ -200,13 +200,11 @@ def _in_turns(
     after: list[int] = []
 
     def plain() -> int:
-        job.refill()
-        return stopwatch.once_ns(job.step)
+        return stopwatch.step_ns(job)
 
     def changed() -> int:
         with around():
-            other.refill()
-            return stopwatch.once_ns(other.step)
+            return stopwatch.step_ns(other)
 
     for _ in range(WARM_UP):
         plain()

@@ -13,6 +13,7 @@ from bench.workload import Unsupported
 
 if TYPE_CHECKING:
     from bench.backend import Device
+    from bench.workload import Job
 
 MOST_CALLS = 200
 """Calls between two events: a kernel of 2 us is blurred by one."""
@@ -36,11 +37,13 @@ class Stopwatch:
     """The words of a recording that failed: what is recorded in this process after it may fail of
     that, and what is drawn too."""
 
-    def once_ns(self, work: Callable[[], object]) -> int:
-        """Host ns from a synchronization to the next, with one call between them."""
+    def step_ns(self, job: Job) -> int:
+        """Host ns from a synchronization to the next, with one step between them, which has the
+        operands again that it uses up."""
+        job.refill()
         self.device.synchronize()
         start = self.clock()
-        work()
+        job.step()
         self.device.synchronize()
         return max(1, self.clock() - start)
 

@@ -8,56 +8,44 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.framework import Framework
 from bench.measuring import kept
 from bench.measuring.gates import serving_gate
 from bench.records.execution import is_recorded
 from bench.records.outcome import Numerics
 
 if TYPE_CHECKING:
-    from bench.backend import Backend, Device
+    from bench.backend import Device
     from bench.measuring.gates.handed import HandedOver
-    from bench.measuring.messages import Request
+    from bench.measuring.launch import Launch
     from bench.workload import Site, Workload
 
 
-class Gated(NamedTuple):
-    """What the gate found."""
-
-    verdict: Numerics
-    wrong: str
-    """What is wrong with the numbers; empty where nothing is."""
-    reference_kept: bool
-    """Whether an earlier launch of the run had left the reference."""
-    seconds: float
-
-
 def gated(
-    request: Request,
+    launch: Launch,
     workload: Workload,
     parameters: Any,
     site: Site,
-    backend: Backend,
-    framework: Framework,
     device: Device,
     handed: HandedOver | None,
-) -> Gated:
-    """Holds the case's twin to its reference. site: of the timed job; handed: what another
-    framework than torch is handed over. Raises what the device raises."""
+) -> tuple[Numerics, str]:
+    """Holds the case's twin to its reference; gives the verdict, and what is wrong with the
+    numbers, empty where nothing is. site: of the timed job; handed: what another framework than
+    torch is handed over. Raises what the device raises."""
     from bench.measuring.gates import numerics, rank_numerics
 
     start = time.perf_counter()
+    request, backend = launch.request, launch.backend
     mode = request.case.mode
     together = workload.modes[mode].together
     there = msgspec.structs.replace(site, seed=request.settings.seed)
     asking = (workload, mode, parameters, there, backend.library_switches)
     earlier = kept.references(request.scratch)
     if handed is not None:
-        verdict = numerics.gate(*asking, handed, framework, handed.draws("twin"))
+        verdict = numerics.gate(*asking, handed, launch.framework, handed.draws("twin"))
         wrong = verdict.complaint
     elif site.ranks is None or together:
         if workload.modes[mode].serves:
@@ -70,4 +58,6 @@ def gated(
     if is_recorded(request.case.execution):
         gc.collect()  # the twin keeps its recording, which keeps the twin
     device.release_memory()
-    return Gated(verdict, wrong, earlier.found, time.perf_counter() - start)
+    launch.environment["reference_kept"] = earlier.found  # left by an earlier launch of the run
+    launch.cold["numerics_seconds"] = time.perf_counter() - start
+    return verdict, wrong

@@ -16,9 +16,8 @@ import msgspec
 
 from bench import catalogue
 from bench.framework import Draws, Framework
-from bench.measuring.gates import few_threads
 from bench.measuring.gates.handed import built
-from bench.measuring.gates.library_switches import answered_no
+from bench.measuring.gates.references import answered_no, few_threads
 from bench.measuring.kept import NOTHING, Kept, key
 from bench.precision import REFERENCE, reference
 from bench.ranks import on_host
@@ -106,7 +105,7 @@ def referred(
     """What torch computes of the twin at the site of the reference."""
     import torch
 
-    with answered_no(switches), few_threads.for_reference(workload):
+    with answered_no(switches), few_threads(workload):
         found = _probe(workload, mode, twin, reference_site, catalogue.framework("torch"))
         return {quantity: torch.from_numpy(value) for quantity, value in found.items()}
 

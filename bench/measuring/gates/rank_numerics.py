@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench.measuring.gates import few_threads, numerics
-from bench.measuring.gates.library_switches import answered_no
+from bench.measuring.gates import numerics
 from bench.measuring.gates.readings import Reading, full, read, truth_of
+from bench.measuring.gates.references import answered_no, few_threads
 from bench.measuring.kept import NOTHING, Kept
 from bench.measuring.ranks.agreed import apart, named
 from bench.precision import REFERENCE
@@ -135,7 +135,7 @@ def _training(
     seen = read(workload, mode, twin, site)
     own = read(workload, mode, twin, at_own, first_step=True)
     alone = read(workload, mode, twin, at_one)
-    with answered_no(switches), few_threads.for_reference(workload):
+    with answered_no(switches), few_threads(workload):
         truth = truth_of(workload, mode, twin, numerics.reference_of(at_one), kept)
         exact = read(workload, mode, twin, numerics.reference_of(site))
         checks = _against(exact, truth, ranks, dict.fromkeys(truth.found, EXACT), IN_FLOAT64)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.measuring.gates import numerics
-from bench.measuring.gates.library_switches import answered_no
+from bench.measuring.gates.references import answered_no
 from bench.measuring.kept import NOTHING, Kept
 from bench.measuring.serving_loop import Loaded, Loop, prompts
 from bench.measuring.serving_schedule import Asked

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.backends._caches import last_level_bytes
-from bench.backends.cpu import BACKEND
+from bench.backends.cpu import BACKEND, last_level_bytes
 
 
 def tree(folder: Path, cores: int, sharing: int, size: str) -> Path:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from bench.frameworks import on_mindspore
+
 Change = Callable[[Any], Any]
 
 
@@ -101,7 +103,7 @@ def built(change: Callable[[Any], None], kind: str, which: Callable[[int], bool]
 def dropping(path: str, counted: Change, done: int) -> Any:
     """What the queue drops behind so many steps of the timed job is counted as if it were done.
 
-    path: of the job, in `bench.frameworks`; counted: that.
+    path: of the job, in `bench.frameworks.on_mindspore`; counted: that.
     """
     module, kind = path.split(".")
 
@@ -110,7 +112,7 @@ def dropping(path: str, counted: Change, done: int) -> Any:
         from bench.frameworks import mindspore
         from bench.frameworks.on_mindspore import devices
 
-        holder: Any = getattr(importlib.import_module(f"bench.frameworks.{module}"), kind)
+        holder: Any = getattr(importlib.import_module(f"{on_mindspore.__name__}.{module}"), kind)
         jobs, queued = list[Any](), list[Any]()
 
         def noted(build: Any) -> Any:
@@ -195,5 +197,5 @@ PLANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "rate doubled": built(rate_doubled, "TrainingJob", timed),
     "momentum off": built(momentum_off, "TrainingJob", timed),
     "update skipped": built(update_skipped, "TrainingJob", timed),
-    "steps dropped": dropping("mindspore_training.TrainingJob", step_counted, done=1),
+    "steps dropped": dropping("training.TrainingJob", step_counted, done=1),
 }

@@ -10,6 +10,7 @@ from unittest import mock
 
 import msgspec
 
+from bench.frameworks import on_mindspore
 from bench.tests.frameworks.mindspore_faults import Change, dropping, put
 from bench.workloads.language.llamas import SIZES
 
@@ -76,10 +77,10 @@ OTHERS = {
 
 
 def at(module: str, path: str, change: Change) -> Plant:
-    """Of a module of `bench.frameworks`, which is imported where it is planted."""
+    """Of a module of `bench.frameworks.on_mindspore`, which is imported where it is planted."""
 
     def planted() -> contextlib.AbstractContextManager[None]:
-        holder: Any = importlib.import_module(f"bench.frameworks.{module}")
+        holder: Any = importlib.import_module(f"{on_mindspore.__name__}.{module}")
         *owner, last = path.split(".")
         for name in owner:
             holder = getattr(holder, name)
@@ -89,11 +90,11 @@ def at(module: str, path: str, change: Change) -> Plant:
 
 
 LLAMA_PLANTS: dict[str, Plant] = {
-    "another epsilon": at("_mindspore_llama_steps", "EPSILON", lambda _: 1e-6),
-    "wrong places": at("_mindspore_llama", "Model.behind", one_place_on),
-    "no mask": at("_mindspore_llama", "causal", no_mask),
-    "nothing written": at("_mindspore_llama_steps", "_written", kept_by_nobody),
-    "tokens dropped": dropping("_mindspore_llama.DecodeJob", token_counted, done=2),
-    "stale tokens": at("_mindspore_llama", "DecodeJob.step", stale),
+    "another epsilon": at("llama_steps", "EPSILON", lambda _: 1e-6),
+    "wrong places": at("llama", "Model.behind", one_place_on),
+    "no mask": at("llama", "causal", no_mask),
+    "nothing written": at("llama_steps", "_written", kept_by_nobody),
+    "tokens dropped": dropping("llama.DecodeJob", token_counted, done=2),
+    "stale tokens": at("llama", "DecodeJob.step", stale),
     **OTHERS,
 }

@@ -20,8 +20,7 @@ from bench.precision import PRECISIONS
 from bench.serving_job import ServingJob
 from bench.tests.measuring.gates.wrong_slots import forgetful
 from bench.workload import Site
-from bench.workloads.language.served import ROUTED_PRECISIONS, SERVED
-from bench.workloads.serve import WORKLOAD, ServeParameters
+from bench.workloads.serve import ROUTED_PRECISIONS, SERVED, WORKLOAD, ServeParameters
 
 SEEDS = 3
 

@@ -59,11 +59,9 @@ def _change_step(job: Any, layer: int, change: Callable[[Any], Any]) -> None:
         return
 
     def changed(product: Any) -> Any:
-        return product and (lambda rows: change(product(rows)))
+        return lambda rows: change(product(rows))
 
-    ends = {name: changed(getattr(layers[layer], name)) for name in ("joining", "closing")}
-    if not ends["closing"]:
-        ends["experts"] = lambda rows, by=layers[layer].experts: change(_first(by(rows)))
+    ends = {name: changed(getattr(layers[layer], name)) for name in ("joining", "feeding")}
     layers[layer] = layers[layer]._replace(**ends)
 
 

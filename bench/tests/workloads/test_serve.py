@@ -24,8 +24,7 @@ from bench.workload import Unsupported
 from bench.workloads import serve
 from bench.workloads.decoding.slot_caches import ATTENTION
 from bench.workloads.decoding.slots import reaches
-from bench.workloads.language.served import SERVED
-from bench.workloads.serve import WORKLOAD, ServeParameters
+from bench.workloads.serve import SERVED, WORKLOAD, ServeParameters
 
 __all__ = ["one_thread"]
 SMALL = ServeParameters(

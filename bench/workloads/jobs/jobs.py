@@ -19,8 +19,12 @@ from bench.workloads.jobs import looks as model_looks
 from bench.workloads.jobs.executed import executed
 from bench.workloads.jobs.gradients import each_gradient, gradient_norm, running_means
 from bench.workloads.jobs.optimizers import chosen_optimizer, described
-from bench.workloads.jobs.recorded import replayed, replayed_facts
-from bench.workloads.jobs.recorded_training import gradients_kept_in_place, replayed_training
+from bench.workloads.jobs.recorded import (
+    gradients_kept_in_place,
+    replayed,
+    replayed_facts,
+    replayed_training,
+)
 from bench.workloads.jobs.rehearsed_ranks import joined
 from bench.workloads.jobs.rotation import RotatingJob, Rotation, leaves
 from bench.workloads.jobs.seeded import parameter_count

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import catalogue
-from bench.measuring.gates import few_threads, numerics
+from bench.measuring.gates import numerics, references
 from bench.precision import PRECISIONS
 from bench.workload import Site
 
@@ -41,6 +41,6 @@ def test_the_timed_twin_has_all_threads_and_a_reference_of_convolutions_one(
 
 
 def test_the_threads_are_given_back_where_a_reference_fails(four_threads: None) -> None:
-    with pytest.raises(ValueError), few_threads.for_reference(catalogue.workload("resnet50")):
+    with pytest.raises(ValueError), references.few_threads(catalogue.workload("resnet50")):
         raise ValueError
     assert torch.get_num_threads() == 4

@@ -9,7 +9,7 @@ import pytest
 
 from bench import catalogue
 from bench.measuring.gates import numerics
-from bench.measuring.gates.library_switches import answered_no
+from bench.measuring.gates.references import answered_no
 from bench.records.outcome import Numerics
 from bench.tests.small_workloads import WORKLOADS, one_thread, site, small
 

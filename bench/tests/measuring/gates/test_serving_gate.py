@@ -168,17 +168,17 @@ def test_float32_answers_are_float32_where_products_are_short(
     case = SimpleNamespace(mode="load", execution="eager")
     request: Any = SimpleNamespace(case=case, settings=Settings(), scratch=str(tmp_path))
     device: Any = SimpleNamespace(release_memory=lambda: None)
-    framework: Any = None
+    launch: Any = SimpleNamespace(request=request, backend=BACKEND, environment={}, cold={})
     at = site(PRECISIONS["tf32"])
     before = torch.get_float32_matmul_precision()
     BACKEND.shorten_float32(True)
     try:
-        found = gated(request, WORKLOAD, TWIN, at, BACKEND, framework, device, None)
+        verdict, _ = gated(launch, WORKLOAD, TWIN, at, device, None)
         assert switched == ["high", "highest"]
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
-    assert [check.quantity for check in found.verdict.checks][1:] == [
+    assert [check.quantity for check in verdict.checks][1:] == [
         serving_gate.TWIN,
         serving_gate.LONE,
     ]

@@ -1,4 +1,4 @@
-"""Libraries' questions after a vendor's software, answered no while a reference is computed.
+"""How a float64 reference is computed: as the libraries do it without a vendor's software.
 
 diffusers and transformers ask in places whether a vendor's package is installed, and take its
 functions where it is, whatever device the tensors at hand are on. A reference on the CPU then fails
@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+from bench.workload import Workload
 
 
 @contextmanager
@@ -35,3 +37,21 @@ def answered_no(names: Collection[str]) -> Iterator[None]:
     finally:
         for module, word, before in held:
             setattr(module, word, before)
+
+
+@contextmanager
+def few_threads(workload: Workload) -> Iterator[None]:
+    """One thread for what is made of convolutions, which torch's float64 kernels compute image by
+    image: the reference of ResNet-50 takes a second and a half on one thread, and eight seconds on
+    two. Then as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    if "channels_last" not in workload.memory_formats or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
