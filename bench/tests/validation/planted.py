@@ -59,9 +59,11 @@ def _change_step(job: Any, layer: int, change: Callable[[Any], Any]) -> None:
         return
 
     def changed(product: Any) -> Any:
-        return lambda rows: change(product(rows))
+        return product and (lambda rows: change(product(rows)))
 
-    ends = {name: changed(getattr(layers[layer], name)) for name in ("joining", "feeding")}
+    ends = {name: changed(getattr(layers[layer], name)) for name in ("joining", "closing")}
+    if not ends["closing"]:
+        ends["experts"] = lambda rows, by=layers[layer].experts: change(_first(by(rows)))
     layers[layer] = layers[layer]._replace(**ends)
 
 

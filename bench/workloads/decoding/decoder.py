@@ -23,7 +23,7 @@ import msgspec
 
 from bench.records.execution import is_compiled
 from bench.workload import Site
-from bench.workloads.decoding.step_heads import Shape, reading_of
+from bench.workloads.decoding.step_heads import Reader, Shape, desk_of
 from bench.workloads.decoding.step_layers import layers_of, product_of
 from bench.workloads.layers.masks import added, filled
 from bench.workloads.layers.norms import norms_of
@@ -220,8 +220,9 @@ def _library_step() -> Any:
 def _own_step() -> Any:
     """The class of our own step, made when torch is there."""
     import torch
+    from torch.nn import functional
 
-    attend = torch.nn.functional.scaled_dot_product_attention
+    attend = functional.scaled_dot_product_attention
 
     class OwnStep(torch.nn.Module):
         """One token through layers of grouped-query attention and any feed-forward."""
@@ -252,8 +253,10 @@ def _own_step() -> Any:
             alone = not sinks(model) and (batch == 1 or not packing)
             shape = Shape(batch, queries, heads, width, alone)
             planned = is_compiled(site.execution)
-            self._read = reading_of(shape, norms, self._layers[0], first, planned)
-            self._layers = [self._read.written(layer) for layer in self._layers]
+            self._read = Reader(shape, norms)
+            self._desk = desk_of(shape, norms, self._layers[0], first, planned)
+            if self._desk is not None:
+                self._layers = [self._desk.written(layer) for layer in self._layers]
             self._kept = [held.both.view(2, *shape.lying, -1, width) for held in cache.layers]
             # Made once; but a compiler wants to see that they are parts of what is written.
             self._apart = [None if planned else (kept[0], kept[1]) for kept in self._kept]
@@ -266,11 +269,20 @@ def _own_step() -> Any:
         def forward(self, tokens: Tensor, at: Place) -> Tensor:
             # One call of torch after the other, and few of ours between them: each takes the host
             # a while.
-            read, batch, add = self._read, tokens.shape[0], self._norms.add
+            desk, batch, add = self._desk, tokens.shape[0], self._norms.add
+            if desk is not None:
+                turned, query, new = desk.heads
             cosines, sines = at.rotation.unbind()
             stream = self._norms.stream(self._embedding(tokens[:, 0]))
             for layer, kept, apart in zip(self._layers, self._kept, self._apart, strict=True):
-                turned, query, new = read(layer.input_norm(stream), layer)
+                row = layer.input_norm(stream)
+                if desk is None:
+                    turned, query, new = self._read(row, layer)
+                else:
+                    for product in layer.reading:
+                        product(row)
+                    if layer.head_norms:
+                        desk.norm(layer)
                 swapped = turned.flip(-2)
                 turned.mul_(cosines).addcmul_(swapped, sines)
                 kept.index_copy_(3, at.slots[layer.kind], new)
@@ -280,7 +292,17 @@ def _own_step() -> Any:
                     mask = torch.where(self._behind[layer.kind], layer.sinks, mask)
                 found = attend(query, keys, values, attn_mask=mask, scale=layer.scaling)
                 add(stream, layer.joining(found.reshape(batch, -1)))
-                add(stream, layer.feeding(layer.between_norm(stream)))
+                row = layer.between_norm(stream)
+                if layer.closing is None:
+                    mixed = layer.experts(row[:, None])
+                    fed = (mixed[0] if isinstance(mixed, tuple) else mixed)[:, 0]
+                else:
+                    if len(layer.gate_up) > 1:
+                        gate, up = layer.gate_up[0](row), layer.gate_up[1](row)
+                    else:
+                        gate, up = layer.gate_up[0](row).chunk(2, dim=-1)
+                    fed = layer.closing(functional.silu(gate, inplace=True).mul_(up))
+                add(stream, fed)
             logits: Tensor = self._head(self._last_norm(stream))
             return logits[:, None]
 

@@ -87,10 +87,6 @@ class Reader:
         """norms: of heads, where a layer has them."""
         self.shape, self._norms = shape, norms
 
-    def written(self, layer: Layer) -> Layer:
-        """As it is."""
-        return layer
-
     def __call__(self, normed: Tensor, layer: Layer) -> Heads:
         """From what a layer reads, [B, H]."""
         import torch
@@ -135,24 +131,19 @@ class Desk:
             reading=tuple(functools.partial(product, out=part) for product, part in reading)
         )
 
-    def __call__(self, normed: Tensor, layer: Layer) -> Heads:
-        """As of a `Reader`, of a layer that is `written`."""
+    def norm(self, layer: Layer) -> None:
+        """Norms the heads of queries and keys, after the products."""
         import torch
 
-        for product in layer.reading:
-            product(normed)
-        if layer.head_norms:
-            asked, kept = self._norms.stream(self._before).split(self._sizes)
-            of_queries, of_keys = layer.head_norms
-            torch.cat((of_queries(asked), of_keys(kept)), out=self._normed)
-        return self.heads
+        asked, kept = self._norms.stream(self._before).split(self._sizes)
+        of_queries, of_keys = layer.head_norms
+        torch.cat((of_queries(asked), of_keys(kept)), out=self._normed)
 
 
-def reading_of(
-    shape: Shape, norms: Norms, layer: Layer, like: Tensor, planned: bool
-) -> Desk | Reader:
-    """What reads layers like one. planned: whether a compiler plans memory."""
+def desk_of(shape: Shape, norms: Norms, layer: Layer, like: Tensor, planned: bool) -> Desk | None:
+    """For layers like one; None where it takes a `Reader`. planned: whether a compiler plans
+    memory."""
     together = len(layer.reading) == 1 and bool(layer.head_norms)
     if planned or together or not all(map(is_plain, layer.reading)):
-        return Reader(shape, norms)
+        return None
     return Desk(shape, norms, layer, like)

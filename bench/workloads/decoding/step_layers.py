@@ -32,8 +32,10 @@ class Layer(NamedTuple):
     scaling: float
     joining: Product
     between_norm: Norm
-    feeding: Callable[[Tensor], Tensor]
-    """The feed-forward, or experts: of rows [B, H]."""
+    gate_up: tuple[Product, ...]
+    """One product, or one of each; () where a layer has experts."""
+    closing: Product | None
+    experts: Any
     sinks: Tensor | None
     """A score of each query's head that joins its softmax, [1, G, heads that share, 1]."""
     kind: int
@@ -71,34 +73,6 @@ def _sinks(attention: Any) -> Tensor | None:
     return shared
 
 
-def _fed(mlp: Any, together: Packed | None) -> Callable[[Tensor], Tensor]:
-    """SwiGLU; together: its matrices that lie in one, if they do."""
-    from torch.nn.functional import silu
-
-    closing = product_of(mlp.down_proj)
-    if together is not None and together.gate_up is not None:
-        both = _by(together.gate_up)
-
-        def packed(rows: Tensor) -> Tensor:
-            gate, up = both(rows).chunk(2, dim=-1)
-            return closing(silu(gate, inplace=True).mul_(up))
-
-        return packed
-    gate, up = product_of(mlp.gate_proj), product_of(mlp.up_proj)
-    return lambda rows: closing(silu(gate(rows), inplace=True).mul_(up(rows)))
-
-
-def _mixed(experts: Any) -> Callable[[Tensor], Tensor]:
-    """By the library's experts, some of which give what their router says besides."""
-
-    def mixed(rows: Tensor) -> Tensor:
-        found = experts(rows[:, None])
-        only: Tensor = found[0] if isinstance(found, tuple) else found
-        return only[:, 0]
-
-    return mixed
-
-
 def layers_of(
     modules: Sequence[Any],
     windows: Sequence[int | None],
@@ -111,8 +85,11 @@ def layers_of(
     for layer, together, window in zip(modules, packed, windows, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         reading = [product_of(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        dense = hasattr(mlp, "gate_proj")
+        gate_up = [product_of(m) for m in (mlp.gate_proj, mlp.up_proj)] if dense else []
         if together is not None:
             reading = [_by(together.queries_keys_values)]
+            gate_up = [_by(together.gate_up)] if together.gate_up is not None else []
         heads = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
         found.append(
             Layer(
@@ -122,7 +99,9 @@ def layers_of(
                 scaling=attention.scaling,
                 joining=product_of(attention.o_proj),
                 between_norm=norms.prepared(layer.post_attention_layernorm),
-                feeding=_fed(mlp, together) if hasattr(mlp, "gate_proj") else _mixed(mlp),
+                gate_up=tuple(gate_up),
+                closing=product_of(mlp.down_proj) if dense else None,
+                experts=None if dense else mlp,
                 sinks=_sinks(attention),
                 kind=kinds.index(window),
             )
