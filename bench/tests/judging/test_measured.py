@@ -112,6 +112,8 @@ def test_spread_within_launches() -> None:
     found = row([make_measured([0.009, 0.011] * 5)] * 3)
     assert found.within_sd == pytest.approx(math.sqrt(10 / 9) / 10)
     assert found.between_sd == pytest.approx(0)
+    calm = row([make_measured([0.009, 0.011] * 5), make_measured(0.01)])
+    assert calm.within_sd == pytest.approx(math.sqrt(10 / 9) / 10 / 2), "a mean of launches"
 
 
 def test_quartile_and_least() -> None:
