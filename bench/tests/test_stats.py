@@ -94,6 +94,9 @@ def test_percentiles_interpolate() -> None:
     assert stats.percentile(samples, 50) == 51
     assert stats.percentile(samples, 90) == pytest.approx(91)
     assert stats.percentile([1.0, 2.0], 50) == 1.5
+    assert stats.percentile([3.0], 50) == 3.0
+    squares = [float(k * k) for k in range(38)]  # place 33.3: between its neighbours, not the ends
+    assert stats.percentile(squares, 90) == pytest.approx(1089 + 0.3 * (1156 - 1089))
 
 
 @pytest.mark.parametrize(("percent", "needed"), [(90, 36), (99, 368)])

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bench.judging.ceilings import with_ceilings
-from bench.judging.load import Load
+from bench.judging.load import BURST, Load
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.records.outcome import Skipped, Void
@@ -138,6 +138,14 @@ def test_a_brief_run_of_the_ceilings_work_has_a_width_of_its_own() -> None:
     assert sure.interval is not None and brief.interval is not None
     both = math.hypot(sure.interval.half_width, brief.interval.half_width)
     assert [one.share_half_widths for one in found] == [{}, {"matmul": pytest.approx(both)}]
+
+
+def test_a_burst_has_no_share_of_what_goes_on() -> None:
+    """It may be faster than the ceiling, which is of a device that works and is hot."""
+    cases = CASE, make_case(mode=BURST)
+    launches = [x for one in cases for x in make_launches(one, [make_measured(0.01, flop=10)])]
+    shares = [one.ceiling_fraction for one in summarize(make_file(cases, launches))]
+    assert shares == [pytest.approx(1.0), None]
 
 
 def test_a_void_matmul_is_no_ceiling() -> None:

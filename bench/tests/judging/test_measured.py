@@ -112,6 +112,8 @@ def test_spread_within_launches() -> None:
     found = row([make_measured([0.009, 0.011] * 5)] * 3)
     assert found.within_sd == pytest.approx(math.sqrt(10 / 9) / 10)
     assert found.between_sd == pytest.approx(0)
+    calm = row([make_measured([0.009, 0.011] * 5), make_measured(0.01)])
+    assert calm.within_sd == pytest.approx(math.sqrt(10 / 9) / 10 / 2), "a mean of launches"
 
 
 def test_quartile_and_least() -> None:
@@ -134,6 +136,20 @@ def test_outliers_are_counted_and_stay_in() -> None:
     found = row([make_measured(samples)])
     assert found.outliers == 1
     assert found.throughput == pytest.approx(16 / sum(samples))
+    slower = make_measured([0.018, 0.020, 0.022] * 5)
+    assert row([make_measured(samples), slower]).outliers == 1, "beside those of its own launch"
+
+
+def test_shares_of_a_step_that_the_host_and_the_input_take() -> None:
+    """Two steps of 0.5 s a block, of which 0.25 s wait for a batch; 0.1 s to queue one."""
+    block = Block(wall_ns=10**9, step_ns=(5 * 10**8,) * 2, input_wait_ns=25 * 10**7)
+    waits = make_measured(steady=(block,) * 10, step_clock="device event", queue_ns=(10**8,))
+    found = row([waits] * 3)
+    assert found.input_fraction == pytest.approx(0.25)
+    assert found.input_wait_seconds == pytest.approx(0.125)
+    assert found.host_fraction == pytest.approx(0.2)
+    mixed = row([waits, FINE])
+    assert (mixed.input_fraction, mixed.input_wait_seconds, mixed.host_fraction) == (None,) * 3
 
 
 def test_peak_memory_is_the_largest_of_the_launches() -> None:
@@ -252,6 +268,7 @@ def test_a_launch_with_a_cause_is_not_far_out() -> None:
     slow = make_measured(0.024, flags=("THROTTLED",), causes={"THROTTLED": "hot"})
     found = row([FINE, FINE, FINE, slow])
     assert (found.far_out, found.flags, found.hindered) == ({}, ("THROTTLED",), 1)
+    assert row([*[FINE] * 4, slow, slow]).verdict == "OK", "a third of all, and no more"
 
 
 # --- Latency -------------------------------------------------------------------------------------
@@ -301,6 +318,9 @@ def test_latency_without_an_interval() -> None:
 
 def test_no_latency_where_a_launch_has_none() -> None:
     assert row([FINE] * 3).latency is None
+    assert row([requests(9, 1.0), FINE]).latency is None
+    instant = (Block(wall_ns=1, step_ns=(0,)),) * 3
+    assert row([make_measured(latency_name="latency", steady=instant)]).latency is None
 
 
 def test_the_statistics_of_a_row_are_those_of_the_module() -> None:

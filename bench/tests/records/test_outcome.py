@@ -9,11 +9,30 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.records.outcome import Block, Check, Cold, Failed, Memory, Numerics, Skipped, Void, Work
+from bench.records.outcome import (
+    Block,
+    Check,
+    Cold,
+    Failed,
+    Memory,
+    Numerics,
+    Share,
+    Skipped,
+    Void,
+    Work,
+)
 from bench.tests.values import BAD_NUMERICS, make_block, make_measured
 
 nan, inf = math.nan, math.inf
 half: Any = 1.5
+
+MEMORY = Memory(peak_bytes=1, scope="process RSS", host_rss_bytes=1)
+
+
+def share(rank: int = 0, busy: int = 10_000_000, **changes: Any) -> Share:
+    """Of a launch of ten steps of 10 ms."""
+    return Share(rank=rank, device=0, busy_ns=(busy,) * 10, memory=MEMORY, **changes)
+
 
 NONSENSE: list[tuple[str, Callable[[], Any], str]] = [
     ("no steady sample", lambda: make_measured(steady=()), "without a steady sample"),
@@ -52,6 +71,23 @@ NONSENSE: list[tuple[str, Callable[[], Any], str]] = [
         lambda: Block(wall_ns=1, step_ns=(1,), step_switches=(-1,)),
         "one value >= 0 a step",
     ),
+    (
+        "negative wait",
+        lambda: Block(wall_ns=1, step_ns=(1,), input_wait_ns=-1),
+        "a wait must be 0 or more",
+    ),
+    ("negative queueing", lambda: make_measured(queue_ns=(-1,)), "queueing times must be"),
+    ("rank below 0", lambda: share(-1), "count from 0"),
+    ("rank without time", lambda: share(busy=0), "a rank's times must be above zero"),
+    ("negative exchange", lambda: share(peer_ns=(-1,)), "an exchange takes no less"),
+    ("exchanges of one", lambda: make_measured(ranks=(share(peer_ns=(0, 1)),)), "with each rank"),
+    ("a rank is missing", lambda: make_measured(ranks=(share(1),)), "ranks must be all there"),
+    (
+        "rank longer than its block",
+        lambda: make_measured(ranks=(share(busy=10_000_001),)),
+        "no longer than it",
+    ),
+    ("least above all", lambda: Work(items=1, unit="x", flop=1, least_flop=2), "is above flop"),
     ("no check", lambda: Numerics(reference="fp64", checks=()), "without a check"),
     ("error NaN", lambda: Check(quantity="x", error=nan, tolerance=1.0), "error of x"),
     ("negative error", lambda: Check(quantity="x", error=-0.1, tolerance=1.0), "error of x"),

@@ -13,7 +13,7 @@ from bench import api, catalogue
 from bench.judging.comparing.at_tpot import compare_at_tpot
 from bench.judging.comparing.compare import compare
 from bench.judging.comparing.comparison import CaseComparison
-from bench.judging.comparing.cycles import BY_ITS_CLOCK, UNSURE
+from bench.judging.comparing.cycles import BY_ITS_CLOCK, UNSURE, PerCycle
 from bench.judging.comparing.systems import compare_systems
 from bench.judging.summary import summarize
 from bench.records.case import Case
@@ -21,6 +21,7 @@ from bench.records.observed import Reading, Watched
 from bench.records.outcome import Memory, Share
 from bench.records.run import Launch, RunFile
 from bench.report import Canvas
+from bench.stats import Estimate
 from bench.tests.judging.two_runs import FIXED, TEN, only
 from bench.tests.served_runs import SPEEDS, measured, serve_case, served
 from bench.tests.telemetry.launches import FIRST_STEP, seen, steady
@@ -170,6 +171,8 @@ def test_clocks_that_wander_make_it_unsure_and_are_not_blamed() -> None:
     launches = clocked(clocks, [2.0 * 1.0102 * q for q in QUIET])
     found = against(make_file([CASE], launches, settings=FIXED))
     assert (found.verdict, found.clock_remark) == ("SLOWER", UNSURE)
+    higher = PerCycle(ratio=Estimate(0.97, 0.94, 1.001, 0.95, 0.031), clock=1.02)
+    assert higher.remark(0.99, 0.01) == UNSURE, "a clock that rose slowed nothing"
 
 
 @pytest.mark.parametrize(

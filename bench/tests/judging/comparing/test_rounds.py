@@ -66,6 +66,20 @@ def test_so_are_clocks() -> None:
     assert case.per_cycle.clock == case.per_cycle.ratio.value == pytest.approx(1)
 
 
+def test_so_are_the_rates_of_which_a_ratio_is_made() -> None:
+    """Chip times software stays the ratio: FLOP and bytes are of the rounds that it is of."""
+    files = side("a"), side("b", LAST)
+    base, other = (
+        msgspec.structs.replace(row, least_flop_per_second=3 * rate, bytes_per_second=2 * rate)
+        for row, rate in ((r, r.throughput or 0.0) for f in files for r in summarize(f))
+    )
+    kept, whole = in_equal_rounds(files, base, other)
+    assert whole == other and kept.throughput is not None
+    assert kept.throughput == pytest.approx(whole.throughput)
+    assert kept.least_flop_per_second == pytest.approx(3 * kept.throughput)
+    assert kept.bytes_per_second == pytest.approx(2 * kept.throughput)
+
+
 def test_too_few_rounds_in_common_are_too_few_launches() -> None:
     """Three launches of each are left out, of other rounds."""
     found = compare(side("a", (0, 1, 2)), side("b", LAST))

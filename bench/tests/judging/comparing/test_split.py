@@ -7,7 +7,9 @@ import pytest
 from bench.judging.comparing.compare import compare
 from bench.records.case import Case
 from bench.records.outcome import Outcome
+from bench.records.run import RunFile
 from bench.tests.judging.two_runs import CASE, FULL, GEMM, runs, steps
+from bench.tests.judging.two_systems import on, runs_on
 from bench.tests.values import make_case
 
 BIG_GEMM = make_case(parameters={"shape": "4x4x4"})
@@ -45,6 +47,27 @@ def test_the_ceiling_is_the_one_that_the_base_is_nearer_to() -> None:
     assert forth is not None and forth.ceiling == "matmul"
     assert forth.chip == pytest.approx(5)
     assert back is not None and back.ceiling == "memory bandwidth"
+
+
+@pytest.mark.parametrize(
+    ("flop", "ceiling", "shares"),
+    [(40, "memory bandwidth", (0.5, 0.4)), (240, "matmul", (0.6, 0.48))],
+)
+def test_of_several_devices_each_has_its_part_of_the_work(
+    flop: int, ceiling: str, shares: tuple[float, float]
+) -> None:
+    """Base: four devices do 4,000 B/s, 1,000 each of 2,000. Ranks that share a host share its
+    cores, and have no part that one device would do."""
+
+    def spread(seconds: float, *, shared: bool = False) -> RunFile:
+        work = on("dp4"), steps([seconds] * 5, flop=flop, moved_bytes=40)
+        return runs_on(work, *boxed(0.01, 0.05, 0.01)[1:], shared=shared)
+
+    split = compare(spread(0.01), spread(0.0125)).cases[0].split
+    assert split is not None and split.ceiling == ceiling
+    assert split.shares == pytest.approx(shares)
+    both = compare(spread(0.01, shared=True), spread(0.0125, shared=True)).cases[0]
+    assert both.ratio == pytest.approx(0.8) and both.split is None
 
 
 def test_no_split_where_a_run_has_no_ceiling() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from bench.judging.ranks.exchanged import reduced
-from bench.tests.values import make_launch
+from bench.judging.ranks.exchanged import exposed, reduced
+from bench.records.silent import Silent
+from bench.tests.values import make_launch, make_measured
 
 JOB = {"parameters": "1000", "gradients reduced as": "float32"}
 
@@ -32,3 +33,15 @@ def test_what_trains_is_what_travels(more: dict[str, str], expected: int | None)
     environment: dict[str, Any] = {"job": {**JOB, **more}}
     found = reduced([make_launch(environment={}), make_launch(environment=environment)])
     assert found.get("reduced_bytes") == expected
+
+
+def test_what_a_step_waits_for_is_the_median_of_a_launchs_pairs() -> None:
+    """Two steps a block: 10 ms a step of 50, but in one that something else held up."""
+    silent = Silent(
+        steps=2,
+        real_ns=(90_000_000, 100_000_000, 400_000_000),
+        silent_ns=(80_000_000, 80_000_000, 80_000_000),
+    )
+    found = exposed([make_measured(), make_measured(silent=silent)], 0.95)
+    assert found["exposed"].value == pytest.approx(0.01)
+    assert found["exposed_fraction"].value == pytest.approx(0.2)

@@ -91,6 +91,7 @@ def test_the_intervals_cover_the_truth() -> None:
         assert 0.005 < (found.high - found.low) / truth < 0.1
     of_two = rows(launches=2)[0].link
     assert of_two is not None and of_two.latency.low is None, "two launches have no interval"
+    assert "latency 20.0 us, bus bandwidth 50.0 GB/s (" in in_words(of_two)
 
 
 def test_noise_pulls_neither_figure_one_way() -> None:
@@ -113,6 +114,41 @@ def test_a_line_needs_three_sizes_and_rises() -> None:
     mixed = rows()
     other = [msgspec.structs.replace(mixed[0], case=case_of(8, chained=1), link=None)]
     assert with_links([*mixed, *other])[-1].link is None, "another chain is another sweep"
+
+
+def test_a_line_that_starts_below_no_time_is_none() -> None:
+    """Twice the bytes in thrice the time."""
+    steep = [
+        msgspec.structs.replace(row, operation_seconds=3.0**k, bus_bytes_per_second=(2 / 3) ** k)
+        for k, row in enumerate(rows())
+    ]
+    assert link_of(steep) is None
+
+
+def test_the_farthest_miss_is_said_be_it_above_the_line_or_below() -> None:
+    cases = [case_of(size) for size in SIZES]
+    late = [outcome(size, math.log(3) if size == 2**20 else 0.0) for size in SIZES]
+    made = [x for c, o in zip(cases, late, strict=True) for x in make_launches(c, [o] * 3)]
+    link = summarize(make_file(cases, made))[0].link
+    assert link is not None and link.missed_bytes == 2**20
+    assert link.miss == pytest.approx(1 - 1 / 3, abs=0.15), "it took thrice as long"
+
+
+def test_a_slope_that_may_be_none_has_no_highest_bandwidth() -> None:
+    link = rows(launches=3, error=1.0, seed=2)[0].link
+    assert link is not None and link.bandwidth.low is not None and link.bandwidth.low > 0
+    assert link.bandwidth.high is None
+    assert "(0 us to 64" in in_words(link) and " to ?)" in in_words(link)
+
+
+def test_a_disturbed_size_is_no_point_of_the_line() -> None:
+    sound = rows()
+    slow = msgspec.structs.replace(sound[0], operation_seconds=1.0, verdict="NO_STEADY_STATE")
+    link = with_links([slow, *sound[1:]])[1].link
+    assert link is not None and link.least_bytes == SIZES[1]
+    assert link.latency.value == pytest.approx(LATENCY, rel=1e-3)
+    few = link_of([*sound[1:], msgspec.structs.replace(sound[0], rates=sound[0].rates[:3])])
+    assert few is not None and few.launches == 3, "those that every size has"
 
 
 def test_the_line_is_that_of_relative_residuals() -> None:

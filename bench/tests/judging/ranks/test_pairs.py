@@ -41,8 +41,10 @@ def mapped(*launches: Measured) -> Pairs:
 
 
 def test_the_slowest_pair_is_named_with_its_share_of_the_median() -> None:
-    one = launch((0, 1000, 2000), (1500, 0, 4000), (2000, 4000, 0))
-    found = mapped(one, one, launch((0, 9000, 2000), (9000, 0, 4000), (2000, 4000, 0)))
+    quick, usual, late = (
+        launch((0, ns, 2000), (ns + 500, 0, 4000), (2000, 4000, 0)) for ns in (700, 1000, 9000)
+    )
+    found = mapped(quick, usual, late)
     assert found.message_bytes == MIB and found.launches == 3
     assert found.bytes_per_second[0][1] == pytest.approx(MIB / 1e-6), "the quicker side, the median"
     assert found.bytes_per_second[0][1] == found.bytes_per_second[1][0]

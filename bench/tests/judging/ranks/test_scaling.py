@@ -111,6 +111,17 @@ def test_points_of_strong_curves_are_not_told_again_as_weak_ones() -> None:
         ("strong", 32),
     ]
     assert rows(grid)[3].weak is not None, "though its row has both"
+    lacking = [one for one in grid if one.case != scaled.training(2, batch=16)]
+    assert [one.kind for one in curves(lacking)] == ["strong"]
+
+
+def test_a_batch_that_does_not_divide_has_no_part_a_device() -> None:
+    assert not curves(
+        [
+            *scaled.launches(scaled.training(1, batch=4), scaled.outcomes(0.01, 4, None)),
+            *scaled.launches(scaled.training(2, batch=9), scaled.outcomes(0.01, 9, None)),
+        ]
+    )
 
 
 def test_a_point_that_meets_another_schemes_weak_curve_makes_none_of_its_own() -> None:
@@ -197,7 +208,7 @@ def test_of_a_round_that_one_case_lost_neither_has_its_launch(one: Sequence[Outc
 def test_with_too_few_rounds_in_common_it_is_of_as_many_first_ones() -> None:
     """Two of three, where one was made again as a fourth: an interval is owed all the same."""
     one = [*steps(FIVE[:1]), failed(), *steps(FIVE[1:3])]
-    found = summarize(system({"none": one, "dp8": steps(FIVE[:4])}, settings=Settings(launches=3)))
+    found = summarize(system({"none": one, "dp8": steps(FIVE[:3])}, settings=Settings(launches=3)))
     assert list(map(len, of_equal_rounds(*found))) == [3, 3]
 
 
@@ -236,6 +247,15 @@ def test_beside_it_stands_what_the_gradients_take_by_themselves() -> None:
     expected = scaled.LATENCY + crossing / scaled.BANDWIDTH
     assert curve.fabric[:2] == (None, None)
     assert curve.fabric[2] == pytest.approx(expected, rel=1e-3)
+    changes: tuple[dict[str, Any], ...] = ({"precision": "bf16"}, {"parameters": {"chained": 8}})
+    for other in changes:
+        others = [
+            msgspec.structs.replace(row, case=msgspec.structs.replace(row.case, **other))
+            if row.link
+            else row
+            for row in rows(found)
+        ]
+        assert next(scalings(others)).fabric[2] is None, other
     (sharded,) = curves([*scaled.over_devices({1: 1, 4: 0.7}, scheme="fsdp"), *found[15:]])
     assert sharded.fabric == (None, None), "its weights travel too"
 

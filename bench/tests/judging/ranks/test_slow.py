@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -121,6 +122,14 @@ def test_less_than_two_percent_is_nobodys_concern() -> None:
     alike = [[1.0] * 5 for _ in range(500)]
     assert slow_ranks([*alike, [1.019] * 5]) == ()
     assert [one.rank for one in slow_ranks([*alike, [1.06] * 5])] == [500]
+
+
+@pytest.mark.parametrize(("longer", "named"), [(0.106, 0), (0.115, 1)])
+def test_how_launches_vary_is_held_against_a_finding(longer: float, named: int) -> None:
+    """Logs -0.03, 0, 0.03 in each of eight ranks: a median of them varies by 0.0394^2, a rank by
+    that and 0.01^2. Moderated 0.0257, times sqrt(8/7) and t(99.875 %, 10) = 4.006: 0.1101."""
+    launches = [[math.exp(base + z) for z in (-0.03, 0.0, 0.03)] for base in (*[0.0] * 7, longer)]
+    assert len(slow_ranks(launches)) == named
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
