@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def _no_waiting(module: Any) -> Iterator[None]:
     device tells of such calls: recorded, it would end the capture."""
     try:
         before = module.get_sync_debug_mode()
-        module.set_sync_debug_mode("error")
+        _on_waiting(module, "error")
     except (AttributeError, NotImplementedError):
         before = None
     try:
@@ -90,7 +91,13 @@ def _no_waiting(module: Any) -> Iterator[None]:
         raise Unsupported(WAITED_FOR) from error
     finally:
         if before is not None:
-            module.set_sync_debug_mode(before)
+            _on_waiting(module, before)
+
+
+def _on_waiting(module: Any, mode: str | int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this is a prototype
+        module.set_sync_debug_mode(mode)
 
 
 def _nothing_new() -> AbstractContextManager[Any]:

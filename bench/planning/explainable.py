@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 
 from bench.catalogue import suites
-from bench.errors import AccelmarkError, UnknownName, meant
-from bench.planning.plan import plan
+from bench.errors import AccelmarkError, SuiteError, UnknownName, meant
+from bench.planning.plan import any_way, plan
 from bench.planning.selected import matched, select
 from bench.planning.spread import FEWEST
 from bench.planning.suite_file import Suite, find_suite, read_suite
@@ -36,7 +36,10 @@ def suite_of(name: str, only: str | None) -> tuple[Suite, str | None]:
         names = {text for case in cases for text in (case.name, f"{case.name}-{case.precision}")}
         if fnmatch.filter(sorted(names), name):
             if only is not None:
-                both = select(select(cases, name), only)
+                try:
+                    both = select(select(cases, name), only)
+                except SuiteError:  # what some device measures instead
+                    both = select(select((*cases, *any_way(suite)), name), only)
                 name = ",".join(dict.fromkeys(matched(case)[-1] for case in both))
             return suite, name
         near |= names

@@ -51,7 +51,8 @@ class Explaining(NamedTuple):
     only: bool = False
     """Whether its cases have no other launches."""
     trying: bool = False
-    """Whether the first of each tries known remedies too."""
+    """Whether the first of each tries known remedies too; where an accident ends that, the last:
+    they may be what ended it."""
     done: Sequence[Explanation] = ()
     """What the record holds already."""
 
@@ -64,6 +65,8 @@ def explain(session: Session) -> EndReason:
     explaining = session.explaining
     done = Counter(one.fingerprint for one in explaining.done)
     accidents = Counter[str]()
+    unexplained = (one for one in explaining.done if isinstance(one.account, Unexplained))
+    first_fell = {one.fingerprint for one in unexplained if one.number == 0}
     longest = max((one.seconds for one in explaining.done), default=0.0)
     for number in range(explaining.each):
         for state in session.states:
@@ -73,12 +76,16 @@ def explain(session: Session) -> EndReason:
                 continue
             if not session.fits(state, longest):
                 return "budget"
-            made, outcome = _explained(session, state, number)
+            turn = explaining.each - 1 if fingerprint in first_fell else 0
+            trying = explaining.trying and number == turn
+            made, outcome = _explained(session, state, number, trying=trying)
             session.software.require(made, session.writer)
             session.writer.append(made)
             longest = max(longest, made.seconds)
             session.face.explained(made)
             if isinstance(made.account, Unexplained):
+                if number == 0:
+                    first_fell.add(fingerprint)
                 accident = isinstance(outcome, Failed) and not hopeless(outcome)
                 accidents[fingerprint] += accident
                 if not accident or too_many(accidents[fingerprint], number + 1):
@@ -86,7 +93,9 @@ def explain(session: Session) -> EndReason:
     return "complete"
 
 
-def _explained(session: Session, state: CaseState, number: int) -> tuple[Explanation, Outcome]:
+def _explained(
+    session: Session, state: CaseState, number: int, *, trying: bool
+) -> tuple[Explanation, Outcome]:
     case, choice, started_at = state.case, state.choice, utc_now()
     session.face.explains(case, number + 1, session.explaining.each)
     seed = session.settings.seed + number
@@ -101,7 +110,7 @@ def _explained(session: Session, state: CaseState, number: int) -> tuple[Explana
             session.request(state),
             settings=within(session.settings, session.budget_seconds, LIMIT_SECONDS),
             explain=True,
-            try_remedies=session.explaining.trying and number == 0,
+            try_remedies=trying,
             seed=seed,
             thorough=False,
             most_seconds=None,

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from bench.workload import Job
 
 COMPILED = re.compile(
-    r"(?:^|_)(?:cpp|triton(?:_[a-z]{2,4})?)_fused_(?P<operators>\w+?)_\d+(?:$|\W)"
+    r"(?:^|_)(?:cpp|triton(?:_[a-z]{2,4})?)_fused(?:_(?P<operators>\w+?))?_\d+(?:$|\W)"
 )
 """How a compiler names the kernels that it writes."""
+FILLED_IN = re.compile(r"(?:^|_)gemm_(?:g\d+)?m\w+n\w+k\w+_|^graph_\d+_kernel$")
+"""And those that it makes of templates for a CPU: `graph_0_gemm_m64n256k256_kernel`."""
 OPERATOR = re.compile(r"^(?!autograd|torch|profiler)[a-z_]\w*::\w+$")
 """How torch's profiler names an operator."""
 WRITES_KERNEL_NAMES = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
@@ -55,10 +57,15 @@ FIRST: tuple[Kind, ...] = (
 )
 """Of the operators that a kernel holds, which one says what it is."""
 PRODUCTS = 3
-"""The first so many, of a template alone: any other kernel holds no product, only what is left of
-one (the sum of its bias), or what it was taken together with; a library's kernel multiplies."""
+"""The first so many, of a template alone: any other kernel holds what is left of a product (its
+bias, its padding), or what it was taken together with; a library's kernel multiplies.
+
+But of few rows or columns torch's compiler writes the product itself, as a sum: for a CPU, where a
+name holds `mm` for nothing else, and while it searches (`triton_per_fused__to_copy_mm_t_0`), where
+nothing else that the kernel holds reduces: the sum of a bias has a name, `sum`, of its own."""
 TEMPLATE = "triton_tem_"
 REDUCES = re.compile("triton_(red|per)_")
+NO_SUMS: frozenset[Kind] = frozenset(("matmul", "elementwise", "copy", "other"))
 EAGER = 'Explain the same case with execution = "eager"'
 STEPS = 6
 TURNS = 6
@@ -165,7 +172,7 @@ def fused(name: str) -> tuple[str, ...]:
     `graph_0_cpp_fused_gelu_native_layer_norm_0` holds gelu and native_layer_norm.
     """
     found = COMPILED.search(name)
-    if found is None:
+    if found is None or not found["operators"]:
         return ()
     rest, names, held = found["operators"], known(), list[str]()
     while rest:
@@ -190,9 +197,13 @@ def kind_of_kernel(name: str, fuses: tuple[str, ...]) -> Kind:
     """By the operators that it holds, or by its own name."""
     if fuses:
         kinds = {kind_of_name(one) for one in fuses}
+        reduces = REDUCES.search(name) is not None
+        if "matmul" in kinds and ("triton" not in name or (reduces and kinds <= NO_SUMS)):
+            return "matmul"
+        if reduces:
+            kinds.add("reduction")
         says = FIRST if TEMPLATE in name else FIRST[PRODUCTS:]
-        least: Kind = "reduction" if REDUCES.search(name) else "elementwise"
-        return next((kind for kind in says if kind in kinds), least)
+        return next((kind for kind in says if kind in kinds), "elementwise")
     if OPERATOR.match(name):
         return kind_of_words(base(name))
     lower = name.lower()
@@ -201,7 +212,7 @@ def kind_of_kernel(name: str, fuses: tuple[str, ...]) -> Kind:
 
 
 def _is_work(name: str) -> bool:
-    return bool(COMPILED.search(name) or OPERATOR.match(name))
+    return any(one.search(name) for one in (COMPILED, FILLED_IN, OPERATOR))
 
 
 def _outermost(event: Any) -> bool:

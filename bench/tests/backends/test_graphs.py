@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ class Tells(Module):
         return self.mode
 
     def set_sync_debug_mode(self, mode: int | str) -> None:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
         self.mode = mode
 
     def item(self) -> None:

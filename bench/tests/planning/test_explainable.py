@@ -16,6 +16,7 @@ from bench.planning.explainable import suite_of
         ("resnet50-train", None, "quick", "resnet50-train"),
         ("llama-*", None, "quick", "llama-*"),
         ("llama-*", "*-decode", "quick", "llama-decode-bf16"),
+        ("llama-*", "*-decode-fp32", "quick", "llama-decode-fp32"),
     ],
 )
 def test_a_suite_or_a_case_of_a_shipped_one(

@@ -50,6 +50,8 @@ class Stage(Nobody):
         self.takes = 10.0
         """Seconds that an explanation takes; a launch takes ten."""
         self.told: list[int] = []
+        self.tried = ""
+        """Which of those explanations try remedies: 1, or 0."""
 
     def launch(
         self,
@@ -60,6 +62,7 @@ class Stage(Nobody):
         for request in requests:
             name = NAMES[request.case.fingerprint]
             self.asked += name.lower() if request.explain else name
+            self.tried += str(int(request.try_remedies)) if request.explain else ""
             self.seeds.append(request.seed)
             self.limits.append(request.settings.launch_limit_seconds)
             seconds = self.takes if request.explain else 10.0
@@ -121,11 +124,17 @@ def test_what_cannot_be_explained_is_not_asked_again(tmp_path: Path) -> None:
     assert file.explanations[0].account == REFUSED
 
 
-@pytest.mark.parametrize(("falls", "asked"), [((0,), "aaaaa"), ((1,), "aaaaa"), ((0, 1), "aa")])
+@pytest.mark.parametrize(
+    ("falls", "asked", "tried"),
+    [((0,), "aaaaa", "10001"), ((1,), "aaaaa", "10000"), ((0, 1), "aa", "10")],
+)
 def test_an_accident_of_one_worker_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falls: Sequence[int], asked: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falls: Sequence[int], asked: str, tried: str
 ) -> None:
-    """As of launches: two, and more than a third."""
+    """As of launches: two, and more than a third.
+
+    Where one ended the first, the last tries remedies.
+    """
     killed = Failed(kind="crash", phase="explain", message="its worker was killed by signal 9")
     monkeypatch.setattr(
         Stage,
@@ -136,10 +145,20 @@ def test_an_accident_of_one_worker_ends_nothing(
         ),
         raising=False,
     )
-    stage, file = play(tmp_path, Explaining(5, only=True), account(), cases=[A])
-    assert stage.asked == asked
+    stage, file = play(tmp_path, Explaining(5, True, trying=True), account(), cases=[A])
+    assert (stage.asked, stage.tried) == (asked, tried)
     (case,) = explain_run(file)
     assert (case.verdict, case.launches) == (("REFUSED", 0) if len(falls) > 1 else ("EXPLAINED", 4))
+
+
+def test_remedies_have_their_turn_in_a_record_that_is_gone_on_with(tmp_path: Path) -> None:
+    """Whose first explanation an accident ended: they may be what ended it."""
+    _, file = play(tmp_path, Explaining(1, only=True), REFUSED, cases=[A])
+    _, whole = play(tmp_path / "whole", Explaining(1, only=True), account(), cases=[A])
+    for done, tried in ((file.explanations, "01"), (whole.explanations, "00")):
+        there = Explaining(3, True, trying=True, done=done)
+        stage, _ = play(tmp_path / tried, there, account(), cases=[A])
+        assert (stage.asked, stage.tried) == ("aa", tried)
 
 
 def test_a_load_is_refused_without_a_worker(

@@ -44,6 +44,24 @@ from bench.tests.measuring.explaining.small_job import CLOCK, SmallJob, nobody_l
             ("convolution_backward", "native_batch_norm_backward"),
             "normalization",
         ),
+        (
+            "triton_red_fused__to_copy_convolution_backward_3",
+            ("_to_copy", "convolution_backward"),
+            "reduction",
+        ),
+        ("triton_per_fused__to_copy_sum_view_0", ("_to_copy", "sum", "view"), "reduction"),
+        ("triton_per_fused__to_copy_mm_t_0", ("_to_copy", "mm", "t"), "matmul"),
+        ("triton_red_fused_clone_mm_view_3", ("clone", "mm", "view"), "matmul"),
+        ("triton_red_fused_mm_0", ("mm",), "matmul"),
+        ("triton_per_fused_bmm_1", ("bmm",), "matmul"),
+        ("triton_red_fused__log_softmax_mm_2", ("_log_softmax", "mm"), "reduction"),
+        ("triton_per_fused_addmm_sum_2", ("addmm", "sum"), "reduction"),
+        ("triton_poi_fused_mm_3", ("mm",), "elementwise"),
+        ("graph_0_cpp_fused_bmm_0", ("bmm",), "matmul"),
+        ("graph_0_cpp_fused__softmax_bmm_view_0", ("_softmax", "bmm", "view"), "matmul"),
+        ("graph_0_gemm_m64n256k256_kernel", (), "matmul"),
+        ("graph_0_grouped_gemm_g2ms0n256k256_kernel", (), "matmul"),
+        ("graph_0_kernel", (), "other"),
         ("aten::addmm", (), "matmul"),
         ("mkldnn::_linear_pointwise", (), "matmul"),
         ("void at::native::vectorized_elementwise_kernel<4, at>", (), "elementwise"),
@@ -116,6 +134,13 @@ def test_what_no_other_holds_is_a_row() -> None:
     assert found[0].operands == "[8,64] [64,64]" and found[0].flop == 65536
     assert (found[0].precision, found[1].fuses) == ("bf16", ("add",))
     assert found[0].read_bytes is None, "nobody knows what it moved"
+
+
+def test_kernels_without_names_of_operators_are_work() -> None:
+    """Products of the compiler's own templates, and what copies the graph's inputs."""
+    names = ("graph_0_cpp_fused_0", "graph_0_gemm_m64n256k256_kernel", "graph_0_kernel")
+    found = rows([STEP, REGION, *(event(n, 9.0, REGION) for n in names)], 1, "", synchronous=True)
+    assert [(row.name, row.ns) for row in found] == [(name, 9000.0) for name in names]
 
 
 def test_of_an_asynchronous_device_its_own_events_count() -> None:
