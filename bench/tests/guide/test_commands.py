@@ -120,7 +120,8 @@ def test_a_command_that_takes_long_is_one_that_there_is(words: list[str], here: 
         found = suite_file.read_suite(suite_file.find_suite(suite))
         suite_file.with_launches(found.settings, given["launches"], "--launches")
         assert selected.select(plan.plan(found), given["only"] or "*")
-    devices = given.get("devices") or ([d] if isinstance(d := given.get("device"), str) else [])
+    sides, one = given.get("devices"), given.get("device")  # of one side they may be a number
+    devices = sides if isinstance(sides, tuple) else [one] if isinstance(one, str) else []
     backends = {device.partition(":")[0] for device in devices}
     if words[0] == "check-backend" and not given["name"].isupper():
         backends.add(given["name"])

@@ -235,7 +235,7 @@ class Graph:
 
 EXPECTED = [
     *("side waits for main", "on side", *(["prepare", "work"] * 3), "prepare", "off side"),
-    *("side is done", "on side", "begin", "work", "end", "off side"),
+    *("side is done", "on main", "on side", "begin", "work", "end", "off side", "off main"),
     *("main waits for side", "replay", "replay"),
 ]
 
