@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from bench.judging.explaining.explained import ExplainedCase, explain_run
 from bench.records.case import Case
 from bench.records.explained import (
     Account,
@@ -125,3 +126,9 @@ def explained_file(*accounts: Account, case: Case | None = None, path: str = "x.
         explanations=tuple(explanation(one, case, k) for k, one in enumerate(accounts)),
         end=End(reason="complete", finished_at="2026-01-01T00:01:00.000+00:00"),
     )
+
+
+def judged(*accounts: Account) -> ExplainedCase:
+    """The one case of a run that explained it so."""
+    (found,) = explain_run(explained_file(*accounts))
+    return found

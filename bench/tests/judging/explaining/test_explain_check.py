@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from bench.judging.explaining.explained import ExplainedCase, explain_run
-from bench.records.explained import Account, Profile, Tried
+from bench.records.explained import Profile, Tried
 from bench.tests.judging.explaining.accounts import (
     MM,
     MS,
     SGD,
     VIEWS,
     account,
-    explained_file,
+    judged,
     operator,
 )
 from bench.tests.scripts import explain_check
-
-
-def judged(*accounts: Account) -> ExplainedCase:
-    (found,) = explain_run(explained_file(*accounts))
-    return found
 
 
 def test_the_check_of_all_this_judges_truly() -> None:

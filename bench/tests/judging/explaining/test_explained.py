@@ -10,12 +10,12 @@ import pytest
 
 from bench import guide
 from bench.judging.explaining.bounds import bound, of_several, priced
-from bench.judging.explaining.explained import MEANINGS, ExplainedCase, Verdict, explain_run
+from bench.judging.explaining.explained import MEANINGS, Verdict, explain_run
 from bench.judging.explaining.explained_answer import answers
 from bench.judging.explaining.explained_pairs import explained_pairs
 from bench.judging.explaining.remedies import helped, said
 from bench.judging.summary import summarize
-from bench.records.explained import Account, Ceilings, Kind, Operator, Tried
+from bench.records.explained import Ceilings, Kind, Operator, Tried
 from bench.tests.judging.explaining.accounts import (
     ADD,
     CEILINGS,
@@ -26,13 +26,9 @@ from bench.tests.judging.explaining.accounts import (
     VIEWS,
     account,
     explained_file,
+    judged,
     operator,
 )
-
-
-def judged(*accounts: Account) -> ExplainedCase:
-    (found,) = explain_run(explained_file(*accounts))
-    return found
 
 
 @pytest.mark.parametrize(
