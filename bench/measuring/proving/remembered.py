@@ -48,7 +48,10 @@ def _known(otherwise: Otherwise) -> Iterator[str]:
         job.again()
         return otherwise.between(work) / steps
 
-    def pair(_: int) -> tuple[float, float]:
+    def pair(number: int) -> tuple[float, float]:
+        if _turned(number):
+            changed = block(first, turned, numbers)
+            return changed, block(beside, set(), itertools.count())
         same = block(beside, set(), itertools.count())
         return block(first, turned, numbers), same
 
@@ -75,13 +78,26 @@ def _behind(otherwise: Otherwise, job: WindowedJob) -> Iterator[str]:
         job.begin(turned=number)
         return otherwise.between(lambda: otherwise.steps(steps)) / steps
 
-    found = _slower(lambda number: (block(number), block(number)))
+    def pair(number: int) -> tuple[float, float]:
+        anew = block(number)
+        if _turned(number):
+            block(number)
+        return anew, block(number)
+
+    found = _slower(pair)
     job.begin()
     if found:
         yield (
             f"a step takes {found[0]:.2g} s behind a token that never was and {found[1]:.2g} s "
             "behind one seen before: it was not computed, but kept"
         )
+
+
+def _turned(number: int) -> bool:
+    """Whether the blocks of a pair come the other way round, or further apart: by Thue and Morse,
+    with no period. What takes turns with other processes may lose its core in step with a period,
+    each time in the same block."""
+    return bool(number.bit_count() % 2)
 
 
 def _steps(otherwise: Otherwise) -> int:

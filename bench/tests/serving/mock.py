@@ -103,7 +103,8 @@ class Mock:
         self.hits = 0
         self.streams = 0
         self._slots: asyncio.Semaphore | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        """Each connection, from the moment that it is made, and who speaks there."""
         self._server: asyncio.Server | None = None
 
     @contextlib.contextmanager
@@ -135,24 +136,26 @@ class Mock:
     async def _end(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in tuple(self._tasks):
+        mine = {asyncio.current_task(), *self._open.values()}
+        if accepting := asyncio.all_tasks() - mine:  # what it has accepted becomes a connection
+            await asyncio.wait(accepting)
+        for writer, task in tuple(self._open.items()):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+            writer.transport.abort()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+        await asyncio.gather(*self._open.values(), return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._speaks(reader, writer))
+        self._open[writer] = task
+        task.add_done_callback(lambda _: writer.close())
+
+    async def _speaks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(self.manners.accepts)
-        try:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while await self._request(reader, writer):
                 pass
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

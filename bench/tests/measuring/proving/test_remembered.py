@@ -48,7 +48,8 @@ def test_steps_behind_tokens_seen_before_that_were_kept_are_told(
     otherwise = Otherwise(job, device, seconds, clock, TorchTensors())
     found = "".join(remembered.complaints(otherwise, torchs=False))
     assert ("behind one seen before: it was not computed, but kept" in found) is keeps
-    assert len(steps) == (2 * AGAIN * WINDOW if keeps else 2 * 4)
+    apart = sum(number.bit_count() % 2 for number in range(1, AGAIN + 1))
+    assert len(steps) == ((2 * AGAIN + apart) * WINDOW if keeps else 3 * 4)
     assert torch.equal(job.token, job.first_token) and job._index == 0
 
 
@@ -106,3 +107,52 @@ def test_what_takes_long_is_not_asked() -> None:
     job.step = job.again = lambda: pytest.fail("it was asked")
     quick = Otherwise(job, device, 1e-3, clock, TorchTensors())
     assert not [*remembered.complaints(quick, torchs=False)], "nor what no row can be changed of"
+
+
+class Shared(ScriptedClock):
+    """Of a core that another process has each time that this one had it for so many steps."""
+
+    def __init__(self, turn: int) -> None:
+        super().__init__()
+        self.turn, self.taken = turn, 0
+
+    def step(self) -> None:
+        self.taken += 1
+        self.advance(STEP_NS * (1 if self.taken % self.turn else 1 + max(4, self.turn)))
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 4, 5, 6, 8])
+def test_a_core_that_is_lost_in_step_with_the_pairs_is_none_of_the_job(turn: int) -> None:
+    """One step a block, and two untimed ones a pair."""
+    clock, how = Shared(turn), PRECISIONS["fp32"]
+    job: Any = build("gemm", "matmul", site(how, seed=3))
+    real = job.step
+    job.step()
+
+    def step() -> None:
+        real()
+        clock.step()
+
+    job.step = step
+    device = catalogue.backend("cpu").open(0, how)
+    for first in range(turn):
+        clock.taken = first
+        asked = Otherwise(job, device, 1.0, clock, TorchTensors())
+        assert not [*remembered.complaints(asked)]
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 4, 5, 6, 8])
+def test_nor_behind_a_token(turn: int) -> None:
+    _, job = windowed("llama", "eager")
+    clock, real = Shared(turn * WINDOW), job.step
+
+    def step() -> None:
+        real()
+        clock.step()
+
+    job.step = step
+    device = catalogue.backend("cpu").open(0, PRECISIONS["fp32"])
+    for first in range(turn):
+        clock.taken = first * WINDOW
+        asked = Otherwise(job, device, 1e-3, clock, TorchTensors())
+        assert not [*remembered.complaints(asked, torchs=False)]
