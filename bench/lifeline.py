@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import queue
 import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
@@ -27,6 +29,8 @@ VARIABLE = "ACCELMARK_LIFELINE"
 OWN = str(Path(bench.__file__).with_name("_own.py"))
 """Runs a module of this package."""
 Started = TypeVar("Started")
+ANSWERS: queue.SimpleQueue[int] = queue.SimpleQueue()
+"""`time.perf_counter_ns` at each word of the parent's after its child's turn has come."""
 
 
 def command(module: str, python: str = sys.executable) -> tuple[str, ...]:
@@ -138,7 +142,7 @@ def leave_with_parent(stream: BinaryIO) -> None:
     job's, which closes its stdin first.
     """
     while os.read(stream.fileno(), 1):
-        pass
+        ANSWERS.put(time.perf_counter_ns())
     os._exit(1)
 
 

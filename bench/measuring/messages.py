@@ -111,6 +111,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_fi
     """What an item is; empty from a worker of an older version."""
     arrived: bool = False
     """Of a rank: it has come to where all ranks of the launch meet."""
+    clock_ns: int | None = None
+    """Where a phase begins: `time.perf_counter_ns`, before the line is sent."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field="line"):
@@ -132,6 +134,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report", tag_field=
     """Of a worker that was asked to explain the step, and came so far."""
     blames_peer: bool = False
     """Whether it failed of another rank's end, as a library says it."""
+    clock_ns: int | None = None
+    """The same at the parent's answer to its `report` phase, by which the two clocks are compared
+    (`bench.running.clocks`); None where none came."""
 
 
 class Channel:
@@ -151,7 +156,7 @@ class Channel:
         """Says that a phase begins, or that it goes on."""
         self.phase = phase
         self._last = time.monotonic()
-        self.send(Progress(phase=phase))
+        self.send(Progress(phase=phase, clock_ns=time.perf_counter_ns()))
 
     def arrive(self) -> None:
         """Says that it is about to wait for the other ranks."""

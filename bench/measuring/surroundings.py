@@ -13,14 +13,25 @@ from bench.framework import Framework
 from bench.records.paths import without_paths
 from bench.workload import Mode, Workload
 
+PRELOADS = ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES")
+"""What puts functions in the place of a library's."""
+FAKER = "faketime"
+"""In the name of a library that does so with the clock's."""
+OTHER_CLOCK = "it has the clock say another time"
+
 
 def harmful(*sources: Backend | Framework) -> str:
     """Why this process's environment voids what it would measure; empty if it does not."""
-    return "; ".join(
-        f"{name}={without_paths(os.environ[name])}: {reason}. Unset it and run again"
+    found = [
+        (name, reason)
         for source in sources
         for name, reason in source.harmful_variables().items()
         if os.environ.get(name, "").lower() not in ("", "0", "none", "false", "off")
+    ]
+    found += [(name, OTHER_CLOCK) for name in PRELOADS if FAKER in os.environ.get(name, "")]
+    return "; ".join(
+        f"{name}={without_paths(os.environ[name])}: {reason}. Unset it and run again"
+        for name, reason in found
     )
 
 

@@ -43,6 +43,7 @@ VARIABLES = (
     *("FI_*", "OFI_*", "UCX_*", "SHARP_*", "NVSHMEM_*"),
     # Where memory comes from, and what is put in the place of a library's functions.
     *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_BIND_NOW", "LD_PRELOAD"),
+    *("DYLD_INSERT_LIBRARIES", "FAKETIME*"),
     # Of Python's own, those that change how a program runs.
     *("PYTHONDEVMODE", "PYTHONHASHSEED", "PYTHONMALLOC", "PYTHONMALLOCSTATS", "PYTHONOPTIMIZE"),
     *("PYTHONPERFSUPPORT", "PYTHONTRACEMALLOC", "PYTHON_CPU_COUNT", "PYTHON_GIL", "PYTHON_JIT"),

@@ -26,6 +26,7 @@ from bench.records.reason import reason
 from bench.records.run import Settings
 from bench.records.runfile import UNREADABLE
 from bench.running import child
+from bench.running.clocks import Clocks
 from bench.running.ears import Ears, awake
 from bench.running.stems import Stem
 
@@ -97,6 +98,7 @@ class WorkerProcess(Worker):
         self._limit = request.limit_seconds
         self._of_phases = request.settings.launch_limit_seconds
         self._rest = bytearray()
+        self._clocks = Clocks()
         self._stacks_from = 0
         self._memory_kills = child.memory_kills()
         with contextlib.ExitStack() as undo:
@@ -148,7 +150,16 @@ class WorkerProcess(Worker):
 
     def let_go(self) -> None:
         """Lets it open the device, when it has imported its libraries."""
+        self._clocks.lets_go()
         child.tell(self.process, b"")
+
+    def take(self, message: Progress | Report, listen: Listener) -> None:
+        """It said that. Where it has measured it is answered: its clock is held to ours."""
+        if isinstance(message, Report):
+            message = self._clocks.held(message)
+        elif self._clocks.asks(message):
+            child.tell(self.process, b"")
+        super().take(message, listen)
 
     def end(self) -> None:
         """Ends its whole process group."""

@@ -74,6 +74,14 @@ def test_no_tool_is_none(value: str, said: str) -> None:
         assert said in surroundings.harmful(source)
 
 
+def test_what_makes_up_the_time_is_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `faketime` has it."""
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/other.so:/usr/lib/faketime/libfaketime.so.1")
+    assert "libfaketime.so.1: it has the clock say another time" in surroundings.harmful()
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
+    assert surroundings.harmful() == ""
+
+
 def test_what_each_launch_would_look_up_is_looked_up_before_it_is_forked() -> None:
     environment._package_versions.cache_clear()
     surroundings._plug_ins.cache_clear()

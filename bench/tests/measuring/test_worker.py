@@ -112,6 +112,7 @@ def test_a_real_launch_of_a_tiny_gemm() -> None:
     stack = finished.report.environment
     assert stack["variables"]["MALLOC_ARENA_MAX"] == os.environ.get("MALLOC_ARENA_MAX", "7")
     assert stack["device"]["backend"] == "cpu" and stack["job"]
+    assert finished.report.clock_ns is not None, "its parent has answered"
 
 
 def test_a_worker_whose_parent_is_gone_leaves(tmp_path: Path) -> None:
