@@ -40,6 +40,17 @@ def test_chip_times_software_is_the_ratio() -> None:
     assert found.split.chip * found.split.software == pytest.approx(found.ratio, rel=1e-12)
 
 
+def test_what_the_other_counts_otherwise_is_the_bases_item() -> None:
+    """Bytes by even loads of the experts there, and by those that were hit here."""
+    base, (work, *ceilings) = boxed(0.01, 0.05, 0.01), boxed(0.01, 0.05, 0.01)
+    assert work[0] == CASE
+    fewer = CASE, steps([0.01] * 5, flop=10, moved_bytes=9)
+    found = compare(runs(*base), runs(fewer, *ceilings)).cases[0].split
+    assert found is not None and found.ceiling == "memory bandwidth"
+    assert (found.chip, found.software) == pytest.approx((1, 1))
+    assert found.shares == pytest.approx((0.5, 0.5))
+
+
 def test_the_ceiling_is_the_one_that_the_base_is_nearer_to() -> None:
     """Base: 50 % of matmul and 10 % of the bandwidth; the other is the other way round."""
     base, other = runs(*boxed(0.05, 0.01, 0.01)), runs(*boxed(0.01, 0.05, 0.01))
