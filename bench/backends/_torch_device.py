@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Backend, Device, DeviceInfo, Queued, Recorder, is_out_of_memory
-from bench.backends import _links, _trial
+from bench.backends import _caches, _links, _trial
 from bench.backends._graphs import recorder
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
@@ -297,7 +297,7 @@ class TorchBackend(Backend):
         """One device, by what its module says."""
         import torch
 
-        name, size = f"{module.__name__.rpartition('.')[2]} device", None
+        name, size, properties = f"{module.__name__.rpartition('.')[2]} device", None, None
         with suppress(NotAvailable, AttributeError):
             properties = ask(module, "get_device_properties", index)
             name, size = properties.name, int(properties.total_memory)
@@ -306,7 +306,7 @@ class TorchBackend(Backend):
         if size is None:
             with suppress(NotAvailable):
                 size = int(ask(module, "mem_get_info", index)[1])
-        facts = {"torch": str(torch.__version__)}
+        facts = {"torch": str(torch.__version__), **_caches.said(properties)}
         # Without emulation, if it takes the word. Of who borrows `cuda` torch knows no emulation.
         for how in ((),) if module.__name__ == "torch.cuda" else ((), (False,)):
             with suppress(NotAvailable, TypeError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bench.backend import Device, DeviceInfo
-from bench.backends import _links, _loaded
+from bench.backends import _caches, _links, _loaded
 from bench.backends._nvml import NvmlSource, links, text_of
 from bench.backends._torch_device import TorchBackend
 from bench.backends._vendors import CudaTypeDevice, compatible_vendor
@@ -160,6 +160,7 @@ class CudaBackend(TorchBackend):
             "cudnn": str(torch.backends.cudnn.version()),
             "compute_capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": str(properties.multi_processor_count),
+            **_caches.said(properties),
             **_loaded.versions(cublas="cublasGetProperty", cublasLt="cublasLtGetProperty"),
         }
         with _nvml() as nvml:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bench.backend import DeviceInfo
-from bench.backends import _links, _loaded, _sysfs
+from bench.backends import _caches, _links, _loaded, _sysfs
 from bench.backends._amd_smi import amd_source
 from bench.backends._torch_device import LOST, TorchBackend
 from bench.backends._vendors import CudaTypeDevice, compatible_vendor
@@ -121,8 +121,10 @@ class RocmBackend(TorchBackend):
 
         info = super().describe(module, index)
         properties = module.get_device_properties(index)
-        facts = {
-            **info.facts,
+        facts = dict(info.facts)
+        facts.pop("last_level_cache_bytes", None)  # torch's is the level below, of one die of many
+        facts |= {
+            **_caches.of_kfd(),
             "hip": str(torch.version.hip),
             "driver": _sysfs.version("amdgpu"),
             "architecture": getattr(properties, "gcnArchName", "not available"),

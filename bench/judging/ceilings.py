@@ -13,13 +13,19 @@ from bench.judging import chips
 from bench.judging.load import BURST
 from bench.judging.row import UNDISTURBED, Row
 from bench.planning.shapes import ARITHMETIC, BANDWIDTH, is_matmul_ceiling
-from bench.records.environment import section
 
 TRANSFER_CEILING = "transfer-to-device"
 """The case whose best throughput is the rate at which the host's inputs reach the device."""
 
 CACHES = 4
 """A stream's arrays are so many times as large as all last-level caches together, or more."""
+UNKNOWN_CACHE, MOST_CACHE = 64 * 2**20, 256 * 2**20
+"""Where nobody says how large an accelerator's are: for a ceiling, by which the streams of the
+suites are believed and none that is far smaller; and for what is impossible, as large as any."""
+ARRAYS = {"read": 1, "triad": 3}
+"""That a kernel of the streams passes over; two where nothing is said."""
+ROUND = 2**20
+"""A size that is advised is a multiple: every kernel takes it."""
 SHARED_HOST = "its ranks share the cores of one host"
 """Why nothing is said of how well several devices do together."""
 
@@ -119,25 +125,42 @@ def _with_shares(
 def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
     """Says of a stream whether the device's last-level caches may hold too much of it.
 
-    STREAM's rule: each array is at least four times as large as all of them together. Where the
-    record does not say how large they are, as older ones do not, the case is believed.
-    device: as the run's header has it.
+    On a host, STREAM's rule: each array is at least four times as large as all of them together;
+    where the record does not say how large they are, as older ones do not, the case is believed.
+    Of an accelerator the arrays together are, so that no more than a quarter of what a pass moves
+    may lie there. device: as the run's header has it.
     Source: McCalpin, STREAM, https://www.cs.virginia.edu/stream/ref.html.
     """
     size = row.case.parameters.get("size_bytes")
-    said = section(device, "facts").get("last_level_cache_bytes")
-    if not row.measured or row.case.workload != BANDWIDTH or said is None:
+    if not row.measured or row.case.workload != BANDWIDTH or not isinstance(size, int):
         return row
-    if not isinstance(size, int):
+    cache, on_host = chips.cache_of(device), device.get("backend", "cpu") == "cpu"
+    needed = CACHES * (cache if cache is not None else 0 if on_host else UNKNOWN_CACHE)
+    if not on_host:
+        needed = -(-needed // ARRAYS.get(row.case.mode, 2))
+    if size >= needed:
         return row
-    cache = int(said) if isinstance(said, str) and said.isdecimal() else 0
-    if size >= CACHES * cache:
-        return row
+    together = "" if on_host else "together "
+    whose = (
+        f"{together}less than {CACHES} times the {units.memory(cache)} of last-level caches"
+        if cache is not None
+        else "small, and how large the last-level caches are is not known"
+    )
     words = (
-        f"arrays of {units.memory(size)} are less than {CACHES} times the {units.memory(cache)} of "
-        f"last-level caches, so no ceiling. Take size_bytes = {CACHES * cache}"
+        f"arrays of {units.memory(size)} are {whose}, so no ceiling. "
+        f"Take size_bytes = {-(-needed // ROUND) * ROUND}"
     )
     return msgspec.structs.replace(row, in_cache=words)
+
+
+def _from_memory(row: Row, device: Mapping[str, Any]) -> float:
+    """The part of its traffic that the memory must carry, of work that is nothing but such traffic;
+    0 of all other: any may find in a cache what it must move."""
+    size, cache = row.case.parameters.get("size_bytes"), chips.cache_of(device)
+    if row.case.workload != BANDWIDTH or not isinstance(size, int):
+        return 0.0
+    held = MOST_CACHE if cache is None else cache
+    return max(0.0, 1 - held / (size * ARRAYS.get(row.case.mode, 2)))
 
 
 def of_each(row: Row, rate: float | None) -> float | None:
@@ -160,7 +183,6 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
             mfu_absent="" if row.flop_per_second is None else why,
             mbu_absent="" if row.bytes_per_second is None else why,
         )
-    streams = row.case.workload == BANDWIDTH and not row.in_cache
     rates = (
         of_each(row, row.flop_per_second),
         of_each(row, row.least_flop_per_second),
@@ -168,7 +190,8 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
     )
     name, units = str(device.get("name")), chips.units_of(device.get("facts"))
     clock = max((mhz for mhz in row.clocks_mhz if mhz), default=None)
-    found = chips.shares(name, units, row.arithmetic, *rates, streams, clock)
+    from_memory = _from_memory(row, device)
+    found = chips.shares(name, units, row.arithmetic, *rates, from_memory, clock)
     if found.impossible:
         return Row(
             case=row.case,
@@ -178,8 +201,12 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
             trials=row.trials,
             untried=row.untried,
         )
+    in_cache = row.in_cache
+    if row.case.workload == BANDWIDTH and found.above_memory and not in_cache:
+        in_cache = f"{found.above_memory}, so a cache had a part of it, and it is no ceiling"
     return msgspec.structs.replace(
         row,
+        in_cache=in_cache,
         mfu=found.mfu,
         mfu_absent=found.mfu_absent,
         mbu=found.mbu,

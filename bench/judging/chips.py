@@ -52,6 +52,8 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory_gb: float | None = None
     memory_tbps: float | None = None
     """10^12 bytes/s."""
+    cache_mib: float | None = None
+    """2^20 bytes of its last-level cache."""
     watts: float | None = None
     source: str
     trust: Trust
@@ -62,7 +64,7 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if not self.name.strip() or not self.source.strip():
             raise ValueError(f"chip {self.name}: a peak needs a name and a source")
         clocks = ("peak_clock_mhz", "highest_clock_mhz")
-        for name in ("units", *clocks, "memory_gb", "memory_tbps", "watts"):
+        for name in ("units", *clocks, "memory_gb", "memory_tbps", "cache_mib", "watts"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"chip {self.name}: {name} = {value} is not above zero")
@@ -123,6 +125,8 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
     mbu_absent: str = ""
     impossible: str = ""
     """Why the result cannot be true; empty if it can."""
+    above_memory: str = ""
+    """That it is above a trusted memory bandwidth, which caches may explain; else empty."""
 
 
 def shares(
@@ -132,17 +136,16 @@ def shares(
     flop_per_second: float | None,
     least_flop_per_second: float | None,
     bytes_per_second: float | None,
-    streams: bool,
+    from_memory: float,
     clock_mhz: float | None = None,
 ) -> Shares:
     """Shares of the chip that a device is; what is not counted has neither share nor reason.
 
     units: multiprocessors of the device; None where they are not known.
     least_flop_per_second: of the FLOP those that every kernel must do, by which a result is
-    impossible: an MFU counts what a causal one leaves out. streams: whether the work is nothing but
-    traffic with the memory. Only then are more bytes a second than the chip has impossible: any
-    other work may find in a cache what it must move. clock_mhz: at which it ran; None where that is
-    not known.
+    impossible: an MFU counts what a causal one leaves out. from_memory: the part of the bytes that
+    no cache can have held; that much of more bytes a second than the chip has is impossible.
+    clock_mhz: at which it ran; None where that is not known.
     """
     chip = find(device_name, units)
     if chip is None:
@@ -156,22 +159,27 @@ def shares(
     )
     mbu, mbu_absent = _share(bytes_per_second, chip.bytes_per_second, "memory bandwidth", chip)
     least, _ = _share(least_flop_per_second, chip.peak_flop_per_second(arithmetic), "", chip)
-    impossible, whose = "", f"of {chip.name} ({chip.source}): impossible"
+    whose, impossible, above = f"of {chip.name} ({chip.source})", "", ""
     stated = None if arithmetic in chip.at_highest_clock else chip.peak_clock_mhz
     ran = clock_mhz or chip.highest_clock_mhz
     most = max(1.0, ran / stated) if ran and stated else 1.0
     if chip.trust_of(arithmetic) == "high" and least is not None and least > most:
-        impossible = f"{least:.0%} of the {arithmetic} peak {whose}"
+        impossible = f"{least:.0%} of the {arithmetic} peak {whose}: impossible"
         if stated:
             seen = "at" if clock_mhz else "at up to"
             at = f" {seen} {ran:.0f} MHz" if ran else ", unless it ran faster"
             impossible += f"{at}; the peak is at {stated:.0f} MHz"
-    elif chip.trust == "high" and streams and mbu is not None and mbu > 1:
-        impossible = (
-            f"{mbu:.0%} of the memory bandwidth {whose}, unless its arrays fit into a cache"
-        )
+    elif chip.trust == "high" and mbu is not None and mbu > 1:
+        above = f"{mbu:.0%} of the memory bandwidth {whose}"
+        if mbu * from_memory > 1:
+            impossible = f"{above}: impossible, even if its caches held what they can"
     return Shares(
-        mfu=mfu, mfu_absent=mfu_absent, mbu=mbu, mbu_absent=mbu_absent, impossible=impossible
+        mfu=mfu,
+        mfu_absent=mfu_absent,
+        mbu=mbu,
+        mbu_absent=mbu_absent,
+        impossible=impossible,
+        above_memory=above,
     )
 
 
@@ -222,6 +230,17 @@ def unknown(device_name: str, units: int | None = None) -> str:
     for chip in _named(device_name):
         return f"no published peak of a part of {chip.name}: {units} of {chip.units} units"
     return f"no published peak: {device_name} is not in configs/chips.toml"
+
+
+def cache_of(device: Mapping[str, Any]) -> int | None:
+    """Bytes of the last-level caches of a run's device, as it says or its chip has: the larger, as
+    some drivers leave the last level out. None if neither is known."""
+    facts = device.get("facts")
+    said = facts.get("last_level_cache_bytes") if isinstance(facts, Mapping) else None
+    chip = find(str(device.get("name")), units_of(facts))
+    own = int(said) if isinstance(said, str) and said.isdecimal() else 0
+    known = (chip.cache_mib if chip else None) or 0
+    return max(own, round(known * 2**20)) or None
 
 
 def units_of(facts: Any) -> int | None:

@@ -35,7 +35,7 @@ class MemoryParameters(Parameters, frozen=True, kw_only=True):
     """Size of each array; a multiple of 8, so that every precision fills it."""
 
     size_bytes: Annotated[int, Within(WIDEST_BYTES, 2**40, WIDEST_BYTES)] = 2**28
-    """256 MiB by default: STREAM asks for at least four times the last-level cache."""
+    """256 MiB by default: by STREAM's rule of four enough beside last-level caches of 64 MiB."""
 
 
 class ReadParameters(MemoryParameters, frozen=True, kw_only=True):

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 Work = Callable[[], object]
 
 BUFFER_BYTES = 64 << 20
-"""Of a CPU whose caches are no larger than a quarter of that, or not known."""
+"""Of a host whose caches are no larger than a quarter of that, or not known."""
 CACHES = 4
 """A buffer is so many times as large as all last-level caches together, or more: STREAM's rule."""
 ROOM = 4
 """And no more than one part in so many of the memory that there is, for both buffers."""
 DEVICE_BUFFER_BYTES = 512 << 20
+"""The same of a device."""
 SIZES = (512, 1024, 2048)
 """Square products M = K = N of a CPU's list."""
 DEVICE_SIZES = (2048, 4096, 8192)
@@ -118,11 +119,10 @@ def _moving(device: Device) -> Iterator[tuple[Traffic, int, Work]]:
 
 def _buffer_bytes(device: Device) -> int:
     """Of each of two; 0 where the caches are too large for any that there is room for."""
-    if not on_host(device):
-        return DEVICE_BUFFER_BYTES
-    size = max(BUFFER_BYTES, CACHES * int(device.info.facts.get("last_level_cache_bytes", 0)))
+    least = BUFFER_BYTES if on_host(device) else DEVICE_BUFFER_BYTES
+    size = max(least, CACHES * int(device.info.facts.get("last_level_cache_bytes", 0)))
     room = device.capacity_bytes()
-    fits = size == BUFFER_BYTES or room is None or 2 * size * ROOM <= room
+    fits = size == least or room is None or 2 * size * ROOM <= room
     return size if fits else 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.backends import _torch_device, _trial, generic, rocm
+from bench.backends import _caches, _torch_device, _trial, generic, rocm
 from bench.backends._vendors import compatible_vendor
 from bench.backends.cuda import CudaBackend
 from bench.errors import DeviceUnavailable, NothingInstalled
@@ -73,6 +73,7 @@ class BorrowedCuda:
             multi_processor_count=64,
             total_memory=2**36,
             gcnArchName=self.architecture,
+            L2_cache_size=4 * 2**20,
         )
 
 
@@ -172,8 +173,12 @@ def test_a_rocm_build_is_claimed_by_rocm_alone(
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", "7.2")
     monkeypatch.setattr(_torch_device, "torch_build", lambda: {"hip": "7.2"})
+    monkeypatch.setattr(_caches, "of_kfd", lambda: {"last_level_cache_bytes": "5"})
     first, second = rocm.BACKEND.devices()
     assert (first.vendor, second.vendor) == ("AMD", "Hygon")
+    assert first.facts["last_level_cache_bytes"] == "5", "the driver's, not torch's level below"
+    monkeypatch.setattr(_caches, "of_kfd", dict)
+    assert "last_level_cache_bytes" not in rocm.BACKEND.devices()[0].facts
     assert first.facts["architecture"] == "gfx942" and first.facts["hip"] == "7.2"
     asked = []
     monkeypatch.setattr(_trial, "refusal", lambda _, device, precision: asked.append(str(device)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bench.backends import _caches
 from bench.backends.cpu import BACKEND, last_level_bytes
 
 
@@ -52,3 +54,28 @@ def test_the_fact_is_there_where_the_system_says_it(monkeypatch: pytest.MonkeyPa
     assert BACKEND.devices()[0].facts["last_level_cache_bytes"] == "5"
     monkeypatch.setattr("bench.backends.cpu.last_level_bytes", lambda: None)
     assert "last_level_cache_bytes" not in BACKEND.devices()[0].facts
+
+
+def test_a_gpus_cache_is_what_torch_says_by_either_name() -> None:
+    for found, bytes_ in (
+        (SimpleNamespace(L2_cache_size=60 * 2**20), 60 * 2**20),
+        (SimpleNamespace(last_level_cache_size=24 * 2**20, L2_cache_size=0), 24 * 2**20),
+    ):
+        assert _caches.said(found) == {"last_level_cache_bytes": str(bytes_)}
+    for nothing in (None, SimpleNamespace(), SimpleNamespace(L2_cache_size=0)):
+        assert _caches.said(nothing) == {}
+
+
+def test_a_gpus_cache_by_its_driver_is_the_largest_of_its_last_level(tmp_path: Path) -> None:
+    """Sizes in KiB: a level 3 of 256 MiB beside eight of level 2; a CPU's node says nothing."""
+    assert _caches.of_kfd(tmp_path / "nothing") == {}
+    levels = [(2, 4096), (1, 32), (3, 2**18)]
+    for node, gpu, caches in ("0", "0", [(3, 2**20)]), ("1", "51", levels), ("2", "52", []):
+        for index, (level, size) in enumerate(caches):
+            path = tmp_path / node / "caches" / str(index)
+            path.mkdir(parents=True)
+            text = f"processor_id_low 9\nlevel {level}\nsize {size}\ncache_line_size 128\n"
+            (path / "properties").write_text(text, encoding="ascii")
+        (tmp_path / node).mkdir(exist_ok=True)
+        (tmp_path / node / "gpu_id").write_text(gpu + "\n", encoding="ascii")
+    assert _caches.of_kfd(tmp_path) == {"last_level_cache_bytes": str(2**28)}

@@ -43,6 +43,7 @@ class FakeCuda:
             multi_processor_count=80,
             total_memory=16 * 2**30,
             uuid=f"0000-{index}",
+            L2_cache_size=40 * 2**20,
         )
 
 
@@ -77,6 +78,7 @@ def test_cuda_devices_are_listed() -> None:
     assert (ampere.address, ampere.index) == ("cuda:1", 1)
     assert turing.facts["compute_capability"] == "7.5"
     assert ampere.facts["cuda"] == "12.8" and ampere.memory_bytes == 16 * 2**30
+    assert ampere.facts["last_level_cache_bytes"] == str(40 * 2**20)
     assert "driver" not in ampere.facts, "NVML says nothing: nothing is made up"
 
 

@@ -71,6 +71,15 @@ def test_buffers_are_larger_than_the_caches_or_there_are_none(
     assert ceilings._buffer_bytes(device(cache, room)) == buffer
 
 
+@pytest.mark.parametrize(("cache", "buffer"), [(None, 512), (126, 512), (256, 1024)])
+def test_a_devices_buffers_are_larger_than_its_cache_too(
+    cache: int | None, buffer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceilings, "on_host", lambda _: False)
+    found = device(cache and cache * MIB, 2**37)
+    assert ceilings._buffer_bytes(found) == buffer * MIB
+
+
 def test_without_a_bandwidth_nothing_is_bounded_by_one() -> None:
     assert moved(device(1152 * MIB, 2**30)) == {}
     without = Ceilings(bytes_per_second={}, launch_ns=1.0)
