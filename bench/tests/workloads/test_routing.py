@@ -96,6 +96,27 @@ def test_counting_is_of_the_window_that_is_timed_and_leaves_the_steps_alone() ->
         assert torch.equal(jobs[0].outputs()["output"][0], jobs[1].outputs()["output"][0])
 
 
+@pytest.mark.parametrize(("steps", "taken"), [(4, 4), (32, 32), (128, 128), (1000, 256)])
+def test_what_is_looked_at_is_spread_over_the_window(steps: int, taken: int) -> None:
+    """A step hits two experts, in the later half of the window one: of both as many are seen."""
+    seen: list[int] = []
+
+    class Experts(torch.nn.Module):
+        def forward(self, states: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            return states
+
+    model = torch.nn.ModuleDict({routing.EXPERTS: Experts()})
+
+    def step(token: torch.Tensor, index: int) -> torch.Tensor:
+        seen.append(index)
+        choice = torch.tensor([[0, 0 if index >= taken / 2 else 1]])
+        found: torch.Tensor = model[routing.EXPERTS](token, choice)
+        return found
+
+    assert routing.hit(model, step, torch.zeros(1, 1), steps) == 1.5
+    assert seen == list(range(taken))
+
+
 def test_a_recorded_decode_counts_what_one_that_is_not_does() -> None:
     at = site()
     graph = msgspec.structs.replace(at, execution="graph", recorder=FakeRecorder())

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 EXPERTS = "experts"
 """What transformers calls the experts of a layer."""
-MOST_STEPS = 32
-"""Of a window that are looked at: all of one of the usual length."""
+MOST_STEPS, MOST_LOOKS = 256, 32
+"""Of a window that are taken, from its first on: all of one of the usual length; and of those that
+are looked at, evenly spread: greedy tokens may come to repeat, and hit fewer than the first."""
 
 
 @contextmanager
@@ -45,16 +46,18 @@ def hit(
 ) -> float | None:
     """How many experts of a layer get a token, a mean of layers and steps; None if none was seen.
 
-    step: from tokens [B, 1] and their number behind the prompt to the next tokens. Waits for the
-    device in each.
+    step: from tokens [B, 1] and their number behind the prompt to the next tokens. Of `steps` no
+    more than `MOST_STEPS` are taken; waits for the device in each that is looked at.
     """
     import torch
 
     hits: list[int] = []
     with choices(model) as chosen:
-        for index in range(min(steps, MOST_STEPS)):
+        taken = min(steps, MOST_STEPS)
+        every = -(-taken // MOST_LOOKS)
+        for index in range(taken):
             token = step(token, index)
-            if chosen:
+            if chosen and index % every == every // 2:
                 hits += [len(layer.unique()) for layer in torch.stack(chosen).cpu()]
             chosen.clear()
     return statistics.fmean(hits) if hits else None
