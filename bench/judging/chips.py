@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,10 @@ from bench.units import significant
 
 USER_FILE = "ACCELMARK_CHIPS"
 Trust = Literal["high", "medium", "low"]
+SLICE = re.compile(r"-\d{1,3}[abcq]\w*$")
+"""Behind a chip's name: a virtual device that has so many GB of it, or so much of its time, and not
+the whole, unless `match` names that one: `H200X-35C`, `H200X-1-18C`, and `H200X-141C` of all 141
+GB. Source: the vendor's table of vGPU types, which `configs/chips.toml` names."""
 
 
 class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,7 +95,8 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def matches(self, device_name: str) -> bool:
         """Whether a device of this name is this chip."""
         name = _plain(device_name)
-        return any(_plain(text) in name for text in self.match) and not any(
+        found = (name.partition(_plain(text)) for text in self.match)
+        return any(text and not SLICE.search(rest) for _, text, rest in found) and not any(
             _plain(text) in name for text in self.unless
         )
 

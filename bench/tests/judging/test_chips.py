@@ -74,6 +74,8 @@ def test_names_are_unique_and_each_is_found_by_every_one_of_its_texts() -> None:
         ("NVIDIA A100-SXM4-80GB", "A100 SXM 80GB"),
         ("NVIDIA B200", "B200"),
         ("AMD Instinct MI300X", "MI300X"),
+        ("AMD Instinct MI350X", "MI350X"),
+        ("HL-225B", "Gaudi2"),
         *((f"Ascend910{sku}", "Ascend 910B") for sku in ("B1", "B2", "B2C", "B3", "B4", "B4-1")),
         *(
             (f"Ascend910_{sku}", "Ascend 910C, one of its two dies (the torch device)")
@@ -101,6 +103,16 @@ def test_names_are_unique_and_each_is_found_by_every_one_of_its_texts() -> None:
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
         ("NVIDIA H200 MIG 1g.18gb", None),
+        ("NVIDIA H200X-35C", None),
+        ("NVIDIA H200X-1-18C", None),
+        ("NVIDIA H200X-1-18CME", None),
+        ("NVIDIA H200-141C", None),  # an NVL
+        ("NVIDIA H200X-141C", "H200 SXM"),
+        ("NVIDIA H100XM-80C", "H100 SXM"),
+        ("NVIDIA H100XM-40C", None),
+        ("GRID A100DX-80C", "A100 SXM 80GB"),
+        ("GRID A100DX-4-40C", None),
+        ("NVIDIA B200X-90C", None),
         ("Intel(R) Xeon(R) Processor", None),
         ("", None),
     ],
@@ -219,8 +231,24 @@ def test_a_format_with_shared_scales_has_no_peak_of_another() -> None:
     assert b200.peak_flop_per_second("fp8") == 4.5e15
     assert b200.peak_flop_per_second("mxfp8") is None
     assert b200.trust_of("nvfp4") == "low" and b200.trust_of("bf16") == "high"
-    assert mi355x.peak_flop_per_second("mxfp4") == 1.01e16
+    assert mi355x.peak_flop_per_second("mxfp4") == 1.00663e16
     assert mi355x.peak_flop_per_second("nvfp4") is None
+
+
+@pytest.mark.parametrize(("name", "megahertz"), [("MI355X", 2400), ("MI350X", 2200)])
+def test_the_peaks_of_an_mi350_are_its_units(name: str, megahertz: int) -> None:
+    """256 of them, 4096 FLOP of bf16 each; those of narrower formats are twice those of wider."""
+    chip = chips.find(f"AMD Instinct {name}")
+    assert chip is not None and chip.units == 256
+    for arithmetic, factor in (("bf16", 1), ("fp16", 1), ("fp8", 2), ("int8", 2), ("mxfp4", 4)):
+        peak = factor * 256 * 4096 * megahertz * 1e6
+        assert chip.peak_flop_per_second(arithmetic) == pytest.approx(peak, rel=1e-4)
+
+
+def test_a_part_of_a_b200_is_none() -> None:
+    assert chips.find("NVIDIA B200", 74) is None
+    whole = chips.find("NVIDIA B200", 148)
+    assert whole is not None and whole.bytes_per_second == 7.7e12
 
 
 @pytest.mark.parametrize("sku", ["9382", "9392"])
