@@ -185,4 +185,5 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
         mfu_absent=found.mfu_absent,
         mbu=found.mbu,
         mbu_absent=found.mbu_absent,
+        **chips.whose(name, units, row.arithmetic, found.mfu, found.mbu),
     )

@@ -187,7 +187,26 @@ def _share(
     """Of a peak; or why not. Neither where there is no rate."""
     if rate is None:
         return None, ""
-    return (None, f"no published {what} of {chip.name}") if peak is None else (rate / peak, "")
+    if peak is None:
+        return None, f"no {_published(chip)}{what} of {chip.name}"
+    return rate / peak, ""
+
+
+def whose(
+    device_name: str, units: int | None, arithmetic: str, mfu: float | None, mbu: float | None
+) -> dict[str, str]:
+    """A row's `mfu_of` and `mbu_of`, by its shares: the chip, and how far its peak is trusted."""
+    chip = find(device_name, units)
+    if chip is None:
+        return {}
+    by = "" if _published(chip) else f"by {USER_FILE}; "
+
+    def of(share: float | None, trust: Trust) -> str:
+        above = share is not None and share > 1 and trust != "high"
+        why = ", so not void: it may be too low" if above else ""
+        return "" if share is None else f"{chip.name} ({by}trust {trust}{why})"
+
+    return {"mfu_of": of(mfu, chip.trust_of(arithmetic)), "mbu_of": of(mbu, chip.trust)}
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,7 +221,17 @@ def chips() -> tuple[Chip, ...]:
 @functools.cache
 def _chips(user_file: str | None) -> tuple[Chip, ...]:
     own = () if user_file is None else _read(Path(user_file))
-    return (*own, *_read(configs_folder() / "chips.toml"))
+    return (*own, *_ours())
+
+
+@functools.cache
+def _ours() -> tuple[Chip, ...]:
+    return _read(configs_folder() / "chips.toml")
+
+
+def _published(chip: Chip) -> str:
+    """What its peaks are called; nothing of a user's own."""
+    return "published " if any(chip is one for one in _ours()) else ""
 
 
 def _read(path: Path) -> tuple[Chip, ...]:
@@ -226,7 +255,7 @@ def find(device_name: str, units: int | None = None) -> Chip | None:
 def unknown(device_name: str, units: int | None = None) -> str:
     """Why `find` finds nothing: no entry has the name, or the device is a part of what has it."""
     for chip in _named(device_name):
-        return f"no published peak of a part of {chip.name}: {units} of {chip.units} units"
+        return f"no {_published(chip)}peak of a part of {chip.name}: {units} of {chip.units} units"
     return f"no published peak: {device_name} is not in configs/chips.toml"
 
 
