@@ -76,6 +76,10 @@ def test_names_are_unique_and_each_is_found_by_every_one_of_its_texts() -> None:
         ("NVIDIA B200", "B200"),
         ("AMD Instinct MI300X", "MI300X"),
         ("AMD Instinct MI350X", "MI350X"),
+        ("NVIDIA A100 80GB PCIe", "A100 PCIe 80GB"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L40S-24C", None),
+        ("NVIDIA L40", None),
         ("HL-225B", "Gaudi2"),
         *((f"Ascend910{sku}", "Ascend 910B") for sku in ("B1", "B2", "B2C", "B3", "B4", "B4-1")),
         *(
