@@ -78,6 +78,11 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Why no case of these can have them, and what to do instead; empty where one can."""
         return ""
 
+    def winograd_share(self) -> float:
+        """Of a step's FLOP, where each 3x3 convolution of stride 1 is Winograd's F(4x4, 3x3), in a
+        quarter of its multiplications (Lavin and Gray, arXiv 1509.09308); 1 without any."""
+        return 1.0
+
     @classmethod
     def written(cls, values: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
         """The values as a case has them: in the fields' order, without a later one's default."""

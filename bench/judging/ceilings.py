@@ -12,6 +12,7 @@ from bench import units
 from bench.judging import chips
 from bench.judging.load import BURST
 from bench.judging.row import UNDISTURBED, Row
+from bench.planning.least_flop import fewest
 from bench.planning.shapes import ARITHMETIC, BANDWIDTH, is_matmul_ceiling
 
 TRANSFER_CEILING = "transfer-to-device"
@@ -185,7 +186,7 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
         )
     rates = (
         of_each(row, row.flop_per_second),
-        of_each(row, row.least_flop_per_second),
+        of_each(row, fewest(row.case, row.least_flop_per_second)),
         of_each(row, row.bytes_per_second),
     )
     name, units = str(device.get("name")), chips.units_of(device.get("facts"))
@@ -211,4 +212,5 @@ def with_peak(row: Row, device: Mapping[str, Any]) -> Row:
         mfu_absent=found.mfu_absent,
         mbu=found.mbu,
         mbu_absent=found.mbu_absent,
+        **chips.whose(name, units, row.arithmetic, found.mfu, found.mbu),
     )

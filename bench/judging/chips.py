@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,10 @@ from bench.units import significant
 
 USER_FILE = "ACCELMARK_CHIPS"
 Trust = Literal["high", "medium", "low"]
+SLICE = re.compile(r"-\d{1,3}[abcq]\w*$")
+"""Behind a chip's name: a virtual device that has so many GB of it, or so much of its time, and not
+the whole, unless `match` names that one: `H200X-35C`, `H200X-1-18C`, and `H200X-141C` of all 141
+GB. Source: the vendor's table of vGPU types, which `configs/chips.toml` names."""
 
 
 class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +97,8 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def matches(self, device_name: str) -> bool:
         """Whether a device of this name is this chip."""
         name = _plain(device_name)
-        return any(_plain(text) in name for text in self.match) and not any(
+        found = (name.partition(_plain(text)) for text in self.match)
+        return any(text and not SLICE.search(rest) for _, text, rest in found) and not any(
             _plain(text) in name for text in self.unless
         )
 
@@ -189,7 +195,26 @@ def _share(
     """Of a peak; or why not. Neither where there is no rate."""
     if rate is None:
         return None, ""
-    return (None, f"no published {what} of {chip.name}") if peak is None else (rate / peak, "")
+    if peak is None:
+        return None, f"no {_published(chip)}{what} of {chip.name}"
+    return rate / peak, ""
+
+
+def whose(
+    device_name: str, units: int | None, arithmetic: str, mfu: float | None, mbu: float | None
+) -> dict[str, str]:
+    """A row's `mfu_of` and `mbu_of`, by its shares: the chip, and how far its peak is trusted."""
+    chip = find(device_name, units)
+    if chip is None:
+        return {}
+    by = "" if _published(chip) else f"by {USER_FILE}; "
+
+    def of(share: float | None, trust: Trust) -> str:
+        above = share is not None and share > 1 and trust != "high"
+        why = ", so not void: it may be too low" if above else ""
+        return "" if share is None else f"{chip.name} ({by}trust {trust}{why})"
+
+    return {"mfu_of": of(mfu, chip.trust_of(arithmetic)), "mbu_of": of(mbu, chip.trust)}
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,7 +229,17 @@ def chips() -> tuple[Chip, ...]:
 @functools.cache
 def _chips(user_file: str | None) -> tuple[Chip, ...]:
     own = () if user_file is None else _read(Path(user_file))
-    return (*own, *_read(configs_folder() / "chips.toml"))
+    return (*own, *_ours())
+
+
+@functools.cache
+def _ours() -> tuple[Chip, ...]:
+    return _read(configs_folder() / "chips.toml")
+
+
+def _published(chip: Chip) -> str:
+    """What its peaks are called; nothing of a user's own."""
+    return "published " if any(chip is one for one in _ours()) else ""
 
 
 def _read(path: Path) -> tuple[Chip, ...]:
@@ -228,7 +263,7 @@ def find(device_name: str, units: int | None = None) -> Chip | None:
 def unknown(device_name: str, units: int | None = None) -> str:
     """Why `find` finds nothing: no entry has the name, or the device is a part of what has it."""
     for chip in _named(device_name):
-        return f"no published peak of a part of {chip.name}: {units} of {chip.units} units"
+        return f"no {_published(chip)}peak of a part of {chip.name}: {units} of {chip.units} units"
     return f"no published peak: {device_name} is not in configs/chips.toml"
 
 

@@ -163,11 +163,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     input_wait_seconds: float | None = None
     """That wait, a step."""
     mfu: float | None = None
-    """Model FLOP utilization: share of the chip's published dense peak at the same arithmetic."""
+    """Model FLOP utilization: share of the chip's dense peak at the same arithmetic."""
+    mfu_of: str = ""
+    """The chip whose peak that is, who says so if not we, and how far it is trusted."""
     mfu_absent: str = ""
     """Why there is no MFU. Of several devices it is each one's share."""
     mbu: float | None = None
-    """Model bandwidth utilization: share of the chip's published memory bandwidth."""
+    """Model bandwidth utilization: share of the chip's memory bandwidth."""
+    mbu_of: str = ""
+    """As `mfu_of`."""
     mbu_absent: str = ""
     """Why there is no MBU."""
     items_per_joule: float | None = None

@@ -195,17 +195,18 @@ def dit_multiply_adds(size: Dit) -> tuple[int, int]:
     return embed + conditions + size.layers * block + output, embed + sinusoids
 
 
-def unet_multiply_adds(size: Unet) -> Iterator[int]:
-    """Multiply-adds of one image in each part, in the order in which it passes them."""
+def unet_multiply_adds(size: Unet, taps: int = 9) -> Iterator[int]:
+    """Multiply-adds of one image in each part, in the order in which it passes them.
+    taps: of a 3x3 convolution of stride 1."""
     side = size.latents
     first, last = size.channels[0], size.channels[-1]
     yield (first + size.time) * size.time  # the timestep's two matrices
     yield (size.pooled + 6 * SINUSOIDS + size.time) * size.time  # the prompt's and the sizes'
-    yield 9 * LATENT_CHANNELS * first * side**2
+    yield taps * LATENT_CHANNELS * first * side**2
     inputs, skipped = first, [first]
     for stage, (outputs, layers) in enumerate(zip(size.channels, size.transformers, strict=True)):
         for _ in range(size.blocks):
-            yield _residual(size, inputs, outputs, side)
+            yield _residual(size, inputs, outputs, side, taps)
             yield _transformer(size, outputs, layers, side)
             inputs = outputs
             skipped.append(outputs)
@@ -213,24 +214,24 @@ def unet_multiply_adds(size: Unet) -> Iterator[int]:
             side //= 2
             yield 9 * outputs**2 * side**2
             skipped.append(outputs)
-    yield 2 * _residual(size, last, last, side)
+    yield 2 * _residual(size, last, last, side, taps)
     yield _transformer(size, last, size.transformers[-1], side)
     for stage in (2, 1, 0):
         outputs = size.channels[stage]
         for _ in range(size.blocks + 1):
-            yield _residual(size, inputs + skipped.pop(), outputs, side)
+            yield _residual(size, inputs + skipped.pop(), outputs, side, taps)
             yield _transformer(size, outputs, size.transformers[stage], side)
             inputs = outputs
         if stage > 0:
             side *= 2
-            yield 9 * outputs**2 * side**2
-    yield 9 * first * LATENT_CHANNELS * side**2
+            yield taps * outputs**2 * side**2
+    yield taps * first * LATENT_CHANNELS * side**2
 
 
-def _residual(size: Unet, inputs: int, outputs: int, side: int) -> int:
+def _residual(size: Unet, inputs: int, outputs: int, side: int, taps: int) -> int:
     """Multiply-adds of two 3x3 convolutions, the timestep's matrix and the shortcut's, if any."""
     shortcut = inputs * outputs if inputs != outputs else 0
-    return (9 * (inputs + outputs) * outputs + shortcut) * side**2 + size.time * outputs
+    return (taps * (inputs + outputs) * outputs + shortcut) * side**2 + size.time * outputs
 
 
 def _transformer(size: Unet, wide: int, layers: int, side: int) -> int:

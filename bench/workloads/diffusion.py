@@ -54,6 +54,14 @@ class InferParameters(Parameters, frozen=True, kw_only=True):
     """`dit-s-2`, `dit-xl-2`, `sdxl-unet`, or a toy; with `-2l`, cut in depth for the gate."""
     batch_size: BatchSize = 2
 
+    def winograd_share(self) -> float:
+        """A DiT has no such convolutions."""
+        unet = UNETS.get(self.model)
+        if unet is None:
+            return 1.0
+        every, others = (sum(unet_multiply_adds(unet, taps)) for taps in (9, 0))
+        return 1 - 3 / 4 * (every - others) / every
+
 
 class TrainParameters(InferParameters, frozen=True, kw_only=True):
     """A DiT; AdamW."""

@@ -68,6 +68,13 @@ class InferParameters(Parameters, frozen=True, kw_only=True):
     batch_size: BatchSize = 8
     image_size: Annotated[int, Within(32, 4096)] = 224
 
+    def winograd_share(self) -> float:
+        """Of training: its gradients are such convolutions too, and what it spares of the images'
+        makes it the smaller one."""
+        every, others = (list(_multiply_adds(self.image_size, taps)) for taps in (9, 0))
+        all_passes = 3 * sum(every) - every[0]
+        return 1 - 3 / 4 * 3 * (sum(every) - sum(others)) / all_passes
+
 
 class SgdParameters(InferParameters, frozen=True, kw_only=True):
     """Square images; SGD with momentum 0.9 and weight decay 1e-4, as He et al. trained it."""
@@ -236,10 +243,11 @@ def _construct() -> nn.Module:
     return model
 
 
-def _multiply_adds(image_size: int) -> Iterator[int]:
+def _multiply_adds(image_size: int, taps: int = 9) -> Iterator[int]:
     """Multiply-adds of one image in each convolution, the stem first, the classifier last.
 
-    Every stride-2 layer here is padded so that it halves its input, rounded up.
+    taps: of a 3x3 convolution of stride 1. Every stride-2 layer here is padded so that it halves
+    its input, rounded up.
     """
     size = _half(image_size)
     yield 7 * 7 * 3 * STEM_WIDTH * size**2
@@ -251,7 +259,7 @@ def _multiply_adds(image_size: int) -> Iterator[int]:
             strided = stage > 0 and block == 0
             reduced = _half(size) if strided else size
             yield inputs * middle * size**2
-            yield 3 * 3 * middle * middle * reduced**2
+            yield (9 if strided else taps) * middle * middle * reduced**2
             yield middle * outputs * reduced**2
             if block == 0:
                 yield inputs * outputs * reduced**2  # the shortcut's projection

@@ -115,7 +115,7 @@ def _of_ceilings(row: Row) -> dict[str, Any]:
             *("matmul_ceiling_flop_per_second=matmul_ceiling", "sustained=load.sustained"),
             *("load_seconds=load.seconds", "load_clock_mhz=load.clock_mhz"),
             *("load_watts=load.watts", "load_celsius=load.celsius"),
-            *("mfu", "mfu_absent", "mbu", "mbu_absent", "bytes_per_second"),
+            *("mfu", "mfu_of", "mfu_absent", "mbu", "mbu_of", "mbu_absent", "bytes_per_second"),
             *("experts_hit", "in_cache", "bandwidth_fraction"),
             "bandwidth_ceiling_bytes_per_second=bandwidth_ceiling",
             *("bus_bytes_per_second", "operation_seconds"),

@@ -13,6 +13,7 @@ from bench.reports.wording.rows import (
     about,
     energy_of,
     first_step,
+    of_peaks,
     packed,
     share,
     spread,
@@ -82,13 +83,9 @@ def _shares(row: Row) -> Iterator[str]:
     ]
     if parts:
         yield ", ".join(parts)
-    for value, name, why in (
-        (row.mfu, "MFU", row.mfu_absent),
-        (row.mbu, "MBU", row.mbu_absent),
-    ):
-        if value is not None:
-            yield f"{name} {share(value)}"
-        elif why:
+    yield from of_peaks(row)
+    for name, why in (("MFU", row.mfu_absent), ("MBU", row.mbu_absent)):
+        if why:
             yield f"no {name}: {why}"
 
 

@@ -22,7 +22,7 @@ from bench.reports.wording import systems as system_words
 from bench.reports.wording.card_notes import FLAGS
 from bench.reports.wording.labels import Label, listed
 from bench.reports.wording.notes import Note, grouped
-from bench.reports.wording.rows import WHOSE, factor, share, spread, whose, word_of
+from bench.reports.wording.rows import WHOSE, factor, of_peaks, share, spread, whose, word_of
 from bench.telemetry.flags import HINDERED
 
 STYLE: dict[CompareVerdict, str] = {
@@ -326,17 +326,12 @@ def per_joule(case: CaseComparison) -> str:
 def _figures(row: Row) -> str:
     if row.throughput is None:
         return row.why
-    shares = [
-        f"{name} {share(value)}"
-        for name, value in (("MFU", row.mfu), ("MBU", row.mbu))
-        if value is not None
-    ]
     verdict = str(row.verdict).replace("_", " ")
     return ", ".join(
         [
             f"{row.rate} {spread(row.interval)}",
             units.counted(row.launches, "launch"),
-            *shares,
+            *of_peaks(row),
             verdict,
         ]
     )

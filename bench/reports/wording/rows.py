@@ -141,6 +141,13 @@ def share(value: float) -> str:
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
 
 
+def of_peaks(row: Row) -> Iterator[str]:
+    """MFU and MBU, where it has them, and whose peaks those are shares of."""
+    for name, value, of in (("MFU", row.mfu, row.mfu_of), ("MBU", row.mbu, row.mbu_of)):
+        if value is not None:
+            yield f"{name} {share(value)} of {of}"
+
+
 def ending(run: RunFile) -> str:
     """How a run ended that did not do all that was planned; else empty."""
     if run.end is None:

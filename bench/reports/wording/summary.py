@@ -24,7 +24,7 @@ CEILINGS = {
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """How many cases are OK, and what the others are; what holds them back; published peaks."""
+    """How many cases are OK, and what the others are; what holds them back; the chip's peaks."""
     count = Counter(map(word_of, rows))
     good = count.pop("OK", 0)
     others = f": {', '.join(f'{n} {word}' for word, n in count.items())}" if count else ""
@@ -77,14 +77,14 @@ def _held(word: str, shares: Sequence[tuple[float, str]]) -> str:
 
 
 def _published(rows: Sequence[Row]) -> Iterator[str]:
-    """The best shares of published peaks, here and nowhere else: of a case they say little."""
-    parts = []
+    """The best shares of the chip's peaks, here and nowhere else: of a case they say little."""
+    parts: dict[str, list[str]] = {}
     for name, shares in (
-        ("MFU", [(row.mfu, row) for row in rows if row.mfu is not None]),
-        ("MBU", [(row.mbu, row) for row in rows if row.mbu is not None]),
+        ("MFU", [(row.mfu, row.mfu_of, row) for row in rows if row.mfu is not None]),
+        ("MBU", [(row.mbu, row.mbu_of, row) for row in rows if row.mbu is not None]),
     ):
         if shares:
-            value, row = max(shares, key=lambda pair: pair[0])
-            parts.append(f"{name} {share(value)} ({name_of(row.case)})")
-    if parts:
-        yield f"Published peaks: at best {', '.join(parts)}"
+            value, whose, row = max(shares, key=lambda each: each[0])
+            parts.setdefault(whose, []).append(f"{name} {share(value)} ({name_of(row.case)})")
+    for whose, said in parts.items():
+        yield f"Peaks of {whose}: at best {', '.join(said)}"

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench import catalogue
 from bench.judging.row import Row
 from bench.judging.summary import summarize
 from bench.planning.least_flop import least_flop
@@ -19,6 +20,7 @@ from bench.tests.values import make_case, make_file, make_launches, make_measure
 from bench.workloads import llama
 
 A100 = "NVIDIA A100-SXM4-80GB"
+DEVICE = {"name": A100}
 LONG = {"model": "llama-3.1-8b", "prompt_length": 131_072, "batch_size": 1}
 MATMUL = make_case(parameters={"shape": "1024x1024x1024"})
 PRODUCT = 2 * 1024**3
@@ -129,3 +131,36 @@ def test_the_least_time_of_a_prefill_is_that_of_what_must_be_done() -> None:
 def test_least_flop_are_no_more_than_all() -> None:
     with pytest.raises(ValueError, match="least_flop = 3 is above flop = 2"):
         Work(items=1, unit="token", flop=2, least_flop=3)
+
+
+@pytest.mark.parametrize(
+    ("workload", "mode", "parameters", "left"),
+    [
+        ("resnet50", "infer", {"batch_size": 32}, 0.722),
+        ("resnet50", "train", {"batch_size": 32}, 0.722),
+        ("diffusion", "infer", {"model": "sdxl-unet"}, 0.829),
+        ("diffusion", "infer", {"model": "dit-s-2"}, 1.0),
+        ("vit-b16", "infer", {}, 1.0),
+    ],
+)
+def test_what_winograd_spares_of_convolutions_is_not_impossible(
+    workload: str, mode: str, parameters: dict[str, Any], left: float
+) -> None:
+    """A quarter of the multiplications of those of 3x3 and stride 1 is left, of which ResNet-50 has
+    13, each of 115.6 of its 4,089 M multiply-adds; more than the peak by what is left is void."""
+    one = catalogue.workload(workload)
+    case = make_case(
+        workload=workload, mode=mode, version=one.version_of(mode), parameters=parameters
+    )
+    kind = one.modes[mode].parameters
+    counted = one.work(mode, msgspec.convert(parameters, kind), PRECISIONS["bf16"])
+    flop = counted.flop or 0
+
+    def judged(share: float) -> Row:
+        outcome = make_measured(left * flop / (share * 312e12), work=counted)
+        return summarize(make_file([case], make_launches(case, [outcome] * 3), device=DEVICE))[0]
+
+    row = judged(0.97)
+    assert row.status == "measured" and row.mfu == pytest.approx(0.97 / left)
+    assert row.least_flop_per_second == row.flop_per_second, "as a share of what was measured"
+    assert judged(1.03).status == "void"

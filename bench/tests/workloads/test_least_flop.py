@@ -110,3 +110,35 @@ def test_a_load_masks_its_prompts() -> None:
     size = llamas.UNTIED[kind().model]
     assert work.flop is not None and work.least_flop is not None
     assert work.flop - work.least_flop == kind().requests * size.masked(kind().input_tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("resnet50", {"image_size": 64}), ("diffusion", {"model": "tiny-unet"})],
+)
+def test_winograd_spares_three_quarters_of_what_it_can_do(
+    name: str, parameters: dict[str, Any]
+) -> None:
+    """Of the convolutions that torch is asked for, those of 3x3 and stride 1."""
+    job = build(name, "infer", site(), **parameters)
+    spared = 0
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal spared
+            out = func(*args, **(kwargs or {}))
+            given = counts.by_name(func, args, kwargs or {})
+            kernel: Any = given["weight"].shape[1:] if "conv" in func.name() else ()
+            if kernel[1:] == (3, 3) and given.get("stride", [1, 1]) == [1, 1]:
+                spared += 2 * out.numel() * kernel.numel() * 3 // 4
+            return out
+
+    mode_of: Any = Seen
+    with mode_of():
+        job.step()
+    of_case: Any = small(name, "infer", **parameters)
+    work = WORKLOADS[name].work("infer", of_case, FP32)
+    assert work.flop is not None and spared > 0
+    assert of_case.winograd_share() == pytest.approx(1 - spared / work.flop, abs=0.01)

@@ -143,9 +143,11 @@ def test_published_peaks_stand_in_one_place(width: int) -> None:
     device = {"backend": "cuda", "index": 0, "name": "NVIDIA H100 80GB HBM3"}
     run = make_file(cases, launches, device=device)
     card = REPORT.render([run], Canvas(width=width))
-    assert card.count("MFU") == 1 and "Published peaks: at best MFU 67% (gemm-matmul bf16)" in card
+    said = "Peaks of H100 SXM (trust high): at best MFU 67% (gemm-matmul bf16)"
+    assert card.count("MFU") == 1 and said in card
     wide = REPORT.render([run], Canvas(width=width, wide=True))
-    assert "MFU 33%" in wide and api.summarize_run(run)[0].mfu == pytest.approx(1 / 3)
+    assert "MFU 33% of H100 SXM (trust high)" in wide
+    assert api.summarize_run(run)[0].mfu == pytest.approx(1 / 3)
 
 
 def summed_up(*work: tuple[str, Measured]) -> str:
@@ -178,7 +180,7 @@ def test_what_was_disturbed_is_neither_the_best_share_nor_held_back() -> None:
     hot = msgspec.structs.replace(quick, flags=("THROTTLED",))
     ceiling = make_measured(flop=int(rate * 0.2))
     lines = summed_up(("gemm", ceiling), ("bert", slow), ("resnet50", hot))
-    assert "Published peaks: at best MFU 25% (bert-matmul bf16)" in lines
+    assert "Peaks of H100 SXM (trust high): at best MFU 25% (bert-matmul bf16)" in lines
     assert "by matmul in 1 case (" in lines
     lines = summed_up(("gemm", ceiling), ("bert", slow), ("resnet50", quick))
     assert "MFU 50%" in lines and "by matmul in 2 cases (" in lines
