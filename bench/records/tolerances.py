@@ -92,6 +92,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "tf32": {
         "output": 1.6e-3,  # measured 7.7e-4 (2.9e-4 rounded), coarser 2.3e-3
         "attention": 3e-3,  # measured 1.4e-3 (4.1e-4 rounded), coarser 3.2e-3
+        "gradients": 6e-3,  # of attention, few values: measured 3.6e-3, of large scores 9.3e-3
         # Measured 5.5e-3 (ResNet's infer, BERT, DLRM), 3e-3 (others); coarser 4e-3 to 1.7e-2, so
         # that bfloat16 in TF32's stead is told by gemm alone.
         "logits": 1e-2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from types import SimpleNamespace
 from typing import Any
@@ -111,7 +112,8 @@ def test_a_model_without_experts_takes_no_step_more() -> None:
 def test_a_look_leaves_training_as_it_was() -> None:
     jobs = [timed("qwen3", "tiny-moe", "train", site(FP32)) for _ in "ab"]
     gradients = [p.grad for p in model_of(jobs[0]).parameters()]
-    looks = expert_spots.looks(jobs[0], jobs[0]._model, jobs[0]._read, jobs[0]._site)
+    step = functools.partial(jobs[0]._read, jobs[0]._taken[0])
+    looks = expert_spots.looks(jobs[0], jobs[0]._model, step, jobs[0]._site)
     assert complaint(looks) == ""
     assert all(a is p.grad for a, p in zip(gradients, model_of(jobs[0]).parameters(), strict=True))
     for job in jobs:

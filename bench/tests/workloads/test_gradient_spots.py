@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from bench.measuring.asked import complaint
 from bench.precision import PRECISIONS
-from bench.tests.small_workloads import one_thread, site, small
-from bench.tests.workloads.test_model_spots import eighth, kernel, void
+from bench.tests.small_workloads import build, one_thread, site, small
+from bench.tests.workloads.test_model_spots import eighth, kernel, seen, void
+from bench.workloads.layers.batch_statistics import EXCHANGED
 from bench.workloads.spots import model_spots
 
 __all__ = ["one_thread"]  # a fixture, used by being here
@@ -387,3 +388,11 @@ def test_a_written_norm_is_followed_where_its_weight_is_of_one_call(times: int) 
 def test_layers_that_are_computed_again_are_looked_at_once() -> None:
     found = void("llama", "train", small("llama", "train", gradient_checkpointing=True), site())
     assert found == {}
+
+
+def test_no_backward_is_taken_in_which_ranks_wait() -> None:
+    job: Any = build("llama", "train", site())
+    job.step()
+    job.facts = {**job.facts, EXCHANGED: "sums"}
+    assert "product" in (found := seen(job)) and "gradient" not in found
+    assert "ranks wait" in job.facts[model_spots.OF_GRADIENTS]

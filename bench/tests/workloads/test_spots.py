@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -136,6 +137,28 @@ def test_nor_any_over_long_contexts(
     for length in (41, 203):
         asked = parameters(mode, **{**given, "context_length": length})
         assert told(ATTENTION, mode, asked, precision) == ""
+
+
+def lost(length: int, narrow: Callable[[Tensor], Tensor]) -> float:
+    """The error of products whose operands become narrow."""
+    draw, count = torch.Generator().manual_seed(5), 256
+    a, b = (torch.randn((count, length), generator=draw) for _ in "ab")
+    found = (narrow(a).double() * narrow(b).double()).sum(1)
+    return few_values.Elements((0,) * count, (0,) * count).spot(found, a.double(), b.double()).error
+
+
+@pytest.mark.parametrize("length", [64, 4096, 32768])
+def test_a_bound_lies_between_a_precision_and_the_next(length: int) -> None:
+    def most(precision: str) -> float:
+        return few_values.allowed(PRECISIONS[precision], "output", length, min(length, 256))
+
+    def cut(x: Tensor, half: int = 0) -> Tensor:
+        return ((x.view(torch.int32) + half) & ~0x1FFF).view(torch.float32)
+
+    assert 2 * lost(length, cut) < most("tf32") < lost(length, Tensor.bfloat16)
+    assert most("fp32") < lost(length, lambda x: cut(x, half=0x1000))
+    one_by_one = np.add.accumulate(np.full(length, 1 / 3, np.float32))[-1]
+    assert 2 * abs(one_by_one / (length * float(np.float32(1 / 3))) - 1) < most("fp32")
 
 
 # What is wrong at the timed size alone

@@ -5,6 +5,7 @@ The models that generate have jobs of their own: `bench.workloads.decoding.gener
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,7 +29,8 @@ from bench.workloads.jobs.recorded import (
 from bench.workloads.jobs.rehearsed_ranks import joined
 from bench.workloads.jobs.rotation import RotatingJob, Rotation, leaves
 from bench.workloads.jobs.seeded import parameter_count
-from bench.workloads.jobs.sharded import has_kinks, spread
+from bench.workloads.jobs.sharded import Spread, has_kinks, spread
+from bench.workloads.layers.batch_statistics import EXCHANGED
 from bench.workloads.layers.quantized import products, quantized_facts
 from bench.workloads.spots import expert_spots, model_spots
 
@@ -176,18 +178,40 @@ class TrainingJob(Job):
         if self._spread.policy is None:
             yield from model_looks.autocasting(autocast(self._site), self._site)
         yield from self._spread.looks()
-        yield from expert_spots.looks(self, self._model, self._read, self._site)
+        read = functools.partial(self._read, batches[0])
+        yield from expert_spots.looks(self, self._model, read, self._site)
         yield from model_looks.attention(self._model, self.facts)
         # Its kernels are torch's choice, and the case asks for none: the record says what ran.
         ran = model_looks.optimizer_kernels(self._optimizer.step)
         self.facts = {**self.facts, "optimizer": described(self._optimizer, ran)}
         if PASSED_OVER in self.facts:
             yield Look(what="kernels of the optimizer", asked=self._implementation, seen=ran)
-        if self._site.ranks is None:  # last: it may end amid a step, without gradients
-            of = (lambda: self._update(batches[-1:])), (lambda: self._evaluate(batches[-1]))
+        yield from self._values(batches[-1])
+
+    def _values(self, batch: Batch) -> list[Look]:
+        """Last: it may end amid a step, without gradients. Of ranks each looks at its own rows.
+        Where they wait for each other in a backward it takes none: with what is kept meanwhile that
+        may need more memory than is timed, and who ended in it would leave the others waiting."""
+        if not self.thorough:
+            return []
+        ranks = self._site.ranks
+        scheme = "none" if ranks is None else ranks.parallelism.scheme
+        if scheme not in ("none", "replicas", "dp") or EXCHANGED in self.facts:
+            why = "not observable: in the backward ranks wait for each other"
+            self.facts = {**self.facts, model_spots.OF_GRADIENTS: why}
+            return model_spots.looks(self, self._site, lambda: self._read(batch))
+        spread, held = self._spread, []
+        if scheme == "dp":  # past what reduces
+            self._spread = Spread(self._model)
+            held = [(weight, weight.grad) for weight in self._model.parameters()]
+        of = (lambda: self._update([batch])), (lambda: self._evaluate(batch))
+        try:
             with gradients_kept_in_place(self._model, self._site):
-                seen = model_spots.looks(self, self._site, *of)
-            yield from seen
+                return model_spots.looks(self, self._site, *of)
+        finally:
+            self._spread = spread
+            for weight, gradient in held:
+                weight.grad = gradient
 
     def outputs(self) -> Mapping[str, Sequence[Tensor]]:
         """Loss, and the gradients of all that have one; of this rank's rows, and its shards."""
@@ -248,8 +272,11 @@ class TrainingJob(Job):
             logits = self._forward(self._spread.module, inputs)
             return logits, self._loss_of(logits, targets)
 
-    def _read(self) -> None:
-        self._evaluate(self._taken[0])
+    def _read(self, batch: Batch) -> None:
+        import torch
+
+        with torch.no_grad():
+            self._evaluate(batch)
         self._spread.settle()
 
     def _mean(self, value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.workload import Look, Site
 from bench.workloads.spots.attention_spots import WHOLE_HEAD, head_of, place_of, places
-from bench.workloads.spots.calls import Call, Given, floored, most_of, of_gradients, plain
+from bench.workloads.spots.calls import Call, Given, floored, most_of, plain
 from bench.workloads.spots.spots import Spot, host, look, rows_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def call(given: Given, output: Tensor) -> Call | None:
         def of(upstream: Tensor, found: Tensor) -> Call:
             def seen(what: str, site: Site) -> list[Look]:
                 spots = [*asked.gradient(name, upstream, found, site.seed)]
-                return looked(of_gradients(site, "attention"), spots, what, site)
+                return looked("gradients", spots, what, site)
 
             return Call("attention", (), seen)
 

@@ -58,11 +58,6 @@ def most_of(site: Site, quantity: str, length: int, twin: int) -> float:
     return spots.allowed(_judged(site), quantity, length, twin)
 
 
-def of_gradients(site: Site, quantity: str) -> str:
-    """By what gradients of an operator are judged, as where it is by itself: by what there is."""
-    return "gradients" if "gradients" in TOLERANCES[_judged(site).name] else quantity
-
-
 def roughly(site: Site) -> float:
     """What the gate allows the whole model: of kernels that round in between, or in 16 bits add."""
     return TOLERANCES[_judged(site).name]["logits"]

@@ -5,6 +5,8 @@ a step is taken twice more, as it is written: neither compiled nor recorded. The
 are counted; the second time the first, the last and the largest of each kind are looked at when
 they come, for later layers write over what they read. Of training the second time has a backward,
 and the gradients that those calls give are looked at when they come. Nothing stays on the device.
+
+A look that fails ends no step: of one that ranks take together, the others wait in it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
 
     from bench.workloads.spots.calls import Given
 
+    Trying = Callable[[Callable[[], object]], None]
+    """Looks, and raises nothing."""
+
 ABSENT = "values at the timed size"
 """The fact that says why none was looked at, where that failed."""
+OF_GRADIENTS = f"gradients' {ABSENT}"
+"""Likewise, of a step of which the forward alone is looked at."""
 NORM = "variance_epsilon"
 """What a root-mean-square norm has that its library writes out."""
 ATTENTION = "scaled_dot_product_attention"
@@ -52,7 +59,7 @@ def looks(
     """At what a step computes; of one launch of a case. What fails here is no fault of the work:
     it is not observable, and a fact of the job.
 
-    forward: the step up to its loss, where it has a backward too.
+    forward: the step up to its loss, where it has a backward too. Each is taken once.
     """
     if not job.thorough:
         return []
@@ -69,7 +76,17 @@ def _see(
 ) -> None:
     """Adds what was seen to what was found so far: that stands, if a later look fails."""
     sizes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    _take(forward, site, lambda call, *_: sizes[call.kind].append(call.sizes))
+    failed: list[Exception] = []
+
+    def trying(see: Callable[[], object]) -> None:
+        if failed:
+            return
+        try:
+            see()
+        except Exception as error:  # noqa: BLE001 - raised below, when no rank waits
+            failed.append(error)
+
+    _take(forward, site, lambda call, *_: sizes[call.kind].append(call.sizes), trying)
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
     hooks = ExitStack()  # they hold what they read, and no collector sees it
@@ -80,15 +97,23 @@ def _see(
         if number in chosen.get(kind, ()):
             what = f"{kind} {number + 1} of {len(sizes[kind])}"
             found.extend(call.looks(what, site))
-            for each in _follow(call, what, site, given, output, found):
+            for each in _follow(call, what, site, given, output, found, trying):
                 hooks.enter_context(each)
 
     with hooks:
-        _take(step, site, seen)
+        _take(step, site, seen, trying)
+    if failed:
+        raise failed[0]
 
 
 def _follow(
-    call: Call, what: str, site: Site, given: Given, output: Tensor, found: list[Look]
+    call: Call,
+    what: str,
+    site: Site,
+    given: Given,
+    output: Tensor,
+    found: list[Look],
+    trying: Trying,
 ) -> Iterator[Any]:
     """Adds what is seen of its gradients, when they come; gives the hooks by which it is told."""
     import torch
@@ -99,7 +124,7 @@ def _follow(
     read = {x: x._version for x in given.values() if isinstance(x, torch.Tensor)}
 
     def hook(name: str) -> Callable[[Tensor], None]:
-        def arrived(gradient: Tensor) -> None:
+        def look(gradient: Tensor) -> None:
             if any(x._version != version for x, version in read.items()):
                 return  # what it read is overwritten
             with torch._C.DisableTorchFunction(), torch.autocast("cpu", enabled=False):
@@ -107,7 +132,7 @@ def _follow(
                 if made is not None:
                     found.extend(made.looks(f"gradient of {name} in {what}", site))
 
-        return arrived
+        return lambda gradient: trying(lambda: look(gradient))
 
     yield output.register_hook(upstream.append)
     for name in call.gradients:
@@ -123,7 +148,10 @@ def _chosen(sizes: Sequence[tuple[int, ...]]) -> set[int]:
 
 
 def _take(
-    step: Callable[[], object], site: Site, seen: Callable[[Call, Given, Tensor], None]
+    step: Callable[[], object],
+    site: Site,
+    seen: Callable[[Call, Given, Tensor], None],
+    trying: Trying,
 ) -> None:
     """Takes a step as it is written, and hands over each call. Each layer of 8 bits is one, for
     what multiplies there may be a vendor's; and what a plug-in has in place of a function."""
@@ -164,12 +192,15 @@ def _take(
             given = {**dict(zip(NAMES[name], args, strict=False)), **kwargs}
             # An autocast of the CPU's would have float64 computed in less.
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                hand_over(_call(name, given, output), given, output)
+                trying(lambda: hand_over(_call(name, given, output), given, output))
             return output
 
     def apart(x: Any) -> Any:
         """By another name: its gradient is then of this call alone."""
         return x.view_as(x) if isinstance(x, torch.Tensor) and x.requires_grad and plain(x) else x
+
+    def layer_seen(*of: Any) -> None:
+        trying(lambda: of_layer(*of))
 
     def of_layer(layer: Any, given: tuple[Any, ...], output: Any) -> None:
         if isinstance(layer, quantized_layer()):
@@ -198,7 +229,7 @@ def _take(
 
     vars(functional).update(outers)
     try:
-        with as_written(site), Calls(), register_module_forward_hook(of_layer):
+        with as_written(site), Calls(), register_module_forward_hook(layer_seen):
             step()
     finally:
         vars(functional).update(there)

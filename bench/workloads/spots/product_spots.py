@@ -96,7 +96,8 @@ def product(
         if scale is None:
             a = rows_of(rows, where.rows, within)
             # Of gradients, over many tokens, devices may add parts that are as narrow.
-            most = most_of(site, "attention" if dtype else "output", k, min(k, TWIN_K))
+            parts = dtype is not None and dtype.itemsize == 2
+            most = most_of(site, "attention" if parts else "output", k, min(k, TWIN_K))
         else:
             # On the device: where it divides otherwise, whole rows of ties round the other way.
             a = narrowed(torch.stack([rows[row] for row in where.rows]), matrix.dtype)

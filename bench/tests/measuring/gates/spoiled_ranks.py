@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from bench import rehearsal
+from bench.measuring.asked import complaint
 from bench.measuring.gates import rank_numerics, readings
 from bench.measuring.ranks import agreed
 from bench.measuring.ranks.hush import Hush
@@ -29,6 +30,8 @@ from bench.tests.values import SMALL_RESNET
 from bench.workload import Job, Site, Training
 from bench.workloads import dlrm, resnet50
 from bench.workloads.jobs import sharded
+from bench.workloads.spots import model_spots
+from bench.workloads.spots.model_spots import ABSENT, OF_GRADIENTS
 
 GUILTY = 1
 Plant = Callable[[Any, Ranks], None]
@@ -140,6 +143,7 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["asked"] = [_asks(ranks, scheme) for scheme in SCHEMES]
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
+    found["looked"] = {scheme: _looked(ranks, scheme) for scheme in SCHEMES}
     found["silent"] = {scheme: _silent(ranks, scheme) for scheme in SCHEMES}
     found["hushed"] = _hushed(ranks)
     found["statistics"] = _statistics(ranks)
@@ -302,6 +306,23 @@ def _after_timing(ranks: Ranks) -> list[str]:
     said.append(agreed.of_all(ranks, "", job))
     said.append(agreed.of_all(ranks, "its work is wrong" if ranks.rank == GUILTY else "", job))
     return said
+
+
+def _looked(ranks: Ranks, scheme: str) -> list[Any]:
+    """What is looked at of the timed size, and what is wrong of it; where a look of one rank fails,
+    what it says; and of the step behind it, what is said of the replicas."""
+    there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
+    at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
+    job: Any = WORKLOADS["llama"].build("train", parameters("llama", "train", batch_size=4), at)
+    job.step()
+    looks = [*job.looks()]
+    kinds = {each.what.partition(" ")[0] for each in looks if each.what.endswith("timed size")}
+    told = [sorted(kinds), complaint(looks), job.facts.get(OF_GRADIENTS)]
+    fails = ValueError("no room") if ranks.rank == GUILTY else model_spots._call
+    with mock.patch.object(model_spots, "_call", side_effect=fails):
+        told.append(complaint(job.looks()))
+    job.step()
+    return [*told, job.facts.get(ABSENT), agreed.of_all(there, "", job)]
 
 
 def _silent(ranks: Ranks, scheme: str) -> list[Any]:

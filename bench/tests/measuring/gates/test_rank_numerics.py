@@ -168,6 +168,21 @@ def test_what_a_silent_collective_gives_is_made_of_what_is_here(said: list[dict[
     assert found["refused"].startswith("a step uses the control group: allgather")
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_each_rank_looks_at_its_rows_at_the_timed_size(
+    said: list[dict[str, Any]], scheme: str
+) -> None:
+    """And waits for nobody whose look failed."""
+    kinds = {"attention", "gather", "norm", "product"}
+    for number, rank in enumerate(said):
+        found, wrong, gradients, again, absent, replicas = rank["looked"][scheme]
+        assert kinds <= {*found} and ("gradient" in found) == (scheme == "dp2")
+        assert wrong == again == replicas == ""
+        waits = "not observable: in the backward ranks wait for each other"
+        assert gradients == (None if scheme == "dp2" else waits)
+        assert absent == ("not observable: ValueError: no room" if number == 1 else None)
+
+
 # The values by themselves
 
 
