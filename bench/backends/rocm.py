@@ -24,6 +24,18 @@ from bench.telemetry.source import Source
 HYGONS = re.compile("gfx9(26|28|2a|36|38)")
 """Of Hygon's alone, whose names (BW1000) say nothing; its Z100 has AMD's gfx906."""
 
+UNNAMED = re.compile(r"(amd|radeon|\(tm\)|graphics|device|gpu|unknown|gfx\w+|\s)*", re.IGNORECASE)
+"""Of a chip that is not in the libdrm that is here, or has no table of names (TheRock 4693)."""
+INSTINCTS: dict[str, str] = dict(
+    re.findall(
+        r"(\w{4}) ([^,]+)",
+        "738c MI100,7408 MI250X,740c MI250X / MI250,740f MI210,74a0 MI300A,74a1 MI300X,74a2 MI308X,"
+        "74a5 MI325X,74a8 MI308X HF,74a9 MI300X HF,74b5 MI300X VF,74b6 MI308X,74bd MI300X HF,"
+        "75a0 MI350X,75a3 MI355X,75b0 MI350X VF,75b3 MI355X VF",
+    )
+)
+"""By PCI device id: as libdrm's newest table, data/amdgpu.ids, has them."""
+
 
 class RocmProducts(Products):
     """Scales of blocks lie row by row, as torch wants them from hipBLASLt before 7.13.
@@ -131,7 +143,13 @@ class RocmBackend(TorchBackend):
         }
         hygons = HYGONS.match(facts["architecture"]) or info.name.startswith("Z100")
         vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
-        return msgspec.structs.replace(info, facts=facts, vendor=vendor)
+        name = info.name
+        if UNNAMED.fullmatch(name):
+            chip = INSTINCTS.get(_sysfs.pci_device(_sysfs.card(properties, "amdgpu")))
+            kind = facts["architecture"].partition(":")[0]
+            name = f"{vendor} {kind}, {facts['multiprocessors']} CUs"
+            name = f"AMD Instinct {chip}" if chip else name
+        return msgspec.structs.replace(info, name=name, facts=facts, vendor=vendor)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """The MI300s have an fp8 of their own, with half the range of the one meant here."""
