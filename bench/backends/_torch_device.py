@@ -142,7 +142,7 @@ class TorchDevice(Device):
         )
 
     def free_and_total(self) -> tuple[int, int]:
-        """In bytes, as the driver says; `NotAvailable` where it does not or fails (pytorch 126015)."""
+        """In bytes, as its driver says; `NotAvailable` if it does not or fails (pytorch 126015)."""
         try:
             free, total = self.ask("mem_get_info", self.info.index)
         except RuntimeError as error:

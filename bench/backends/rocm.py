@@ -24,6 +24,9 @@ from bench.telemetry.source import Source
 HYGONS = re.compile("gfx9(26|28|2a|36|38)")
 """Of Hygon's alone, whose names (BW1000) say nothing; its Z100 has AMD's gfx906."""
 
+EMULATES_BF16 = re.compile("gfx(8|10|90[02-79c])")
+"""GCN, Vega, RDNA 1 and 2: no instruction of theirs multiplies bfloat16, as MI100's do (LLVM,
+AMDGPUUsage). Torch's `is_bf16_supported` says yes of every HIP."""
 UNNAMED = re.compile(r"(amd|radeon|\(tm\)|graphics|device|gpu|unknown|gfx\w+|\s)*", re.IGNORECASE)
 """Of a chip that is not in the libdrm that is here, or has no table of names (TheRock 4693)."""
 INSTINCTS: dict[str, str] = dict(
@@ -141,6 +144,8 @@ class RocmBackend(TorchBackend):
             "multiprocessors": str(properties.multi_processor_count),
             **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
+        if EMULATES_BF16.match(facts["architecture"]):
+            facts["bfloat16"] = "no"
         hygons = HYGONS.match(facts["architecture"]) or info.name.startswith("Z100")
         vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
         name = info.name
@@ -152,8 +157,14 @@ class RocmBackend(TorchBackend):
         return msgspec.structs.replace(info, name=name, facts=facts, vendor=vendor)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """The MI300s have an fp8 of their own, with half the range of the one meant here."""
-        if precision.arithmetic == "fp8" and info.facts["architecture"].startswith("gfx94"):
+        """An emulated bfloat16 is no figure of the chip's; the MI300s have an fp8 of their own,
+        with half the range of the one meant here.
+        """
+        kind = info.facts["architecture"].partition(":")[0]
+        wide = "bfloat16" in (precision.weights, precision.autocast)
+        if wide and EMULATES_BF16.match(kind):
+            return f"{kind} only emulates bfloat16"
+        if precision.arithmetic == "fp8" and kind.startswith("gfx94"):
             return "gfx94x multiplies e4m3fnuz, not e4m3fn"
         return super().unsupported(info, precision)
 
