@@ -63,6 +63,30 @@ def pci_device(card: Path | None) -> str:
     return ""
 
 
+def apu(address: str) -> Path | None:
+    """The folder of an AMD device, if the host's memory is its own; None of a card.
+
+    From Renoir on an APU's table of metrics is of format 2 or 3, a card's and MI300A's of 1.
+    Source: Linux, drivers/gpu/drm/amd/include/kgd_pp_interface.h.
+    """
+    card = SYS / "bus/pci/drivers/amdgpu" / address.lower()
+    with suppress(OSError, IndexError):
+        if pci_device(card) == "74a0" or (card / "gpu_metrics").read_bytes()[2] > 1:
+            return card
+    return None
+
+
+def apu_bytes(card: Path, what: str) -> list[int]:
+    """`used` or `total`: of what is set aside for an APU, and of the rest that it maps (GTT).
+
+    It keeps what is allocated in one of both, by kernel and driver. Empty where it is not said.
+    """
+    with suppress(OSError, ValueError):
+        kinds = ("vram", "gtt")
+        return [int((card / f"mem_info_{kind}_{what}").read_text()) for kind in kinds]
+    return []
+
+
 def _said(card: Path, name: str) -> str:
     for file in (path for pattern in FILES[name] for path in sorted(card.glob(pattern))):
         with suppress(OSError, ValueError, IndexError):  # none here, or another form
