@@ -131,7 +131,8 @@ class RocmBackend(TorchBackend):
         return amd_source(index)
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With its architecture and the versions of HIP and of the driver."""
+        """With its architecture and the versions of HIP and of the driver; an APU with all that its
+        driver gives it, of which torch may say half (TheRock 4645)."""
         import torch
 
         info = super().describe(module, index)
@@ -148,13 +149,18 @@ class RocmBackend(TorchBackend):
             facts["bfloat16"] = "no"
         hygons = HYGONS.match(facts["architecture"]) or info.name.startswith("Z100")
         vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
-        name = info.name
+        name, size, card = info.name, info.memory_bytes, _sysfs.card(properties, "amdgpu")
+        if card and size and getattr(properties, "is_integrated", 0):
+            vram, gtt = _sysfs.apu_bytes(card, "total") or (0, 0)
+            size = max(size, vram, gtt if size > vram else 0)  # an older kernel keeps to the first
         if UNNAMED.fullmatch(name):
-            chip = INSTINCTS.get(_sysfs.pci_device(_sysfs.card(properties, "amdgpu")))
+            chip = INSTINCTS.get(_sysfs.pci_device(card))
             kind = facts["architecture"].partition(":")[0]
             name = f"{vendor} {kind}, {facts['multiprocessors']} CUs"
             name = f"AMD Instinct {chip}" if chip else name
-        return msgspec.structs.replace(info, name=name, facts=facts, vendor=vendor)
+        return msgspec.structs.replace(
+            info, name=name, memory_bytes=size, facts=facts, vendor=vendor
+        )
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
         """An emulated bfloat16 is no figure of the chip's; the MI300s have an fp8 of their own,

@@ -156,6 +156,31 @@ def test_a_chip_that_libdrm_does_not_know_is_named_by_its_pci_device(put: Put, n
         assert named(known, 0xC1) == known
 
 
+@pytest.mark.parametrize(
+    ("integrated", "files", "gib"),
+    [
+        (1, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 120 * 2**30}, 120),
+        (1, {"mem_info_vram_total": 96 * 2**30, "mem_info_gtt_total": 16 * 2**30}, 96),
+        (1, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 16 * 2**30}, 62),
+        (1, {"mem_info_vram_total": 62 * 2**30, "mem_info_gtt_total": 120 * 2**30}, 62),
+        (1, {}, 62),
+        (0, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 120 * 2**30}, 62),
+    ],
+)
+def test_an_apu_has_the_memory_that_its_driver_gives_it(
+    put: Put, integrated: int, files: dict[str, int], gib: int
+) -> None:
+    """Strix Halo: torch said 62 GiB, and gave 120; cases were skipped as too large."""
+    put("amdgpu", "0000:c1:00.0", {name: f"{size}\n" for name, size in files.items()})
+    properties = SimpleNamespace(
+        name="AMD Radeon 8060S Graphics", total_memory=62 * 2**30, multi_processor_count=20
+    )
+    properties.__dict__.update(at(0xC1), is_integrated=integrated)
+    module = ModuleType("torch.some")
+    module.__dict__["get_device_properties"] = lambda index: properties
+    assert rocm.RocmBackend().describe(module, 0).memory_bytes == gib * 2**30
+
+
 def test_a_lower_power_limit_is_a_setting_and_another_driver_no_chip() -> None:
     """MI300X capped from 750 to 500 W (ROCm 5231)."""
     low = {**SAID, "power_limit_watts": "500"}
