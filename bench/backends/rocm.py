@@ -108,6 +108,7 @@ class RocmBackend(TorchBackend):
         return (
             *("HSA_*", "HIP_*", "ROC*", "DEBUG_CLR_*", "DEBUG_HIP_*", "PAL_*"),
             *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
+            "AMDGCN_*",  # Triton's
             "CUDA_*",  # HIP heeds some of them
         )
 

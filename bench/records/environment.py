@@ -37,8 +37,9 @@ VARIABLES = (
     *("MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*", "XNNPACK_*", "ATEN_*"),
     *("TORCH*", "PYTORCH_*", "TRITON_*", "LRU_CACHE_CAPACITY", "THP_MEM_ALLOC_ENABLE"),
     *("DIFFUSERS_*", "FLASH_ATTENTION_*", "TRANSFORMERS_*", "XFORMERS_*"),
-    # Torch's own by other names, and its profiler's.
+    # Torch's own by other names, its profiler's, and Triton's.
     *("DISABLE_ADDMM_*", "ENABLE_INTRA_NODE_COMM", "KINETO_*"),
+    *("DISABLE_FAST_REDUCTION", "DISABLE_LLVM_OPT"),
     # What carries messages between devices.
     *("FI_*", "OFI_*", "UCX_*", "SHARP_*", "NVSHMEM_*"),
     # Where memory comes from, and what is put in the place of a library's functions.

@@ -70,6 +70,8 @@ FAMILIES = {
     "DIFFUSERS_ATTN_BACKEND": "flash",
     "DNNL_OF_A_LATER_VERSION": "x",
     "DISABLE_ADDMM_CUDA_LT": "1",
+    "DISABLE_LLVM_OPT": "disable-lsr",
+    "DISABLE_FAST_REDUCTION": "1",
     "ENABLE_INTRA_NODE_COMM": "1",
     "KINETO_USE_DAEMON": "1",
     "UCX_TLS": "rc",
@@ -161,9 +163,10 @@ def test_libraries_of_links_are_known_by_their_names(name: str, idle: bool) -> N
 def test_every_backend_declares_its_vendors_families() -> None:
     """Those of the issue, for each vendor; and no family that would take everything."""
     wanted = {
-        "cuda": "CUDA_X NVIDIA_X NCCL_X CUBLAS_X CUBLASLT_X CUDNN_X",
+        "cuda": "CUDA_X NVIDIA_X NCCL_X CUBLAS_X CUBLASLT_X CUDNN_X PTXAS_OPTIONS DISABLE_PTXAS_OPT"
+        " DISABLE_MMA_V5",
         "rocm": "HSA_X HIP_X ROCR_X ROCBLAS_X MIOPEN_X AMD_X HIPBLASLT_X ROCPROFILER_X ROCP_X"
-        " ROC_GLOBAL_CU_MASK DEBUG_CLR_X DEBUG_HIP_X PAL_X",
+        " ROC_GLOBAL_CU_MASK DEBUG_CLR_X DEBUG_HIP_X PAL_X AMDGCN_USE_BUFFER_OPS",
         "ascend": "ASCEND_X ACL_X ACLNN_X HCCL_X NPU_X LCCL_X P2P_HCCL_BUFFSIZE PER_STREAM_QUEUE"
         " CLOSE_MATMUL_K_SHIFT STREAMS_PER_DEVICE OOM_SNAPSHOT_ENABLE FASTAUTOTUNE AUTOTUNE_METHOD"
         " ANIR_MODE INDUCTOR_ASCEND_AGGRESSIVE_AUTOTUNE CATLASS_EPILOGUE_FUSION USE_STORE_IN_CAT"
