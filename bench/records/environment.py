@@ -8,6 +8,7 @@ by an allow-list of families: never a user name, a host name, a path of the user
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.metadata
 import os
 import platform
@@ -229,7 +230,20 @@ def _package_versions() -> Mapping[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if "triton" not in versions and (found := _compilers_version()):
+        versions["triton"] = found
     return {**versions, "accelmark": bench.__version__}  # which another Python need not have
+
+
+def _compilers_version() -> str | None:
+    """Triton's, by the distribution that brings it, which has another name for some vendors."""
+    found = importlib.machinery.PathFinder.find_spec("triton")  # whatever a worker has loaded
+    if found and found.origin:
+        for info in sorted(Path(found.origin).parents[1].glob("*triton*.dist-info")):
+            brought = importlib.metadata.Distribution.at(info)
+            if re.search(r"^triton/__init__\.py,", brought.read_text("RECORD") or "", re.MULTILINE):
+                return brought.version
+    return None
 
 
 def host() -> dict[str, Any]:

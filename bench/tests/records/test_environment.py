@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -47,6 +48,34 @@ def test_the_stack_says_what_changes_speed(monkeypatch: pytest.MonkeyPatch) -> N
         assert stack["packages"][name] == importlib.metadata.version(name)
     found = environment.variables(["OMP_NUM_THREADS", "MY_SWITCH", "NOT_SET"])
     assert found == {"OMP_NUM_THREADS": "2", "MY_SWITCH": "on"}
+
+
+@pytest.mark.parametrize("brings", ["triton-rocm", "pytorch-triton-xpu", ""])
+def test_the_compilers_version_is_recorded_whoever_brings_it(
+    brings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds of torch for some vendors require a distribution of another name."""
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "triton":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))  # as some plug-ins put there
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton/__init__.py").write_text("raise RuntimeError('imported')")
+    others = {"a_triton_tool": "tool/triton/__init__.py", "triton_kernels": "triton_kernels/x.py"}
+    ours = {brings.replace("-", "_"): "triton/__init__.py"} if brings else {}
+    for name, holds in {**others, **ours}.items():
+        folder = tmp_path / f"{name}-3.{len(name)}+git1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 3.{len(name)}+git1\n")
+        (folder / "RECORD").write_text(f"{holds}/more.py,,\n{holds},sha256=x,1\n")
+    found = environment._package_versions.__wrapped__().get("triton")
+    assert found == (f"3.{len(brings)}+git1" if brings else None)
 
 
 FAMILIES = {
