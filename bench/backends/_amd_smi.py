@@ -12,8 +12,10 @@ import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from bench.backends import _sysfs
 from bench.records.observed import Reading, Reason, Scope
 from bench.telemetry.figures import Sheet, figure, held
 from bench.telemetry.source import NotObservable, Process, Source, printed_json, said
@@ -105,6 +107,7 @@ class AmdSmiSource(Source):
             raise NotObservable(f"amdsmi does not load ({error})") from error
         self._index = physical(index)
         self._handle = self._find(self._index)
+        self._apu = _sysfs.apu(str(self._get("memory", "amdsmi_get_gpu_device_bdf")))
         self.is_part(partitioned(self._get("partition", "amdsmi_get_gpu_compute_partition")))
         mode = self._get("partition", "amdsmi_get_gpu_virtualization_mode")
         mode = mode.get("mode") if isinstance(mode, dict) else mode
@@ -137,6 +140,7 @@ class AmdSmiSource(Source):
         sheet.take("utilisation", _fields(activity, "gfx_activity"))
         memory = self._get("memory", "amdsmi_get_gpu_vram_usage")
         sheet.take("memory", _fields(memory, "vram_used"), "MB")
+        _of_apu(sheet, self._apu)
         reading = sheet.reading(reasons=self._reasons())
         if reading == Reading():
             raise NotObservable("amdsmi says nothing of this device")
@@ -178,14 +182,25 @@ class AmdSmiSource(Source):
         return tuple(dict.fromkeys(ACTIVE[name] for name in known if told[name] == 1))
 
     def processes(self) -> tuple[Process, ...] | None:
-        """Those that hold memory of the device: each that computes on another has it open too."""
+        """Those that hold memory of the device: each that computes on another has it open too.
+
+        Of an APU any memory counts; MI300A's have none by these figures (rocm-systems 2601).
+        """
         found = self._get("processes", "amdsmi_get_gpu_process_list")
         if not isinstance(found, list):
             return None
         known = [p for p in found if isinstance(p, dict) and isinstance(p.get("pid"), int)]
-        memory = (next(iter(_fields(p.get("memory_usage"), "vram_mem")), None) for p in known)
-        users = [Process(p["pid"], held(m)) for p, m in zip(known, memory, strict=True)]
-        return tuple(p for p in users if p.memory_bytes != 0)
+        kinds = ("vram_mem", "gtt_mem") if self._apu else ("vram_mem",)
+        users = []
+        for one in known:
+            said = [held(m) for m in _fields(one.get("memory_usage"), *kinds)]
+            told = [size for size in said if size is not None]
+            users.append(Process(one["pid"], sum(told) if told else None))
+        there = tuple(p for p in users if p.memory_bytes != 0)
+        if self._apu and users and not there:
+            self.absent["processes"] = "amdsmi: not what memory an APU's processes have"
+            return None
+        return there
 
     def _get(self, quantity: str, name: str, *arguments: Any) -> Any:
         return self.ask(quantity, self._smi, name, self._handle, *arguments)
@@ -197,11 +212,15 @@ class AmdSmiProgram(Source):
     name = "amd-smi"
     scope: Scope = "package"
     interval_seconds = 1.0
+    _apu: Path | None = None
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self._index = gpu_of(physical(index))
         self.card = str(self._index)
+        with suppress(NotObservable):
+            listed = card_of(said(self.name, "list", "--json"), self._index)
+            self._apu = _sysfs.apu(str(listed.get("bdf")))
         with suppress(NotObservable):  # older ones do not know the option, nor partitions
             words = said("amd-smi", "static", "--partition", "--json")
             found = card_of(words, self._index).get("partition")
@@ -210,6 +229,7 @@ class AmdSmiProgram(Source):
     def read(self) -> Reading:
         """The figures of one GPU."""
         sheet = parse_amd_smi(said("amd-smi", "metric", "--json"), self._index)
+        _of_apu(sheet, self._apu)
         self.absent = {**sheet.absent, "reasons": "amd-smi does not say them in one word"}
         return sheet.reading()
 
@@ -229,14 +249,21 @@ class RocmSmiProgram(Source):
         cards = [int(match[1]) for match in named if match]
         self._index = _only(cards, physical(index), self.name)
         self.card = str(self._index)
-        with suppress(NotObservable):  # likewise
-            found = printed_json(said("rocm-smi", "--showcomputepartition", "--json"), self.name)
+        self._apu = _sysfs.apu(self._one("--showbus", "PCI Bus"))
+        self.is_part(partitioned(self._one("--showcomputepartition", "Compute Partition")))
+
+    def _one(self, option: str, name: str) -> str:
+        """What one option says of this card; empty where an older program does not know it."""
+        with suppress(NotObservable):
+            found = printed_json(said(self.name, option, "--json"), self.name)
             card = found.get(f"card{self._index}") if isinstance(found, dict) else None
-            self.is_part(partitioned(*_fields(card, "Compute Partition")))
+            return "".join(map(str, _fields(card, name)))
+        return ""
 
     def read(self) -> Reading:
         """The figures of one GPU."""
         sheet = parse_rocm_smi(said("rocm-smi", *ROCM_SMI), self._index)
+        _of_apu(sheet, self._apu)
         self.absent = {**sheet.absent, "reasons": "rocm-smi does not say them"}
         return sheet.reading()
 
@@ -342,6 +369,18 @@ def parse_rocm_smi(text: str, index: int) -> Sheet:
     for quantity, unit, names in ROCM_FIELDS:
         sheet.take(quantity, _fields(card, *names), unit)
     return sheet
+
+
+def _of_apu(sheet: Sheet, card: Path | None) -> None:
+    """Puts an APU's memory in use in the place of what these tools say, which is of the little
+    alone that is set aside for it; card: its folder of the driver's, None of any other device."""
+    if card is None:
+        return
+    if used := _sysfs.apu_bytes(card, "used"):
+        sheet.take("memory", [sum(used)])
+        sheet.absent.pop("memory", None)
+    else:
+        sheet.refuse("memory", "an APU's lies in the host's, and its driver does not say how much")
 
 
 def _fields(holder: Any, *names: str) -> list[Any]:

@@ -36,6 +36,13 @@ def settings(device: Any, *drivers: str) -> dict[str, str]:
     properties = None
     with suppress(Exception):  # a vendor's library fails as it likes
         properties = device.ask("get_device_properties", device.info.index)
+    here = card(properties, *drivers)
+    found = {name: _said(here, name) for name in FILES} if here else {}
+    return {name: text for name, text in found.items() if text}
+
+
+def card(properties: Any, *drivers: str) -> Path | None:
+    """The folder of one device of these drivers, found as above; None where it is not known."""
     cards = [
         card for one in drivers for card in sorted((SYS / "bus/pci/drivers" / one).glob("*:*:*.*"))
     ]
@@ -46,8 +53,38 @@ def settings(device: Any, *drivers: str) -> dict[str, str]:
         cards = [card for card in cards if card.name == f"{domain:04x}:{bus:02x}:{slot:02x}.0"]
     except AttributeError:  # an older torch
         cards = [card for card in cards if _said(card, "power_limit_watts")]
-    found = {name: _said(cards[0], name) for name in FILES} if len(cards) == 1 else {}
-    return {name: text for name, text in found.items() if text}
+    return cards[0] if len(cards) == 1 else None
+
+
+def pci_device(card: Path | None) -> str:
+    """Which chip it is, by its vendor's number: `74a1`; empty where that is not said."""
+    with suppress(OSError):
+        return (card / "device").read_text().strip().removeprefix("0x") if card else ""
+    return ""
+
+
+def apu(address: str) -> Path | None:
+    """The folder of an AMD device, if the host's memory is its own; None of a card.
+
+    From Renoir on an APU's table of metrics is of format 2 or 3, a card's and MI300A's of 1.
+    Source: Linux, drivers/gpu/drm/amd/include/kgd_pp_interface.h.
+    """
+    card = SYS / "bus/pci/drivers/amdgpu" / address.lower()
+    with suppress(OSError, IndexError):
+        if pci_device(card) == "74a0" or (card / "gpu_metrics").read_bytes()[2] > 1:
+            return card
+    return None
+
+
+def apu_bytes(card: Path, what: str) -> list[int]:
+    """`used` or `total`: of what is set aside for an APU, and of the rest that it maps (GTT).
+
+    It keeps what is allocated in one of both, by kernel and driver. Empty where it is not said.
+    """
+    with suppress(OSError, ValueError):
+        kinds = ("vram", "gtt")
+        return [int((card / f"mem_info_{kind}_{what}").read_text()) for kind in kinds]
+    return []
 
 
 def _said(card: Path, name: str) -> str:

@@ -142,8 +142,14 @@ class TorchDevice(Device):
         )
 
     def free_and_total(self) -> tuple[int, int]:
-        """Bytes of its memory, as the driver says; `NotAvailable` where it does not."""
-        free, total = self.ask("mem_get_info", self.info.index)
+        """In bytes, as its driver says; `NotAvailable` if it does not or fails (pytorch 126015)."""
+        try:
+            free, total = self.ask("mem_get_info", self.info.index)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self.synchronize()  # raises what a lost device has died of
+            raise NotAvailable(first_line(error)) from error
         return free, total
 
     def _peak(self, name: str) -> int:
@@ -304,7 +310,7 @@ class TorchBackend(Backend):
         with suppress(NotAvailable):
             name = ask(module, "get_device_name", index)
         if size is None:
-            with suppress(NotAvailable):
+            with suppress(NotAvailable, RuntimeError):
                 size = int(ask(module, "mem_get_info", index)[1])
         facts = {"torch": str(torch.__version__), **_caches.said(properties)}
         # Without emulation, if it takes the word. Of who borrows `cuda` torch knows no emulation.
@@ -343,10 +349,8 @@ class TorchBackend(Backend):
         """
         import torch
 
-        if (
-            "bfloat16" in (precision.weights, precision.autocast)
-            and info.facts.get("bfloat16") == "no"
-        ):
+        has = info.facts.get("bfloat16") != "no"
+        if not has and "bfloat16" in (precision.weights, precision.autocast):
             return f"{info.name} has no bfloat16, says its runtime"
         if not precision.tried:
             return None

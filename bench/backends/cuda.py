@@ -106,7 +106,10 @@ class CudaBackend(TorchBackend):
 
     def recorded_variables(self) -> tuple[str, ...]:
         """What changes the speed or the numbers of CUDA kernels."""
-        return ("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "CUTLASS_*", "NVTE_*")
+        return (
+            *("CUDA_*", "NVIDIA_*", "NCCL_*", "CUBLAS*", "CUDNN_*", "CUTLASS_*", "NVTE_*"),
+            *("PTXAS_*", "DISABLE_PTXAS_*", "DISABLE_MMA_*"),  # Triton's
+        )
 
     def heeded(self, given: Mapping[str, str]) -> Mapping[str, str]:
         """With NCCL's files."""

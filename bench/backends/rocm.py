@@ -24,6 +24,21 @@ from bench.telemetry.source import Source
 HYGONS = re.compile("gfx9(26|28|2a|36|38)")
 """Of Hygon's alone, whose names (BW1000) say nothing; its Z100 has AMD's gfx906."""
 
+EMULATES_BF16 = re.compile("gfx(8|10|90[02-79c])")
+"""GCN, Vega, RDNA 1 and 2: no instruction of theirs multiplies bfloat16, as MI100's do (LLVM,
+AMDGPUUsage). Torch's `is_bf16_supported` says yes of every HIP."""
+UNNAMED = re.compile(r"(amd|radeon|\(tm\)|graphics|device|gpu|unknown|gfx\w+|\s)*", re.IGNORECASE)
+"""Of a chip that is not in the libdrm that is here, or has no table of names (TheRock 4693)."""
+INSTINCTS: dict[str, str] = dict(
+    re.findall(
+        r"(\w{4}) ([^,]+)",
+        "738c MI100,7408 MI250X,740c MI250X / MI250,740f MI210,74a0 MI300A,74a1 MI300X,74a2 MI308X,"
+        "74a5 MI325X,74a8 MI308X HF,74a9 MI300X HF,74b5 MI300X VF,74b6 MI308X,74bd MI300X HF,"
+        "75a0 MI350X,75a3 MI355X,75b0 MI350X VF,75b3 MI355X VF",
+    )
+)
+"""By PCI device id: as libdrm's newest table, data/amdgpu.ids, has them."""
+
 
 class RocmProducts(Products):
     """Scales of blocks lie row by row, as torch wants them from hipBLASLt before 7.13.
@@ -93,6 +108,7 @@ class RocmBackend(TorchBackend):
         return (
             *("HSA_*", "HIP_*", "ROC*", "DEBUG_CLR_*", "DEBUG_HIP_*", "PAL_*"),
             *("AMD_*", "HIPBLAS*", "MIOPEN_*", "TENSILE_*", "NCCL_*", "RCCL_*", "GPU_*"),
+            "AMDGCN_*",  # Triton's
             "CUDA_*",  # HIP heeds some of them
         )
 
@@ -116,7 +132,8 @@ class RocmBackend(TorchBackend):
         return amd_source(index)
 
     def describe(self, module: Any, index: int) -> DeviceInfo:
-        """With its architecture and the versions of HIP and of the driver."""
+        """With its architecture and the versions of HIP and of the driver; an APU with all that its
+        driver gives it, of which torch may say half (TheRock 4645)."""
         import torch
 
         info = super().describe(module, index)
@@ -131,13 +148,32 @@ class RocmBackend(TorchBackend):
             "multiprocessors": str(properties.multi_processor_count),
             **_loaded.versions(rocblas="rocblas_get_version_string"),
         }
+        if EMULATES_BF16.match(facts["architecture"]):
+            facts["bfloat16"] = "no"
         hygons = HYGONS.match(facts["architecture"]) or info.name.startswith("Z100")
         vendor = "Hygon" if hygons else compatible_vendor(info.name, os.environ) or self.vendor
-        return msgspec.structs.replace(info, facts=facts, vendor=vendor)
+        name, size, card = info.name, info.memory_bytes, _sysfs.card(properties, "amdgpu")
+        if card and size and getattr(properties, "is_integrated", 0):
+            vram, gtt = _sysfs.apu_bytes(card, "total") or (0, 0)
+            size = max(size, vram, gtt if size > vram else 0)  # an older kernel keeps to the first
+        if UNNAMED.fullmatch(name):
+            chip = INSTINCTS.get(_sysfs.pci_device(card))
+            kind = facts["architecture"].partition(":")[0]
+            name = f"{vendor} {kind}, {facts['multiprocessors']} CUs"
+            name = f"AMD Instinct {chip}" if chip else name
+        return msgspec.structs.replace(
+            info, name=name, memory_bytes=size, facts=facts, vendor=vendor
+        )
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """The MI300s have an fp8 of their own, with half the range of the one meant here."""
-        if precision.arithmetic == "fp8" and info.facts["architecture"].startswith("gfx94"):
+        """An emulated bfloat16 is no figure of the chip's; the MI300s have an fp8 of their own,
+        with half the range of the one meant here.
+        """
+        kind = info.facts["architecture"].partition(":")[0]
+        wide = "bfloat16" in (precision.weights, precision.autocast)
+        if wide and EMULATES_BF16.match(kind):
+            return f"{kind} only emulates bfloat16"
+        if precision.arithmetic == "fp8" and kind.startswith("gfx94"):
             return "gfx94x multiplies e4m3fnuz, not e4m3fn"
         return super().unsupported(info, precision)
 

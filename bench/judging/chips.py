@@ -19,6 +19,7 @@ import msgspec
 
 from bench.catalogue import configs_folder
 from bench.errors import SuiteError
+from bench.records.environment import section
 from bench.units import significant
 
 USER_FILE = "ACCELMARK_CHIPS"
@@ -282,6 +283,27 @@ def units_of(facts: Any) -> int | None:
     """Multiprocessors of a device, by its facts in a record; None where it does not say."""
     said = facts.get("multiprocessors") if isinstance(facts, Mapping) else None
     return int(said) if isinstance(said, str) and said.isdecimal() else None
+
+
+def one_kind(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two devices, as headers of runs have them, are of one name, architecture and number
+    of multiprocessors.
+
+    What a side does not say does not count. A name without a number, or one that is made of the
+    architecture, is a driver's that does not know the chip: then the other two tell.
+    """
+    names = [str(device.get("name")) for device in (base, other)]
+    facts = [section(device, "facts") for device in (base, other)]
+    architectures = [str(one.get("architecture", "")).partition(":")[0] for one in facts]
+    units = [units_of(one) for one in facts]
+    known = all(re.search(r"\d", said) for said in architectures) and None not in units
+    if known and (len({*architectures}) > 1 or len({*units}) > 1):
+        return False
+    unnamed = [
+        not re.search(r"\d", name) or architecture in name
+        for name, architecture in zip(names, architectures, strict=True)
+    ]
+    return names[0] == names[1] or (known and any(unnamed))
 
 
 def _named(device_name: str) -> Iterator[Chip]:

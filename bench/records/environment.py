@@ -8,6 +8,7 @@ by an allow-list of families: never a user name, a host name, a path of the user
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.metadata
 import os
 import platform
@@ -37,8 +38,9 @@ VARIABLES = (
     *("MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*", "XNNPACK_*", "ATEN_*"),
     *("TORCH*", "PYTORCH_*", "TRITON_*", "LRU_CACHE_CAPACITY", "THP_MEM_ALLOC_ENABLE"),
     *("DIFFUSERS_*", "FLASH_ATTENTION_*", "TRANSFORMERS_*", "XFORMERS_*"),
-    # Torch's own by other names, and its profiler's.
+    # Torch's own by other names, its profiler's, and Triton's.
     *("DISABLE_ADDMM_*", "ENABLE_INTRA_NODE_COMM", "KINETO_*"),
+    *("DISABLE_FAST_REDUCTION", "DISABLE_LLVM_OPT"),
     # What carries messages between devices.
     *("FI_*", "OFI_*", "UCX_*", "SHARP_*", "NVSHMEM_*"),
     # Where memory comes from, and what is put in the place of a library's functions.
@@ -229,7 +231,20 @@ def _package_versions() -> Mapping[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if "triton" not in versions and (found := _compilers_version()):
+        versions["triton"] = found
     return {**versions, "accelmark": bench.__version__}  # which another Python need not have
+
+
+def _compilers_version() -> str | None:
+    """Triton's, by the distribution that brings it, which has another name for some vendors."""
+    found = importlib.machinery.PathFinder.find_spec("triton")  # whatever a worker has loaded
+    if found and found.origin:
+        for info in sorted(Path(found.origin).parents[1].glob("*triton*.dist-info")):
+            brought = importlib.metadata.Distribution.at(info)
+            if re.search(r"^triton/__init__\.py,", brought.read_text("RECORD") or "", re.MULTILINE):
+                return brought.version
+    return None
 
 
 def host() -> dict[str, Any]:

@@ -18,7 +18,7 @@ OTHER_CLOCK = 0.05
 def settings(files: tuple[RunFile, RunFile], alike: bool) -> Iterator[Difference]:
     """Clocks that differ between two runs as only a setting makes them; of work that both have.
 
-    alike: whether their devices are of one name, whose memory then has one clock.
+    alike: whether their devices are of one kind, whose memory then has one clock.
     """
     names = [{launch.case.name for launch in file.launches} for file in files]
     base, other = (

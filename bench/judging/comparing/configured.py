@@ -15,6 +15,7 @@ import msgspec
 
 from bench import catalogue
 from bench.errors import AccelmarkError
+from bench.judging.chips import one_kind
 from bench.judging.comparing import clock_settings
 from bench.judging.comparing.differences import ABSENT, Difference, states
 from bench.judging.comparing.reasons import Code
@@ -32,7 +33,7 @@ from bench.records.run import Run, RunFile
 HOST_SETTINGS = ("cpu_quota_cores", "affinity_cores", "governor")
 """Facts of a host that somebody sets, and that slow what computes on it."""
 DEVICE_SETTINGS = re.compile(r"limit|_max_mhz|_mode$|^ecc")
-"""Facts of a device that somebody sets; told as such between devices of one name."""
+"""Facts of a device that somebody sets; told as such between devices of one kind."""
 STACK_SETTINGS = ("threads", "cpu_capability", "mkldnn")
 """What torch made of its settings on a host; told where no variable that differs explains it."""
 VERSION = re.compile(r"v?\d+(\.\d+)+")
@@ -51,11 +52,11 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     frameworks: tuple[str, ...] = ()
     """Of base and other, where those differ: a ceiling is then what each makes of its chip."""
     versions: tuple[Difference, ...] = ()
-    """Of framework, driver and the like, where they differ on devices of one name: what they make
+    """Of framework, driver and the like, where they differ on devices of one kind: what they make
     of one chip, which is then no chip's doing."""
 
     clocks: tuple[str, ...] = ()
-    """Cases that are ceilings, and differ on devices of one name by their clock alone."""
+    """Cases that are ceilings, and differ on devices of one kind by their clock alone."""
 
     @property
     def unintended(self) -> tuple[Difference, ...]:
@@ -115,7 +116,7 @@ def _versions(
     files: tuple[RunFile, RunFile], differences: Sequence[Difference]
 ) -> Iterator[Difference]:
     devices = [file.run.device for file in files]
-    if devices[0].get("name") != devices[1].get("name"):
+    if not one_kind(*devices):
         return
     names = {file.run.framework for file in files}
     names.update(*(section(device, "facts") for device in devices))
@@ -140,7 +141,7 @@ def _settings(
     files: tuple[RunFile, RunFile], differences: Sequence[Difference]
 ) -> Iterator[Difference]:
     devices = [file.run.device for file in files]
-    alike = devices[0].get("name") == devices[1].get("name")
+    alike = one_kind(*devices)
     on_hosts = any(device.get("backend") == "cpu" for device in devices)
     variables = [_variables(file) for file in files]
     switches = states(*files)

@@ -5,7 +5,7 @@ set it. So FASTER and SLOWER must hold for throughput divided by the clock that 
 to run at. It is the robust rule of nvbench's comparison, with each launch by its own clock; of
 several devices by that of the slowest.
 
-Of one name of device only: a cycle of another is another unit. Not of work that memory, the link,
+Of one kind of device only: a cycle of another is another unit. Not of work that memory, the link,
 an input pipeline or the host limits, whose rate is not counted in the clock's cycles.
 """
 
@@ -16,6 +16,7 @@ import math
 import msgspec
 
 from bench import stats
+from bench.judging.chips import one_kind
 from bench.judging.comparing.side import Side
 from bench.judging.row import Row
 
@@ -52,8 +53,7 @@ class PerCycle(msgspec.Struct, frozen=True, kw_only=True):
 
 def per_cycle(sides: tuple[Side, Side], base: Row, other: Row, level: float) -> PerCycle | None:
     """None where a clock was not observable, or where cycles are not what the two differ in."""
-    devices = [side.file.run.device for side in sides]
-    if devices[0].get("name") != devices[1].get("name"):
+    if not one_kind(*(side.file.run.device for side in sides)):
         return None
     if any(row.limit is not None and row.limit[0] in OTHERWISE_LIMITED for row in (base, other)):
         return None

@@ -40,15 +40,19 @@ OPERATOR = re.compile(r"^(?!autograd|torch|profiler)[a-z_]\w*::\w+$")
 WRITES_KERNEL_NAMES = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
 """At 1, kernels that are compiled for a CPU tell the profiler their names."""
 KERNEL_KINDS: tuple[tuple[Kind, str], ...] = (
-    ("copy", r"memcpy|memset"),
-    ("attention", r"flash|fmha|attention|attn"),
-    ("convolution", r"conv(?!ert)|fprop|wgrad|dgrad|igemm_(fwd|bwd|wrw)"),
+    (
+        "copy",
+        r"memcpy|memset|(copy|fill)buffer|memory_copy|subtensorop"
+        r"|batched_?transpose|^transpose_(nchw|cnhw)",
+    ),
+    ("attention", r"flash|fmha|attention|attn|bwd_(kernel_(dk_dv|dq|fuse)|(pre|post)process)"),
+    ("convolution", r"conv(?!ert)|fprop|[wd]grad|igemm_(fwd|bwd|wrw)|im[23]d2col|col2im[23]d"),
     ("matmul", r"gemm|gemv|matmul|splitk|_mm_|cutlass|nvjet|(^|_)cijk_"),
     ("normalization", r"(layer|batch|group|rms|instance)_?norm|bn_[fb]w"),
     ("optimizer", r"adam|sgd|multi_tensor"),
     ("gather and scatter", r"(?<!with_)index|gather|scatter|embedding"),
     ("reduction", r"reduce|softmax|pool"),
-    ("elementwise", r"elementwise|vectorized|pointwise"),
+    ("elementwise", r"elementwise|vectorized|pointwise|^op(\dd)?tensor"),
 )
 """Of kernels of libraries, by their names."""
 FIRST: tuple[Kind, ...] = (

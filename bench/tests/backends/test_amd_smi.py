@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bench.backends import _amd_smi
+from bench.backends import _amd_smi, _sysfs
 from bench.records.observed import Reading
 from bench.telemetry.source import NotObservable, Process, Source, of_this_device
 from bench.tests.backends.vendor_tool import tool
@@ -251,6 +251,83 @@ def test_a_virtual_function_is_told_as_shared(monkeypatch: pytest.MonkeyPatch) -
     guest = SimpleNamespace(name="AMDSMI_VIRTUALIZATION_MODE_GUEST")
     fake.amdsmi_get_gpu_virtualization_mode = lambda handle: {"mode": guest}
     assert amd(monkeypatch, fake).scope == "shared"
+
+
+GIB = 2**30
+STRIX = {"mem_info_vram_used": 489 * 2**20, "mem_info_gtt_used": 3 * GIB}
+MI300A = {"mem_info_vram_used": 0, "mem_info_gtt_used": 3 * GIB, "device": "0x74a0"}
+
+
+def amdgpu(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, address: str, form: int, **files: object
+) -> None:
+    """A card of the kernel's driver."""
+    monkeypatch.setattr(_sysfs, "SYS", folder)
+    card = folder / "bus/pci/drivers/amdgpu" / address
+    card.mkdir(parents=True)
+    (card / "gpu_metrics").write_bytes(bytes([64, 0, form, 0]))
+    for name, text in files.items():
+        (card / name).write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("form", "files", "used"),
+    [
+        (3, STRIX, 3 * GIB + 489 * 2**20),
+        (1, MI300A, 3 * GIB),
+        (2, {}, None),  # an APU whose driver is older
+        (1, {**STRIX, "device": "0x74a1"}, GIB),  # a card, which maps memory of the host too
+    ],
+)
+def test_an_apus_memory_lies_in_the_hosts(
+    form: int,
+    files: dict[str, object],
+    used: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """These tools tell what is set aside for it: `check-backend` took its figures for another's."""
+    amdgpu(tmp_path / "sys", monkeypatch, "0000:c1:00.0", form, **files)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    fake: Any = FakeAmdSmi()
+    fake.amdsmi_get_gpu_device_bdf = lambda handle: "0000:c1:00.0"
+    sources = [amd(monkeypatch, fake)]
+    if os.name == "posix":
+        memory = '"power": {"socket_power": 90}, "mem_usage": {"used_vram": 1024}'
+        tool(tmp_path, f'echo \'[{{"gpu": 0, "bdf": "0000:C1:00.0", {memory}}}]\'', "amd-smi")
+        card = f'"PCI Bus": "0000:C1:00.0", "VRAM Total Used Memory (B)": "{GIB}"'
+        tool(tmp_path, f"echo '{{\"card0\": {{{card}}}}}'", "rocm-smi")
+        sources += [_amd_smi.AmdSmiProgram(0), _amd_smi.RocmSmiProgram(0)]
+    for source in sources:
+        assert source.read().memory_used_bytes == used, source.name
+        why = "an APU's lies in the host's, and its driver does not say how much"
+        assert source.absent.get("memory") == (None if used else why)
+
+
+def test_who_computes_on_an_apu_has_memory_of_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 GB of a llama-server, of which 5 MB were counted; MI300A's processes seem to have none."""
+    fake: Any = FakeAmdSmi()
+    fake.amdsmi_get_gpu_device_bdf = lambda handle: "0000:c1:00.0"
+
+    def listed(*memory: dict[str, Any]) -> Any:
+        fake.amdsmi_get_gpu_process_list = lambda handle: [
+            {"pid": pid, "memory_usage": held} for pid, held in enumerate(memory, 100)
+        ]
+        return source.processes()
+
+    source = amd(monkeypatch, fake)
+    idle, busy = {"vram_mem": 0, "gtt_mem": 0}, {"vram_mem": 5, "gtt_mem": 60 * GIB}
+    assert listed(idle, busy, {"vram_mem": 0, "gtt_mem": 7}) == (Process(101, 5),), "a card"
+    amdgpu(tmp_path, monkeypatch, "0000:c1:00.0", 3, **STRIX)
+    source = amd(monkeypatch, fake)
+    assert listed(idle, busy, {"vram_mem": "N/A", "gtt_mem": 7}, {"vram_mem": "N/A"}) == (
+        *(Process(101, 5 + 60 * GIB), Process(102, 7), Process(103, None)),
+    )
+    assert listed() == (), "nobody has it open"
+    assert listed(idle, idle) is None, "not `nobody`: the worker has some, whatever is said"
+    assert source.absent["processes"] == "amdsmi: not what memory an APU's processes have"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")

@@ -233,7 +233,31 @@ def test_hygons_are_known_by_their_architecture(
     assert info.vendor == vendor
     monkeypatch.setattr(_trial, "refusal", lambda *_: None)
     refused = rocm.BACKEND.unsupported(info, PRECISIONS["fp8"])
-    assert (refused is None) == (architecture != "gfx942"), "only those have an fp8 of their own"
+    assert (refused is None) == (architecture not in ("gfx942", "gfx906")), "an fp8 of their own"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "has"),
+    [
+        *(dict.fromkeys(("gfx803", "gfx900", "gfx906:xnack-", "gfx90c", "gfx1030"), False).items()),
+        *(dict.fromkeys(("gfx908", "gfx90a", "gfx942", "gfx950", "gfx1100"), True).items()),
+        *(dict.fromkeys(("gfx1201", "gfx928", "gfx936", "not available"), True).items()),
+    ],
+)
+def test_a_bfloat16_that_is_emulated_is_not_measured(
+    borrowed: BorrowedCuda, monkeypatch: pytest.MonkeyPatch, architecture: str, has: bool
+) -> None:
+    """Torch says of every HIP that it has one (RX 6900 XT, Radeon VII, Hygon's Z100)."""
+    monkeypatch.setattr(_trial, "refusal", lambda *_: None)
+    borrowed.names, borrowed.architecture = ("AMD Some 1",), architecture
+    borrowed.__dict__["is_bf16_supported"] = lambda: True
+    info = rocm.BACKEND.describe(borrowed, 0)
+    assert info.facts["bfloat16"] == ("yes" if has else "no")
+    why = None if has else f"{architecture.partition(':')[0]} only emulates bfloat16"
+    for name in ("bf16", "bf16-amp", "int8"):
+        assert rocm.BACKEND.unsupported(info, PRECISIONS[name]) == why
+    for name in ("fp16", "fp32", "tf32"):
+        assert rocm.BACKEND.unsupported(info, PRECISIONS[name]) is None
 
 
 def test_generic_goes_on_past_a_plug_in_that_does_not_load(

@@ -133,6 +133,54 @@ def test_both_backends_say_driver_and_limits(put: Put, monkeypatch: pytest.Monke
     assert xpu.XpuDevice(info, "xpu").facts()["power_limit_watts"] == "120"
 
 
+@pytest.mark.parametrize("name", ["AMD Radeon Graphics", "", "AMD Radeon(TM) Graphics", "gfx950"])
+def test_a_chip_that_libdrm_does_not_know_is_named_by_its_pci_device(put: Put, name: str) -> None:
+    """MI355X in sglang's image of ROCm 7.2.4 (its pull request 30984); else one is two chips."""
+    put("amdgpu", "0000:c1:00.0", {"device": "0x75a3\n"})
+    put("amdgpu", "0000:c2:00.0", {"device": "0x1586\n"})
+    module = ModuleType("torch.some")
+
+    def named(said: str, bus: int, architecture: str = "gfx950:sramecc+:xnack-") -> str:
+        properties = SimpleNamespace(
+            name=said, total_memory=1, multi_processor_count=256, gcnArchName=architecture
+        )
+        properties.__dict__.update(at(bus))
+        module.__dict__["get_device_properties"] = lambda index: properties
+        return rocm.RocmBackend().describe(module, 0).name
+
+    assert named(name, 0xC1) == "AMD Instinct MI355X"
+    assert named(name, 0xC2) == "AMD gfx950, 256 CUs", "no chip of the table"
+    assert named(name, 0x03) == "AMD gfx950, 256 CUs", "no such address, as where /sys is hidden"
+    assert named("", 0x03, "gfx92a") == "Hygon gfx92a, 256 CUs"
+    for known in ("AMD Radeon 8060S Graphics", "AMD Custom GPU 0405", "Z100L"):
+        assert named(known, 0xC1) == known
+
+
+@pytest.mark.parametrize(
+    ("integrated", "files", "gib"),
+    [
+        (1, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 120 * 2**30}, 120),
+        (1, {"mem_info_vram_total": 96 * 2**30, "mem_info_gtt_total": 16 * 2**30}, 96),
+        (1, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 16 * 2**30}, 62),
+        (1, {"mem_info_vram_total": 62 * 2**30, "mem_info_gtt_total": 120 * 2**30}, 62),
+        (1, {}, 62),
+        (0, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 120 * 2**30}, 62),
+    ],
+)
+def test_an_apu_has_the_memory_that_its_driver_gives_it(
+    put: Put, integrated: int, files: dict[str, int], gib: int
+) -> None:
+    """Strix Halo: torch said 62 GiB, and gave 120; cases were skipped as too large."""
+    put("amdgpu", "0000:c1:00.0", {name: f"{size}\n" for name, size in files.items()})
+    properties = SimpleNamespace(
+        name="AMD Radeon 8060S Graphics", total_memory=62 * 2**30, multi_processor_count=20
+    )
+    properties.__dict__.update(at(0xC1), is_integrated=integrated)
+    module = ModuleType("torch.some")
+    module.__dict__["get_device_properties"] = lambda index: properties
+    assert rocm.RocmBackend().describe(module, 0).memory_bytes == gib * 2**30
+
+
 def test_a_lower_power_limit_is_a_setting_and_another_driver_no_chip() -> None:
     """MI300X capped from 750 to 500 W (ROCm 5231)."""
     low = {**SAID, "power_limit_watts": "500"}

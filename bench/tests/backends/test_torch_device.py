@@ -129,6 +129,31 @@ def test_a_driver_that_counts_less_than_the_allocator_holds_says_nothing(
     assert device(counts).memory().device_used_bytes == used
 
 
+def test_a_driver_whose_count_fails_spoils_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hipMemGetInfo, of some drivers (pytorch 126015): once `failed` after all was measured."""
+    import torch
+
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
+
+    def raises(text: str) -> Any:
+        def fail(index: int) -> None:
+            raise RuntimeError(text)
+
+        return fail
+
+    broken = raises("HIP error: invalid argument")
+    sound = module(mem_get_info=broken, max_memory_allocated=lambda i: 5, synchronize=lambda i: 0)
+    found = device(sound).memory()
+    assert (found.peak_bytes, found.device_used_bytes) == (5, None)
+    assert TorchBackend.describe(rocm.BACKEND, sound, 0).memory_bytes is None
+    lost = "HIP error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        device(module(mem_get_info=broken, synchronize=raises(lost))).memory()
+    full = module(mem_get_info=raises("HIP error: out of memory"), synchronize=lambda i: 0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        device(full).memory()
+
+
 @pytest.mark.parametrize(
     ("counters", "peak", "scope"),
     [

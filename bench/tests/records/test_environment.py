@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -49,6 +50,34 @@ def test_the_stack_says_what_changes_speed(monkeypatch: pytest.MonkeyPatch) -> N
     assert found == {"OMP_NUM_THREADS": "2", "MY_SWITCH": "on"}
 
 
+@pytest.mark.parametrize("brings", ["triton-rocm", "pytorch-triton-xpu", ""])
+def test_the_compilers_version_is_recorded_whoever_brings_it(
+    brings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds of torch for some vendors require a distribution of another name."""
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "triton":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))  # as some plug-ins put there
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton/__init__.py").write_text("raise RuntimeError('imported')")
+    others = {"a_triton_tool": "tool/triton/__init__.py", "triton_kernels": "triton_kernels/x.py"}
+    ours = {brings.replace("-", "_"): "triton/__init__.py"} if brings else {}
+    for name, holds in {**others, **ours}.items():
+        folder = tmp_path / f"{name}-3.{len(name)}+git1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 3.{len(name)}+git1\n")
+        (folder / "RECORD").write_text(f"{holds}/more.py,,\n{holds},sha256=x,1\n")
+    found = environment._package_versions.__wrapped__().get("triton")
+    assert found == (f"3.{len(brings)}+git1" if brings else None)
+
+
 FAMILIES = {
     "DNNL_MAX_CPU_ISA": "SSE41",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -70,6 +99,8 @@ FAMILIES = {
     "DIFFUSERS_ATTN_BACKEND": "flash",
     "DNNL_OF_A_LATER_VERSION": "x",
     "DISABLE_ADDMM_CUDA_LT": "1",
+    "DISABLE_LLVM_OPT": "disable-lsr",
+    "DISABLE_FAST_REDUCTION": "1",
     "ENABLE_INTRA_NODE_COMM": "1",
     "KINETO_USE_DAEMON": "1",
     "UCX_TLS": "rc",
@@ -161,9 +192,10 @@ def test_libraries_of_links_are_known_by_their_names(name: str, idle: bool) -> N
 def test_every_backend_declares_its_vendors_families() -> None:
     """Those of the issue, for each vendor; and no family that would take everything."""
     wanted = {
-        "cuda": "CUDA_X NVIDIA_X NCCL_X CUBLAS_X CUBLASLT_X CUDNN_X",
+        "cuda": "CUDA_X NVIDIA_X NCCL_X CUBLAS_X CUBLASLT_X CUDNN_X PTXAS_OPTIONS DISABLE_PTXAS_OPT"
+        " DISABLE_MMA_V5",
         "rocm": "HSA_X HIP_X ROCR_X ROCBLAS_X MIOPEN_X AMD_X HIPBLASLT_X ROCPROFILER_X ROCP_X"
-        " ROC_GLOBAL_CU_MASK DEBUG_CLR_X DEBUG_HIP_X PAL_X",
+        " ROC_GLOBAL_CU_MASK DEBUG_CLR_X DEBUG_HIP_X PAL_X AMDGCN_USE_BUFFER_OPS",
         "ascend": "ASCEND_X ACL_X ACLNN_X HCCL_X NPU_X LCCL_X P2P_HCCL_BUFFSIZE PER_STREAM_QUEUE"
         " CLOSE_MATMUL_K_SHIFT STREAMS_PER_DEVICE OOM_SNAPSHOT_ENABLE FASTAUTOTUNE AUTOTUNE_METHOD"
         " ANIR_MODE INDUCTOR_ASCEND_AGGRESSIVE_AUTOTUNE CATLASS_EPILOGUE_FUSION USE_STORE_IN_CAT"

@@ -70,6 +70,34 @@ def test_a_setting_that_differs_is_named_before_the_ratio_and_is_not_the_chip() 
     assert "a setting may be the cause" in row["chip_doubt"]
 
 
+def chip(name: str, architecture: str = "gfx950", units: str = "256", **facts: str) -> RunFile:
+    told = {"architecture": f"{architecture}:xnack-", "multiprocessors": units, **facts}
+    return ran(0.01, device={"backend": "some", "index": 0, "name": name, "facts": told})
+
+
+def test_one_chip_is_one_kind_by_whatever_name_its_driver_has_for_it() -> None:
+    """Names are of a table that an image may lack; `chip 0.80 x software 1.00` of one MI355X."""
+
+    def doubt(base: RunFile, other: RunFile) -> str:
+        return compare(base, other).configured.chip_doubt
+
+    known = chip("AMD Instinct MI355X", driver="6.16.6")
+    for name in ("AMD Radeon Graphics", "", "AMD gfx950, 256 CUs", "AMD Instinct MI355X"):
+        newer = chip(name, driver="7.2.4")
+        for pair in ((known, newer), (newer, known)):
+            assert doubt(*pair).startswith("it is one kind of device, "), name
+    newer = chip("AMD Instinct MI350X", driver="7.2.4")
+    assert doubt(known, newer) == "", "two names are two chips"
+    for name in ("AMD Radeon Graphics", "AMD Instinct MI355X"):
+        for parts in (("gfx942", "304"), ("gfx950", "32")):
+            other = chip(name, *parts, driver="7.2.4")
+            assert doubt(chip(name, driver="6.16.6"), other) == "", "a part, or another chip"
+    unsaid = ran(device={**CPU, "name": "AMD Radeon Graphics", "facts": {"driver": "7.2.4"}})
+    assert doubt(known, unsaid) == "", "what the other does not say is not known to be alike"
+    older = ran(device={**CPU, "name": "AMD Radeon Graphics", "facts": {"driver": "6.16.6"}})
+    assert doubt(older, unsaid).startswith("it is one kind of device, ")
+
+
 def with_torch(version: str, seconds: float = 0.01, name: str = "Fake CPU") -> RunFile:
     device = {**CPU, "name": name, "facts": {"torch": version, "usable_cores": "2"}}
     return ran(seconds, device=device, torch=version)
