@@ -110,6 +110,11 @@ class Device(ABC):
         """Peak since the last reset, with its scope. Once a step was recorded, of all that its
         replays keep, though they allocate nothing; or else the scope says that it is not."""
 
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether its memory is the host's, which stands still when too much is asked of it."""
+        return False
+
     def capacity_bytes(self) -> int | None:
         """Memory that a job could have here; None where the device does not say."""
         return self.info.memory_bytes

@@ -60,8 +60,7 @@ class CudaDevice(CudaTypeDevice):
         import psutil
 
         free, total = super().free_and_total()
-        properties = self.ask("get_device_properties", self.info.index)
-        if getattr(properties, "is_integrated", 0):
+        if self.shares_host_memory:
             free = max(free, min(total, int(psutil.virtual_memory().available)))
         return free, total
 

@@ -253,8 +253,13 @@ def test_where_the_host_shares_its_memory_its_page_cache_is_not_used(
         get_device_properties=lambda index: SimpleNamespace(is_integrated=integrated),
         max_memory_allocated=lambda index: 1,
     )
-    left = SimpleNamespace(available=115 * gib)
+    left = SimpleNamespace(available=115 * gib, total=121 * gib)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: left)
     assert device.memory().device_used_bytes == used
     left.available = 200 * gib
     assert device.memory().device_used_bytes == (0 if integrated else used)
+    assert device.capacity_bytes() == 121 * gib
+    left.available = 60 * gib
+    assert device.capacity_bytes() == (60 if integrated else 121) * gib
+    left.total = 32 * gib
+    assert device.capacity_bytes() == 121 * gib, "set apart from the host's at boot"
