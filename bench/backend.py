@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 NO_MEMORY = re.compile(
     r"can't allocate memory|out of memory|alloc_failed|memory (?:isn't|not) enough"
     r"|(?:alloc|allocate|malloc)(?: device)? memory failed|out_of_(?:device|host)_memory"
-    r"|failed to (?:apply for memory|allocate (?:resource\[devicememory\]|memory(?! or )))",
+    r"|failed to (?:apply for memory|allocate (?:resource\[devicememory\]|memory(?! or )))"
+    r"|_success == r internal assert failed at \S*cachingallocator",
     re.IGNORECASE,
 )
 """How torch, vendors' plug-ins and other frameworks' libraries (read in them) say so."""

@@ -32,7 +32,8 @@ LOST_DEVICE = re.compile(
     r"|misaligned address|invalid program counter|hardware stack error"
     r"|operation not supported on global/shared address space"
     r"|the launch timed out and was terminated|uncorrectable ecc|uncorrectable nvlink"
-    r"|peer gpu memory over nvlink|gpu is lost|device is lost|fallen off the bus",
+    r"|peer gpu memory over nvlink|tensor memory not completely freed"
+    r"|gpu is lost|device is lost|fallen off the bus",
     re.IGNORECASE,
 )
 """CUDA errors after which the process's context is unusable (CUDA runtime API, sticky errors)."""

@@ -172,6 +172,16 @@ def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: F
     ("message", "kind"),
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "oom"),
+        (
+            'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":995'
+            ", please report a bug to PyTorch.",
+            "oom",
+        ),
+        (
+            '!handles_.at(i) INTERNAL ASSERT FAILED at "/c10/cuda/CUDACachingAllocator.cpp":9',
+            "error",
+        ),
+        ("CUDA error: tensor memory not completely freed", "device_lost"),
         ("CUDA error: an illegal memory access was encountered", "device_lost"),
         ("CUDA error: unspecified launch failure", "device_lost"),
         ("CUDA error: device-side assert triggered", "device_lost"),
