@@ -46,6 +46,9 @@ PCIE_LEVELS = {
 """nvmlGpuTopologyLevel_t (NVML API reference), in words."""
 MODULE_COUNTER = "NVML: the counter is of a module, with a CPU (NVLink-C2C)"
 """So on a GH200, where Zeus saw it (ml-energy/zeus, pull request 172); of a GB200 nobody says."""
+WITHIN = ((8, 7), (11, 0), (12, 1))
+"""Compute capabilities (NVIDIA's list) of GPUs within one chip with a CPU, as Orin, Thor and GB10:
+what NVML counts is of the GPU there, and of no board or module."""
 MPS_SHARES = ("CUDA_MPS_SM_PARTITION", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
 """Some of its SMs for this process alone (static, CUDA 13.1), or as many at most."""
 
@@ -76,7 +79,10 @@ class NvmlSource(Source):
             self.card = text_of(pynvml.nvmlDeviceGetUUID(self._handle))
         self.card_devices = None if self.part else 1
         module = self._state("nvmlDeviceGetC2cModeInfoV")  # of a GPU without one: Not Supported
-        self._in_module = getattr(module, "isC2cEnabled", 0) == 1
+        within = self._state("nvmlDeviceGetCudaComputeCapability") in WITHIN
+        self._in_module = getattr(module, "isC2cEnabled", 0) == 1 and not within
+        if within and not self.part:
+            self.scope = "chip"
 
     def _find(self, index: int) -> Any:
         nvml = self._nvml
