@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Device, DeviceInfo
 from bench.backends import _links, _loaded
-from bench.backends._nvml import NvmlSource, links, text_of
+from bench.backends._nvml import NvmlSource, instance_of, links, text_of
 from bench.backends._torch_device import TorchBackend
 from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable
@@ -247,7 +247,9 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
         "persistence_mode": lambda n, h: n.nvmlDeviceGetPersistenceMode(h),
         "ecc_mode": lambda n, h: n.nvmlDeviceGetEccMode(h)[0],  # the second is from the next reset
         "confidential_computing_mode": lambda n, _: n.nvmlSystemGetConfComputeState().ccFeature,
-        "processes_on_device": lambda n, h: len(n.nvmlDeviceGetComputeRunningProcesses(h)),
+        "processes_on_device": lambda n, h: len(
+            n.nvmlDeviceGetComputeRunningProcesses(instance_of(n, h, info.index))
+        ),
     }
     facts = {}
     with _nvml() as nvml:
