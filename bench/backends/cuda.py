@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Mapping
@@ -247,6 +248,7 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
         "persistence_mode": lambda n, h: n.nvmlDeviceGetPersistenceMode(h),
         "ecc_mode": lambda n, h: n.nvmlDeviceGetEccMode(h)[0],  # the second is from the next reset
         "confidential_computing_mode": lambda n, _: n.nvmlSystemGetConfComputeState().ccFeature,
+        "confidential_computing_multi_gpu": lambda n, _: _multi_gpu_mode(n),
         "processes_on_device": lambda n, h: len(
             n.nvmlDeviceGetComputeRunningProcesses(instance_of(n, h, info.index))
         ),
@@ -265,10 +267,21 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
             except pynvml.NVMLError as error:
                 facts[name] = f"not observable: {error}"
                 continue
+            except (AttributeError, TypeError):  # pynvml of another age
+                facts[name] = "not observable: NVML lacks it"
+                continue
             quantity = next((q for unit, q in QUANTITY_OF.items() if name.endswith(unit)), None)
             why = refused(quantity, value) if quantity else ""
             facts[name] = f"not observable: {why}" if why else str(value)
     return facts
+
+
+def _multi_gpu_mode(nvml: Any) -> int:
+    """Of NVML_CC_SYSTEM_MULTIGPU_*: 0 none, 1 protected PCIe, 2 NVLE. pynvml hands the settings on
+    as they are given, and checks no return code."""
+    settings = nvml.c_nvmlSystemConfComputeSettings_v1_t()
+    nvml._nvmlCheckReturn(nvml.nvmlSystemGetConfComputeSettings(ctypes.byref(settings)))
+    return int(settings.multiGpuMode)
 
 
 def _nvml_links(devices: int) -> str:

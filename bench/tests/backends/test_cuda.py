@@ -214,8 +214,23 @@ def test_cuda_events_are_milliseconds() -> None:
 
 
 @pytest.mark.usefixtures("fake_cuda")
-def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("returned", "multi_gpu"),
+    [(0, "1"), (3, "not observable: Not Supported"), (None, "not observable: NVML lacks it")],
+)
+def test_facts_that_cannot_be_are_not_observable(
+    monkeypatch: pytest.MonkeyPatch, returned: int | None, multi_gpu: str
+) -> None:
     import pynvml
+
+    def settings(given: Any) -> int | None:
+        given._obj.multiGpuMode = pynvml.NVML_CC_SYSTEM_MULTIGPU_PROTECTED_PCIE
+        return returned
+
+    if returned is None:  # an older one
+        monkeypatch.delattr(pynvml, "nvmlSystemGetConfComputeSettings")
+    else:
+        monkeypatch.setattr(pynvml, "nvmlSystemGetConfComputeSettings", settings)
 
     answers: dict[str, Any] = {
         "nvmlInit": None,
@@ -243,6 +258,7 @@ def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch
         "persistence_mode": "1",
         "ecc_mode": "1",
         "confidential_computing_mode": "0",
+        "confidential_computing_multi_gpu": multi_gpu,
         "processes_on_device": "0",
     }
 
