@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -32,9 +33,17 @@ def test_an_instance_is_asked_for_its_own_memory_and_users(
     fake, seen = FakeNvml(), list[str]()
     fake.nvmlDeviceGetMaxMigDeviceCount = lambda _: 7 if slices else 0
     fake.nvmlDeviceGetMigDeviceHandleByIndex = at
-    fake.nvmlDeviceGetMemoryInfo = lambda handle: seen.append(handle) or SimpleNamespace(used=1)
-    fake.nvmlDeviceGetComputeRunningProcesses = lambda handle: seen.append(handle) or []
-    fake.nvmlDeviceGetMPSComputeRunningProcesses = lambda handle: seen.append(handle) or []
+    for name, answer in (
+        ("MemoryInfo", SimpleNamespace(used=1)),
+        ("ComputeRunningProcesses", []),
+        ("MPSComputeRunningProcesses", []),
+    ):
+
+        def call(handle: str, answer: Any = answer) -> Any:
+            seen.append(handle)
+            return answer
+
+        monkeypatch.setattr(fake, f"nvmlDeviceGet{name}", call, raising=False)
     source = nvml_source(monkeypatch, fake, 1 if variables else 0, **variables)
     assert source.read().clock_mhz == 1410, "the GPU's"
     assert (source.processes(), seen) == ((), [asked] * 3)
