@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 NO_MEMORY = re.compile(
     r"can't allocate memory|out of memory|alloc_failed|memory (?:isn't|not) enough"
     r"|(?:alloc|allocate|malloc)(?: device)? memory failed|out_of_(?:device|host)_memory"
-    r"|failed to (?:apply for memory|allocate (?:resource\[devicememory\]|memory(?! or )))",
+    r"|failed to (?:apply for memory|allocate (?:resource\[devicememory\]|memory(?! or )))"
+    r"|_success == r internal assert failed at \S*cachingallocator",
     re.IGNORECASE,
 )
 """How torch, vendors' plug-ins and other frameworks' libraries (read in them) say so."""
@@ -109,6 +110,11 @@ class Device(ABC):
     def memory(self) -> Memory:
         """Peak since the last reset, with its scope. Once a step was recorded, of all that its
         replays keep, though they allocate nothing; or else the scope says that it is not."""
+
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether its memory is the host's, which stands still when too much is asked of it."""
+        return False
 
     def capacity_bytes(self) -> int | None:
         """Memory that a job could have here; None where the device does not say."""

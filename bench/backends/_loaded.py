@@ -1,4 +1,5 @@
-"""Versions of the matrix libraries that this process has loaded, as they say themselves.
+"""Versions of the matrix libraries that this process has loaded, as they say themselves; and the
+library that a process lacks.
 
 torch's version does not tell them: its packages take whichever is installed.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 MAPS = Path("/proc/self/maps")
 LONGEST = 256
 """Bytes of a version in words."""
+MISSING_LIBRARY = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
 
 
 def versions(**calls: str) -> dict[str, str]:
@@ -40,3 +42,12 @@ def _version(name: str, call: str) -> str:
     if failed:
         raise OSError(call)
     return said
+
+
+def missing_library(error: BaseException | None) -> str | None:
+    """The shared library for want of which an import failed, by the error or one that caused it."""
+    while error is not None:
+        if found := MISSING_LIBRARY.search(str(error)):
+            return found[1]
+        error = error.__cause__ or error.__context__
+    return None

@@ -46,6 +46,9 @@ PCIE_LEVELS = {
 """nvmlGpuTopologyLevel_t (NVML API reference), in words."""
 MODULE_COUNTER = "NVML: the counter is of a module, with a CPU (NVLink-C2C)"
 """So on a GH200, where Zeus saw it (ml-energy/zeus, pull request 172); of a GB200 nobody says."""
+WITHIN = ((8, 7), (11, 0), (12, 1))
+"""Compute capabilities (NVIDIA's list) of GPUs within one chip with a CPU, as Orin, Thor and GB10:
+what NVML counts is of the GPU there, and of no board or module."""
 MPS_SHARES = ("CUDA_MPS_SM_PARTITION", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
 """Some of its SMs for this process alone (static, CUDA 13.1), or as many at most."""
 
@@ -67,6 +70,7 @@ class NvmlSource(Source):
             raise NotObservable(f"NVML does not load ({error})") from error
         try:
             self._handle = self._find(index)
+            self._own = instance_of(pynvml, self._handle, index)
         except pynvml.NVMLError as error:
             raise NotObservable(f"NVML does not know this device ({error})") from error
         self.is_part(self.part or self._partition())
@@ -76,7 +80,10 @@ class NvmlSource(Source):
             self.card = text_of(pynvml.nvmlDeviceGetUUID(self._handle))
         self.card_devices = None if self.part else 1
         module = self._state("nvmlDeviceGetC2cModeInfoV")  # of a GPU without one: Not Supported
-        self._in_module = getattr(module, "isC2cEnabled", 0) == 1
+        within = self._state("nvmlDeviceGetCudaComputeCapability") in WITHIN
+        self._in_module = getattr(module, "isC2cEnabled", 0) == 1 and not within
+        if within and not self.part:
+            self.scope = "chip"
 
     def _find(self, index: int) -> Any:
         nvml = self._nvml
@@ -132,11 +139,11 @@ class NvmlSource(Source):
         shares = ((name, os.environ.get(name, "")) for name in MPS_SHARES)
         return next((f"{n}={v}" for n, v in shares if v not in ("", "100", "100.0")), "")
 
-    def _state(self, name: str) -> Any:
+    def _state(self, name: str, handle: Any = None) -> Any:
         """What a call says of this GPU; None where the GPU or its driver has no such thing; a text
         if the driver should know and does not say."""
         try:
-            return getattr(self._nvml, name)(self._handle)
+            return getattr(self._nvml, name)(handle or self._handle)
         except AttributeError:
             return None
         except Exception as error:  # noqa: BLE001 - a vendor's library fails as it likes
@@ -159,7 +166,7 @@ class NvmlSource(Source):
         sheet.take("temperature", [heat], "C")
         busy = self._ask("utilisation", "nvmlDeviceGetUtilizationRates")
         sheet.take("utilisation", [getattr(busy, "gpu", None)], "%")
-        memory = self._ask("memory", "nvmlDeviceGetMemoryInfo")
+        memory = self.ask("memory", nvml, "nvmlDeviceGetMemoryInfo", self._own)
         sheet.take("memory", [getattr(memory, "used", None)], "B")
         reading = sheet.reading(reasons=self._reasons())
         self.absent = {**sheet.absent, **self.absent}  # a call that failed is the better reason
@@ -194,10 +201,11 @@ class NvmlSource(Source):
 
     def processes(self) -> tuple[Process, ...] | None:
         """Those that compute; a desktop's are no load to speak of."""
-        found = self._ask("processes", "nvmlDeviceGetComputeRunningProcesses")
+        name = "nvmlDeviceGetComputeRunningProcesses"
+        found = self.ask("processes", self._nvml, name, self._own)
         if not isinstance(found, list):
             return None
-        clients = self._state("nvmlDeviceGetMPSComputeRunningProcesses")
+        clients = self._state("nvmlDeviceGetMPSComputeRunningProcesses", self._own)
         if clients and isinstance(clients, list):
             self.scope = "shared"
             there = {p.pid for p in found}
@@ -207,6 +215,20 @@ class NvmlSource(Source):
     def _ask(self, quantity: str, name: str, *arguments: Any) -> Any:
         """What a call says of this GPU."""
         return self.ask(quantity, self._nvml, name, self._handle, *arguments)
+
+
+def instance_of(nvml: Any, gpu: Any, index: int) -> Any:
+    """The instance (MIG) of a GPU that torch counts as `index`, where CUDA_VISIBLE_DEVICES names it
+    or there is no other here; else the GPU. It has memory and processes of its own, and no more."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[index : index + 1]
+    if named and named[0].strip().startswith("MIG-"):
+        return nvml.nvmlDeviceGetHandleByUUID(named[0].strip())
+    here = []
+    with suppress(Exception):  # an older driver
+        for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+            with suppress(Exception):  # none at that number, or not for this container
+                here.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number))
+    return here[0] if len(here) == 1 else gpu
 
 
 def links(nvml: Any, uuids: Sequence[str]) -> str:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from bench.backend import Backend, Device, DeviceInfo, Queued, Recorder, is_out_of_memory
 from bench.backends import _caches, _links, _trial
 from bench.backends._graphs import recorder
+from bench.backends._host_fallback import host_fallbacks
+from bench.backends._loaded import missing_library
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.precision import Precision
 from bench.records.execution import NOT_ITS_POOL, RESERVED
@@ -34,20 +36,14 @@ AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 """At 0, `import torch` loads no plug-in by itself: a broken one then spoils no other backend."""
 SHARED_NAMES = {"mem_get_info": "get_memory_info"}
 """What `torch.accelerator` calls otherwise."""
-FALLBACK = re.compile(
-    r"operator '?(\w+::[\w.]+)'?[^\n]{0,400}?"
-    r"(?:(?:will|would) fall ?back|falling back|would execute its main computation on cpu)",
-    re.IGNORECASE,
-)
-"""How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
-LOGGED_FALLBACK = re.compile(r"\b(\w+::[\w.]+) not supported in \w+, and fallback to torch cpu")
-"""In the log of torch_gcu."""
-UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
 UNANSWERED = "doesn't support querying"
 """In the error of a driver that lacks a question, as client GPUs' do of their free memory."""
+INTEGRATED = ("is_integrated", "is_integrated_gpu")
+"""In torch's properties of a device, of its types each its own."""
+APART = 1.02
+"""Times the host's memory: one with more has had its own set apart from that at boot."""
 LOST = re.compile(r"device[ _](?:is |was )?lost|device hung", re.IGNORECASE)
 """Level Zero, Vulkan and others; vendors have numbers of their own besides."""
-MISSING_LIBRARY = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
 
 
 class NotAvailable(Exception):
@@ -140,6 +136,27 @@ class TorchDevice(Device):
             host_rss_bytes=process,
             device_used_bytes=used,
         )
+
+    @property
+    def shares_host_memory(self) -> bool:
+        """As torch's properties say."""
+        import psutil
+
+        found: Any = None
+        with suppress(NotAvailable):
+            found = self.ask("get_device_properties", self.info.index)
+        if not any(getattr(found, name, False) for name in INTEGRATED):
+            return False
+        return (self.info.memory_bytes or 0) <= APART * int(psutil.virtual_memory().total)
+
+    def capacity_bytes(self) -> int | None:
+        """Of the host's memory, where it shares that, no more than what is available now."""
+        if not self.shares_host_memory:
+            return super().capacity_bytes()
+        import psutil
+
+        left = int(psutil.virtual_memory().available)
+        return min(left, self.info.memory_bytes or left)
 
     def free_and_total(self) -> tuple[int, int]:
         """In bytes, as its driver says; `NotAvailable` if it does not or fails (pytorch 126015)."""
@@ -371,17 +388,6 @@ class TorchBackend(Backend):
         return "device_lost" if self.lost.search(str(error)) else "error"
 
 
-def host_fallbacks(lines: Iterable[str]) -> tuple[str, ...]:
-    """Operators that ran on the host, each once, in the order in which a runtime announced them."""
-    found: dict[str, None] = {}
-    for line in lines:
-        for match in (*FALLBACK.finditer(line), *LOGGED_FALLBACK.finditer(line)):
-            found[match[1]] = None
-        if UNNAMED_FALLBACK.search(line):
-            found["an operator that the runtime does not name"] = None
-    return tuple(found)
-
-
 def torch_build() -> Mapping[str, Any]:
     """What `torch.version` says, read without importing torch; empty if torch is not here."""
     spec = importlib.util.find_spec("torch")
@@ -389,12 +395,3 @@ def torch_build() -> Mapping[str, Any]:
         return {}
     file = Path(spec.origin).with_name("version.py")
     return runpy.run_path(str(file)) if file.exists() else {}
-
-
-def missing_library(error: BaseException | None) -> str | None:
-    """The shared library for want of which an import failed, by the error or one that caused it."""
-    while error is not None:
-        if found := MISSING_LIBRARY.search(str(error)):
-            return found[1]
-        error = error.__cause__ or error.__context__
-    return None

@@ -45,6 +45,7 @@ class CpuDevice(Device):
     """The host itself. A call returns when its work is done, so there is nothing to wait for."""
 
     synchronous = True
+    shares_host_memory = True
     needs_warmup_under_load = False
 
     def __init__(self, info: DeviceInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.backend import Device, DeviceInfo
 from bench.backends import _caches, _links, _loaded
-from bench.backends._nvml import NvmlSource, links, text_of
+from bench.backends._nvml import NvmlSource, instance_of, links, text_of
 from bench.backends._torch_device import TorchBackend
 from bench.backends._vendors import CudaTypeDevice, compatible_vendor
 from bench.errors import DeviceUnavailable
@@ -32,7 +33,8 @@ LOST_DEVICE = re.compile(
     r"|misaligned address|invalid program counter|hardware stack error"
     r"|operation not supported on global/shared address space"
     r"|the launch timed out and was terminated|uncorrectable ecc|uncorrectable nvlink"
-    r"|peer gpu memory over nvlink|gpu is lost|device is lost|fallen off the bus",
+    r"|peer gpu memory over nvlink|tensor memory not completely freed"
+    r"|gpu is lost|device is lost|fallen off the bus",
     re.IGNORECASE,
 )
 """CUDA errors after which the process's context is unusable (CUDA runtime API, sticky errors)."""
@@ -60,8 +62,7 @@ class CudaDevice(CudaTypeDevice):
         import psutil
 
         free, total = super().free_and_total()
-        properties = self.ask("get_device_properties", self.info.index)
-        if getattr(properties, "is_integrated", 0):
+        if self.shares_host_memory:
             free = max(free, min(total, int(psutil.virtual_memory().available)))
         return free, total
 
@@ -251,7 +252,10 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
         "persistence_mode": lambda n, h: n.nvmlDeviceGetPersistenceMode(h),
         "ecc_mode": lambda n, h: n.nvmlDeviceGetEccMode(h)[0],  # the second is from the next reset
         "confidential_computing_mode": lambda n, _: n.nvmlSystemGetConfComputeState().ccFeature,
-        "processes_on_device": lambda n, h: len(n.nvmlDeviceGetComputeRunningProcesses(h)),
+        "confidential_computing_multi_gpu": lambda n, _: _multi_gpu_mode(n),
+        "processes_on_device": lambda n, h: len(
+            n.nvmlDeviceGetComputeRunningProcesses(instance_of(n, h, info.index))
+        ),
     }
     facts = {}
     with _nvml() as nvml:
@@ -267,10 +271,21 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
             except pynvml.NVMLError as error:
                 facts[name] = f"not observable: {error}"
                 continue
+            except (AttributeError, TypeError):  # pynvml of another age
+                facts[name] = "not observable: NVML lacks it"
+                continue
             quantity = next((q for unit, q in QUANTITY_OF.items() if name.endswith(unit)), None)
             why = refused(quantity, value) if quantity else ""
             facts[name] = f"not observable: {why}" if why else str(value)
     return facts
+
+
+def _multi_gpu_mode(nvml: Any) -> int:
+    """Of NVML_CC_SYSTEM_MULTIGPU_*: 0 none, 1 protected PCIe, 2 NVLE. pynvml hands the settings on
+    as they are given, and checks no return code."""
+    settings = nvml.c_nvmlSystemConfComputeSettings_v1_t()
+    nvml._nvmlCheckReturn(nvml.nvmlSystemGetConfComputeSettings(ctypes.byref(settings)))
+    return int(settings.multiGpuMode)
 
 
 def _nvml_links(devices: int) -> str:

@@ -223,16 +223,18 @@ class Launch:
         of = (workload, self.request.case.mode, parameters, site)
         most = phase_limit("open", self.request.settings.launch_limit_seconds)
         until = time.monotonic() + most / 4  # what would do instead must not cost the answer
-        own = not self.backend.is_host  # memory, of each rank
+        own, shared = not self.backend.is_host, device.shares_host_memory  # own: of each rank
         capacity = device.capacity_bytes()  # as long as no other rank of this host has built
         needed = self.request.estimated_peak_bytes
         if needed is None:
             needed = memory_fit.estimate(*of) if handed is None else handed.estimated_peak_bytes
         self.estimated_peak_bytes = needed
-        remedy = functools.partial(memory_fit.more_devices, *of, capacity, until) if own else str
-        whole = capacity if own else memory_fit.of_host(device.info.memory_bytes)
-        ranks = 1 if own else self.request.local_size
-        memory_fit.require(needed, whole, remedy, ranks, available=capacity)
+        whole = device.info.memory_bytes if shared else capacity
+        whole = whole if own else memory_fit.of_host(whole)
+        margin = memory_fit.MARGIN_OF_HOST if own and shared else memory_fit.MARGIN
+        wider = functools.partial(memory_fit.more_devices, *of, whole, until, margin)
+        remedy, ranks = (wider, 1) if own else (str, self.request.local_size)
+        memory_fit.require(needed, whole, remedy, ranks, capacity, margin)
 
     def _join(self, device: Device) -> str:
         """Meets the other ranks, where several do the step; in what one differs from the rest."""

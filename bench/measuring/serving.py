@@ -12,7 +12,7 @@ from bench.measuring import asked
 from bench.measuring.gates import serving_gate
 from bench.measuring.serving_loop import Loaded, Loop, prompts
 from bench.measuring.timing.blocks import collected
-from bench.measuring.timing.usage import suspended_ns
+from bench.measuring.timing.usage import peak, suspended_ns
 from bench.planning.arrivals import load_of
 from bench.records.cpu_limits import affinity_cores
 from bench.records.outcome import Block, Measured, Memory, Numerics, Outcome, Void, Work
@@ -60,7 +60,7 @@ def measured(
         )
     suspended = suspended_ns() - suspended
     launch.first_step_ns = loaded.started_ns
-    memory = device.memory()
+    memory = peak(device)
     witnesses = (witness, job.witness())
     channel.enter("report")
     wrong = asked.late(launch, job, device) or _complaint(loaded, witnesses)

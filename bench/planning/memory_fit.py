@@ -23,6 +23,8 @@ MARGIN = 0.8
 """A case is skipped only if even this share of its estimate is more than the device has. Estimates
 are within 20 % of what is measured (`python -m bench.tests.scripts.fit`); what lies closer is
 tried, and what then runs out of memory has failed and says so."""
+MARGIN_OF_HOST = 1 / MARGIN
+"""Where a device takes the host's own memory: what does not fit surely is not tried there."""
 
 
 def estimate(workload: Workload, mode: str, parameters: Any, site: Site) -> int | None:
@@ -45,18 +47,20 @@ def require(
     remedy: Callable[[], str] = lambda: "",
     ranks: int = 1,
     available: int | None = None,
+    margin: float = MARGIN,
 ) -> None:
     """Raises `Unsupported`, with both figures, if so many bytes cannot fit into so many.
 
     needed: of one rank; remedy: what to do about it, if anything; ranks: how many share the
     capacity; available: what others leave of it now. Where only that is too little it raises
-    RuntimeError: at another time the case may fit.
+    RuntimeError: at another time the case may fit. margin: `MARGIN_OF_HOST` where trying harms it.
     """
     if needed is None:
         return
-    least = MARGIN * needed * ranks
+    least = margin * needed * ranks
     each = f" ({ranks} ranks of this host, {units.memory(needed)} each)" if ranks > 1 else ""
     needs = f"needs about {units.memory(needed * ranks)}{each}"
+    needs += f", up to {units.memory(int(least))}" if margin > 1 else ""
     if capacity is not None and least > capacity:
         has = f"the device has {units.memory(capacity)}{remedy()}"
         raise Unsupported(f"{DOES_NOT_FIT}: {needs}, {has}")
@@ -76,6 +80,7 @@ def more_devices(
     site: Site,
     capacity: int | None,
     until: float = math.inf,
+    margin: float = MARGIN,
 ) -> str:
     """Over how many devices it would fit, the fewest of which the batch is a multiple; empty where
     there is no such number, or none is known by then (`time.monotonic`)."""
@@ -96,7 +101,7 @@ def more_devices(
             return ""
         if needed is None:
             return ""
-        if MARGIN * needed <= capacity:
+        if margin * needed <= capacity:
             return (
                 f'{INSTEAD}{size} devices it would fit: parallelism = "{kind}", or --devices '
                 f"{size} where the suite leaves it open"

@@ -5,7 +5,8 @@ overrides what differs; for anything else a `Backend` and a `Device`. Importing 
 """
 
 from bench.backend import Backend, Device, DeviceInfo, is_out_of_memory
-from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, host_fallbacks
+from bench.backends._host_fallback import host_fallbacks
+from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice
 from bench.errors import DeviceUnavailable, NothingInstalled
 from bench.formats import Operand
 from bench.precision import PRECISIONS, Precision

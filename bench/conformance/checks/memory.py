@@ -155,7 +155,11 @@ def returns(full: Memory, free: Memory, size: int, on_host: bool) -> Finding:
 
 
 def out_of_memory(stand: Stand) -> Iterator[Finding]:
-    """Asks for more than there can be, twice, and goes on."""
+    """Asks for more than there can be, twice, and goes on; not where the host has to give it."""
+    if stand.device.shares_host_memory and not stand.on_host:
+        why = "its memory is the host's, which may stand still when asked for more than there is"
+        yield unseen("out of memory is said to be that", why)
+        return
     size = _beyond(stand)
     if size is None:
         yield unseen("out of memory is said to be that", "the device does not say its memory")

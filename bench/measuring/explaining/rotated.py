@@ -24,6 +24,7 @@ from bench.measuring.explaining.rows import Rows
 from bench.measuring.explaining.tape import Tape
 from bench.measuring.explaining.timing import Stopwatch, launch_ns
 from bench.measuring.timing.blocks import collected
+from bench.planning import memory_fit
 from bench.records.explained import Explained, Unexplained
 from bench.records.reason import of_error
 
@@ -186,5 +187,8 @@ def _touched(call: Call) -> int:
 
 def _free_bytes(device: Device) -> int | None:
     """What the device has left; None where it does not say."""
-    capacity, used = device.capacity_bytes(), device.memory().device_used_bytes
+    capacity = device.capacity_bytes()
+    if device.shares_host_memory and capacity is not None:  # what is left; not all of it
+        return int(memory_fit.MARGIN * capacity)
+    used = device.memory().device_used_bytes
     return None if capacity is None or used is None else max(0, capacity - used)

@@ -18,7 +18,7 @@ from bench.measuring.ranks.edges import SINGLE, Edges
 from bench.measuring.timing import single_steps
 from bench.measuring.timing.block_size import BlockSize
 from bench.measuring.timing.blocks import BlockTimer, Steps, collected
-from bench.measuring.timing.usage import Usage
+from bench.measuring.timing.usage import Usage, peak
 from bench.measuring.timing.warm_up import WarmedUp, warmed_up
 from bench.records.cpu_limits import affinity_cores
 from bench.records.observed import Contention
@@ -133,7 +133,7 @@ class Engine:
         beside = self._contention(warm.steady_from, steady)
         requests = self._requests() if latency and not self.device.synchronous else None
         queueing = None if self.device.synchronous else self._queueing()
-        memory = self.device.memory()  # of the steps: a witness may take some of its own
+        memory = peak(self.device)  # of the steps: a witness may take some of its own
         busy = tuple(self._timer.busy_ns[warm.steady_from :][: len(steady)])
         return Series(
             started_ns=self._timer.started_ns or 0,

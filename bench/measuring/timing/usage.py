@@ -1,9 +1,17 @@
-"""What this process has used of the host so far, and how long the machine was suspended."""
+"""What this process has used of the host so far, and of the device; and how long the machine was
+suspended."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bench import units
+from bench.records.outcome import Memory
+
+if TYPE_CHECKING:
+    from bench.backend import Device
 
 CLOCKS = (("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"), ("CLOCK_MONOTONIC_RAW", "CLOCK_UPTIME_RAW"))
 """Pairs of which the first runs on in a suspended machine: of Linux, and of macOS, whose
@@ -37,3 +45,14 @@ def suspended_ns() -> int:
             first, second = getattr(time, running), getattr(time, standing)
             return time.clock_gettime_ns(first) - time.clock_gettime_ns(second)
     return 0
+
+
+def peak(device: Device) -> Memory:
+    """The device's peak. MemoryError where tensors had more than it has: a driver lent it the
+    host's memory without a word (on Windows, WSL 2), and steps took as long as the bus did."""
+    found, whole = device.memory(), device.info.memory_bytes
+    of_tensors = found.scope.startswith("device allocator") and not device.shares_host_memory
+    if whole is not None and of_tensors and found.peak_bytes > whole:
+        held = f"{units.memory(found.peak_bytes)} of tensors on a device that has"
+        raise MemoryError(f"{held} {units.memory(whole)}: its driver kept the rest on the host")
+    return found

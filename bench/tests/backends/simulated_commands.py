@@ -14,6 +14,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import pytest
+import torch
 
 from bench.measuring.launch import ALLOW_SIMULATED
 from bench.records.case import Case
@@ -98,8 +99,9 @@ class Command(NamedTuple):
 
     def here(self, main: Callable[[], None], folder: Path) -> Done:
         """The same in this process, by the `main` of that module, whose imports are ours."""
-        words = self.typed(folder)
+        words, threads = self.typed(folder), torch.get_num_threads()
         out, err, code = io.StringIO(), io.StringIO(), 0
+        torch.set_num_threads(1)  # as the variable says, which torch read long ago
         with (
             contextlib.chdir(folder),
             mock.patch.dict(os.environ, {**self.variables, "OMP_NUM_THREADS": "1"}),
@@ -111,6 +113,8 @@ class Command(NamedTuple):
                 main()
             except SystemExit as error:
                 code = int(error.code or 0)
+            finally:
+                torch.set_num_threads(threads)
         return Done(code, out.getvalue(), err.getvalue(), records(folder))
 
     def typed(self, folder: Path) -> list[str]:

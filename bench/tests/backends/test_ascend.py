@@ -10,7 +10,7 @@ import pytest
 
 from bench.backend import DeviceInfo
 from bench.backends import ascend
-from bench.backends._torch_device import missing_library
+from bench.backends._loaded import missing_library
 from bench.backends.ascend import AscendBackend
 from bench.judging import chips
 from bench.measuring import surroundings

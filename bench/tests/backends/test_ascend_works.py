@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import catalogue
-from bench.backends._torch_device import host_fallbacks
+from bench.backends._host_fallback import host_fallbacks
 from bench.planning.suite_file import find_suite
 from bench.records.execution import RESERVED, is_recorded
 from bench.records.outcome import Measured, Skipped

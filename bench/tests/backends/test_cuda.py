@@ -174,6 +174,16 @@ def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, fake_cuda: F
     ("message", "kind"),
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "oom"),
+        (
+            'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":995'
+            ", please report a bug to PyTorch.",
+            "oom",
+        ),
+        (
+            '!handles_.at(i) INTERNAL ASSERT FAILED at "/c10/cuda/CUDACachingAllocator.cpp":9',
+            "error",
+        ),
+        ("CUDA error: tensor memory not completely freed", "device_lost"),
         ("CUDA error: an illegal memory access was encountered", "device_lost"),
         ("CUDA error: unspecified launch failure", "device_lost"),
         ("CUDA error: device-side assert triggered", "device_lost"),
@@ -206,8 +216,23 @@ def test_cuda_events_are_milliseconds() -> None:
 
 
 @pytest.mark.usefixtures("fake_cuda")
-def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("returned", "multi_gpu"),
+    [(0, "1"), (3, "not observable: Not Supported"), (None, "not observable: NVML lacks it")],
+)
+def test_facts_that_cannot_be_are_not_observable(
+    monkeypatch: pytest.MonkeyPatch, returned: int | None, multi_gpu: str
+) -> None:
     import pynvml
+
+    def settings(given: Any) -> int | None:
+        given._obj.multiGpuMode = pynvml.NVML_CC_SYSTEM_MULTIGPU_PROTECTED_PCIE
+        return returned
+
+    if returned is None:  # an older one
+        monkeypatch.delattr(pynvml, "nvmlSystemGetConfComputeSettings")
+    else:
+        monkeypatch.setattr(pynvml, "nvmlSystemGetConfComputeSettings", settings)
 
     answers: dict[str, Any] = {
         "nvmlInit": None,
@@ -235,6 +260,7 @@ def test_facts_that_cannot_be_are_not_observable(monkeypatch: pytest.MonkeyPatch
         "persistence_mode": "1",
         "ecc_mode": "1",
         "confidential_computing_mode": "0",
+        "confidential_computing_multi_gpu": multi_gpu,
         "processes_on_device": "0",
     }
 
@@ -255,8 +281,13 @@ def test_where_the_host_shares_its_memory_its_page_cache_is_not_used(
         get_device_properties=lambda index: SimpleNamespace(is_integrated=integrated),
         max_memory_allocated=lambda index: 1,
     )
-    left = SimpleNamespace(available=115 * gib)
+    left = SimpleNamespace(available=115 * gib, total=121 * gib)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: left)
     assert device.memory().device_used_bytes == used
     left.available = 200 * gib
     assert device.memory().device_used_bytes == (0 if integrated else used)
+    assert device.capacity_bytes() == 121 * gib
+    left.available = 60 * gib
+    assert device.capacity_bytes() == (60 if integrated else 121) * gib
+    left.total = 32 * gib
+    assert device.capacity_bytes() == 121 * gib, "set apart from the host's at boot"

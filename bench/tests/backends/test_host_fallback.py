@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 
-from bench.backends._torch_device import host_fallbacks
+from bench.backends._host_fallback import host_fallbacks
 from bench.measuring.messages import Report, Request
 from bench.records.outcome import Cold, Failed, Void
 from bench.records.run import Settings

@@ -148,6 +148,23 @@ def test_a_counter_of_a_module_with_its_cpu_is_not_the_gpus(
     assert source.absent == ({"energy": _nvml.MODULE_COUNTER} if said == 1 else {})
 
 
+@pytest.mark.parametrize(
+    ("capability", "scope"), [((12, 1), "chip"), ((12, 0), "board"), ((9, 0), "board")]
+)
+def test_a_gpu_within_one_chip_with_its_cpu_counts_for_itself(
+    capability: tuple[int, int], scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GB10 has C2C too: its counter was taken for a module's, its power for a board's."""
+    fake = FakeNvml()
+    fake.nvmlDeviceGetC2cModeInfoV = lambda _: SimpleNamespace(isC2cEnabled=1)
+    fake.nvmlDeviceGetCudaComputeCapability = lambda _: capability
+    source = nvml_source(monkeypatch, fake)
+    own = scope == "chip"
+    assert (source.scope, source.read().energy_joules) == (scope, 123_456.789 if own else None)
+    part = nvml_source(monkeypatch, fake, CUDA_MPS_ACTIVE_THREAD_PERCENTAGE="30")
+    assert part.scope == "shared"
+
+
 def test_a_device_that_nvml_has_lost_is_not_observable(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [n for n in dir(FakeNvml) if n.startswith("nvmlDeviceGet")]
     lost = FakeNvml()

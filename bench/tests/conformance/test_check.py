@@ -13,6 +13,7 @@ from bench.commands import check_backend
 from bench.conformance import examine
 from bench.conformance.check import Finding, Stand, failed, note, passed, unseen
 from bench.conformance.checks import arithmetic
+from bench.conformance.checks import memory as checks_of_memory
 from bench.conformance.checks.arithmetic import kept_bits, matmul
 from bench.conformance.checks.memory import keeps
 from bench.conformance.checks.telemetry import backwards, implausible
@@ -50,6 +51,25 @@ def test_a_result_of_another_dtype_is_refused() -> None:
     assert kept_bits(stand, "float32", 23, lambda a, b: (a.bfloat16() @ b.bfloat16()).float()) == 7
     with pytest.raises(TypeError, match=r"torch.bfloat16 asked for, torch.float32 given"):
         kept_bits(stand, "bfloat16", 7, lambda a, b: (a @ b).float())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_host_is_not_asked_for_more_memory_than_it_has(
+    monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Four times the memory of a device that shares the host's brought such machines to a stand."""
+    stand, asked = Stand(catalogue.backend("cpu"), 0), list[int]()
+
+    def refused(_: Stand, size: int) -> BaseException:
+        asked.append(size)
+        return MemoryError()
+
+    monkeypatch.setattr(checks_of_memory, "_refusal", refused)
+    monkeypatch.setattr(Stand, "on_host", False)
+    monkeypatch.setattr(type(stand.device), "shares_host_memory", shared)
+    verdicts = {finding.verdict for finding in checks_of_memory.out_of_memory(stand)}
+    assert verdicts == ({"not observable"} if shared else {"pass"})
+    assert len(asked) == (0 if shared else 2)
 
 
 def test_an_operand_in_two_pieces_keeps_fewer_bits_than_float32() -> None:

@@ -51,8 +51,9 @@ def require(
     hosts: int = 1,
     mode: str = "train",
     backend: str = "cpu",
+    left: int | None = None,
 ) -> Launch:
-    """A rank's look at whether a case fits."""
+    """A rank's look at whether a case fits; left: of the host's memory, where that is shared."""
     kind = parse(f"fsdp{ranks}")
     place = Place(
         rank=0,
@@ -73,7 +74,9 @@ def require(
     there: Any = {"rank": 0, "size": ranks, "group": None, "control": None}
     at = msgspec.structs.replace(site(), ranks=Ranks(parallelism=kind, **there))
     info = SimpleNamespace(memory_bytes=capacity)
-    device: Any = SimpleNamespace(capacity_bytes=lambda: capacity, info=info)
+    device: Any = SimpleNamespace(
+        capacity_bytes=lambda: left or capacity, info=info, shares_host_memory=left is not None
+    )
     launch._require_memory(workload, parameters, at, device, None)
     return launch
 
@@ -87,6 +90,17 @@ def test_ranks_of_a_host_are_counted_together() -> None:
     assert require(Large(), None, 24 * GIB, 6).estimated_peak_bytes == 4 * GIB, "of one of them"
     assert require(Large(), None, 24 * GIB, 8, hosts=4)
     assert require(Large(), None, 6 * GIB, 8, backend="cuda"), "each has a device of its own"
+
+
+def test_a_device_that_shares_the_hosts_memory_is_asked_for_what_fits_surely() -> None:
+    """A fourth more than was estimated to fit was tried, and the machine stood still."""
+    assert require(Large(), None, 6 * GIB, 2, backend="cuda", left=5 * GIB)
+    said = "needs about 4.0 GiB, up to 5.0 GiB, and the host has 4.9 GiB available now"
+    with pytest.raises(RuntimeError, match=said):
+        require(Large(), None, 6 * GIB, 2, backend="cuda", left=int(4.9 * GIB))
+    with pytest.raises(Unsupported, match=r"up to 5.0 GiB, the device has 4.9 GiB"):
+        require(Large(), None, int(4.9 * GIB), 2, backend="cuda", left=3 * GIB)
+    assert require(Large(), None, int(3.9 * GIB), 2, backend="cuda"), "its own: it says itself"
 
 
 def test_more_ranks_of_a_host_are_no_remedy() -> None:

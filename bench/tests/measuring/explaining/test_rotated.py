@@ -300,6 +300,16 @@ def test_memory_that_the_allocator_keeps_is_there_to_be_had() -> None:
     assert isinstance(rotated.explained(Sums(), device, HOST), Explained)
 
 
+def test_of_what_the_host_has_left_nothing_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Accelerator()
+    device.bytes = 1 << 30
+    used = msgspec.structs.replace(device.memory(), device_used_bytes=1 << 30)
+    monkeypatch.setattr(device, "memory", lambda: used)
+    assert isinstance(rotated.explained(Sums(), device, HOST), Unexplained)
+    monkeypatch.setattr(Accelerator, "shares_host_memory", True)
+    assert isinstance(rotated.explained(Sums(), device, HOST), Explained)
+
+
 def test_a_recorded_step_is_held_against_a_launch_of_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

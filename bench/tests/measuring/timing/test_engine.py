@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 
+import msgspec
 import pytest
 
 from bench.measuring.timing.engine import Engine, Series
 from bench.measuring.timing.single_steps import QUEUED_STEPS
-from bench.records.outcome import Block, Phase
+from bench.records.outcome import Block, Memory, Phase
 from bench.records.run import Settings
 from bench.tests.fakes import MS, FakeDevice, ScriptedClock
 from bench.tests.measuring.timing.scripted_engine import (
@@ -198,3 +199,29 @@ def test_garbage_collection_is_off_while_measuring_and_then_as_before(
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if was else gc.disable)()
+
+
+@pytest.mark.parametrize(
+    ("scope", "shared", "has", "lent"),
+    [
+        ("device allocator", False, 79, True),
+        ("device allocator, reserved", False, 80, False),
+        ("device allocator", False, None, False),
+        ("device allocator", True, 79, False),
+        ("process RSS", False, 79, False),
+    ],
+)
+def test_tensors_that_a_driver_keeps_on_the_host_are_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch, scope: str, shared: bool, has: int | None, lent: bool
+) -> None:
+    """A driver that lends a device the host's memory never says so: a step is the bus's then."""
+    measuring, device = engine([10 * MS])
+    device.info = msgspec.structs.replace(device.info, memory_bytes=has and has * 2**30)
+    peak = Memory(peak_bytes=80 * 2**30, scope=scope, host_rss_bytes=1)
+    monkeypatch.setattr(device, "memory", lambda: peak)
+    monkeypatch.setattr(type(device), "shares_host_memory", shared)
+    if not lent:
+        assert measuring.measure().memory == peak
+        return
+    with pytest.raises(MemoryError, match=r"80\.0 GiB of tensors on a device that has 79\.0 GiB"):
+        measuring.measure()

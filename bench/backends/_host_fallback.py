@@ -1,0 +1,27 @@
+"""Operators that ran on the host, as torch and vendors' plug-ins announce them. Not a backend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+FALLBACK = re.compile(
+    r"operator '?(\w+::[\w.]+)'?[^\n]{0,400}?"
+    r"(?:(?:will|would) fall ?back|falling back|would execute its main computation on cpu)",
+    re.IGNORECASE,
+)
+"""How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
+LOGGED_FALLBACK = re.compile(r"\b(\w+::[\w.]+) not supported in \w+, and fallback to torch cpu")
+"""In the log of torch_gcu."""
+UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
+
+
+def host_fallbacks(lines: Iterable[str]) -> tuple[str, ...]:
+    """Operators that ran on the host, each once, in the order in which a runtime announced them."""
+    found: dict[str, None] = {}
+    for line in lines:
+        for match in (*FALLBACK.finditer(line), *LOGGED_FALLBACK.finditer(line)):
+            found[match[1]] = None
+        if UNNAMED_FALLBACK.search(line):
+            found["an operator that the runtime does not name"] = None
+    return tuple(found)
