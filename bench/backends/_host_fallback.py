@@ -13,6 +13,10 @@ FALLBACK = re.compile(
 """How runtimes say that an operator runs on the host (read: torch and three vendors' plug-ins)."""
 LOGGED_FALLBACK = re.compile(r"\b(\w+::[\w.]+) not supported in \w+, and fallback to torch cpu")
 """In the log of torch_gcu."""
+KERNEL_FALLBACK = re.compile(
+    r"\b([\w.]+)\]? is not supported by \w+ currently\.\s*Now this kernel is running on"
+)
+"""In torch_npu's own operators, of some without their brackets."""
 UNNAMED_FALLBACK = re.compile(r"op fallback from \w+ to cpu", re.IGNORECASE)
 
 
@@ -20,8 +24,8 @@ def host_fallbacks(lines: Iterable[str]) -> tuple[str, ...]:
     """Operators that ran on the host, each once, in the order in which a runtime announced them."""
     found: dict[str, None] = {}
     for line in lines:
-        for match in (*FALLBACK.finditer(line), *LOGGED_FALLBACK.finditer(line)):
-            found[match[1]] = None
+        for said in (FALLBACK, LOGGED_FALLBACK, KERNEL_FALLBACK):
+            found.update((match[1], None) for match in said.finditer(line))
         if UNNAMED_FALLBACK.search(line):
             found["an operator that the runtime does not name"] = None
     return tuple(found)

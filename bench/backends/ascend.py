@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_OBSERVABLE = "not observable"
+BEFORE_910B1 = re.compile(r"310P|910(?:A|B|Pro[AB]|PremiumA)$")
 DRIVER = Path("/usr/local/Ascend/driver/version.info")
 
 
@@ -132,14 +133,17 @@ class AscendBackend(TorchBackend):
 
     @property
     def compilers(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
-        """torch's own needs triton-ascend, the plug-in's torchair.
+        """torch's own needs triton-ascend or another generator that is asked for, the plug-in's
+        torchair.
 
         The wheel's others, npugraphs and npugraph_ex, record by themselves: another execution.
         """
-        return ("inductor", "npu") if importlib.util.find_spec("triton") else ("npu",)
+        asked = os.environ.get("TORCHINDUCTOR_NPU_BACKEND", "default") != "default"
+        return ("inductor", "npu") if asked or importlib.util.find_spec("triton") else ("npu",)
 
     def worker_environment(self) -> Mapping[str, str]:
-        """No fallback to the host: an operator that would fall back raises, and is named.
+        """No fallback to the host: an operator that would fall back raises, and is named, where
+        torch_npu knows the switch (from 2026 on); else it is announced.
 
         torch_npu and MindSpore read their variables once in a process, so they hold for the timed
         steps too. Graphs of MindSpore would have what has no kernel run on the host and say so in
@@ -165,16 +169,19 @@ class AscendBackend(TorchBackend):
         )
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every operator."""
-        return dict.fromkeys(
-            ("ASCEND_LAUNCH_BLOCKING", "ASCEND_RT_LAUNCH_BLOCKING"),
-            "the host waits for every operator",
-        )
+        """What makes the host wait for every operator, or joins neighbours into one kernel."""
+        return {
+            **dict.fromkeys(
+                ("ASCEND_LAUNCH_BLOCKING", "ASCEND_RT_LAUNCH_BLOCKING"),
+                "the host waits for every operator",
+            ),
+            "TORCH_NPU_LAZY_FUSION": "operators are joined, which is another execution",
+        }
 
     def silencing_variables(self) -> tuple[str, ...]:
-        """What keeps torch_npu from saying that an operator runs on the host."""
-        own = ("TORCH_NPU_WARNING_DISABLE", "TORCH_NPU_DISABLED_WARNING")
-        return (*super().silencing_variables(), *own)
+        """What hides that an operator runs on the host, or which error it was."""
+        own = ("WARNING_DISABLE", "DISABLED_WARNING", "COMPACT_ERROR_OUTPUT")
+        return (*super().silencing_variables(), *(f"TORCH_NPU_{name}" for name in own))
 
     def telemetry(self, index: int) -> Source:
         """npu-smi."""
@@ -216,8 +223,9 @@ class AscendBackend(TorchBackend):
         return smi_facts(info)
 
     def unsupported(self, info: DeviceInfo, precision: Precision) -> str | None:
-        """And float32 on a 310P. Source: CANN, aclnnMatmul, `cubeMathType`."""
-        if precision.arithmetic == "fp32" and "310P" in info.name:
+        """And float32 before the 910B1. Source: CANN, aclnnMatmul, `cubeMathType`; torch_npu,
+        LazyInitAclops.cpp."""
+        if precision.arithmetic == "fp32" and BEFORE_910B1.search(info.name):
             return f"{info.name} multiplies float32 as float16, with HF32 off too"
         return super().unsupported(info, precision)
 

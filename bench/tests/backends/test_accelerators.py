@@ -68,6 +68,7 @@ def test_what_is_not_installed_is_told_without_importing_torch(name: str) -> Non
         ("generic", "MUSA_LAUNCH_BLOCKING"),
         ("generic", "SUPA_LAUNCH_BLOCKING"),
         ("generic", "TOPS_LAUNCH_BLOCKING"),
+        ("ascend", "TORCH_NPU_LAZY_FUSION"),
         ("xpu", "UR_L0_SERIALIZE"),
         ("xpu", "ZE_SERIALIZE"),
         ("xpu", "PYTORCH_ENABLE_XPU_FALLBACK"),

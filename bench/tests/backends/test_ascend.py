@@ -109,6 +109,16 @@ def test_a_variable_that_makes_the_host_wait_is_harm(
         assert said == (f"{name}=1: the host waits for every operator. Unset it and run again")
 
 
+def test_torchs_own_compiler_is_tried_where_its_generator_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_NPU_BACKEND", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert AscendBackend().compilers == ("npu",)
+    monkeypatch.setenv("TORCHINDUCTOR_NPU_BACKEND", "dvm")
+    assert AscendBackend().compilers == ("inductor", "npu")
+
+
 @pytest.mark.parametrize(("said", "units"), [({"cube_core_num": 20}, 20), ({}, None)])
 def test_its_cubes_are_its_units_where_its_plug_in_counts_them(
     monkeypatch: pytest.MonkeyPatch, said: dict[str, int], units: int | None
@@ -135,6 +145,8 @@ def test_bfloat16_is_what_its_runtime_says() -> None:
     ("name", "said"),
     [
         ("Ascend310P3", "Ascend310P3 multiplies float32 as float16, with HF32 off too"),
+        ("Ascend910ProB", "Ascend910ProB multiplies float32 as float16, with HF32 off too"),
+        ("Ascend910B", "Ascend910B multiplies float32 as float16, with HF32 off too"),
         ("Ascend910B3", None),
         ("Ascend910_9382", None),
         ("Ascend950PR", None),

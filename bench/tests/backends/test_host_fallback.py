@@ -54,6 +54,12 @@ def test_fallback_is_found_however_it_is_said() -> None:
         "D 12:03 aten::conv_tbc.out not supported in torch_gcu, and fallback to torch cpu.": (
             "aten::conv_tbc.out",
         ),
+        "Warning: kernel [polar] is not supported by NPU currently. Now this kernel is running on "
+        "CPU (function operator())": ("polar",),
+        "Warning: kernel [gcd] is not supported by NPU currently.Now this kernel is running on "
+        "CPU": ("gcd",),
+        "Warning: adaptive_max_pool3d is not supported by NPU currently. Now this kernel is "
+        "running on CPU.": ("adaptive_max_pool3d",),
         "Aten Op fallback from XPU to CPU happends.": (
             "an operator that the runtime does not name",
         ),
