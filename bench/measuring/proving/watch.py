@@ -19,7 +19,7 @@ from bench.measuring.proving import early, left_out, noise, remembered, written
 from bench.measuring.proving.law import Law
 from bench.measuring.proving.noise import figure
 from bench.measuring.proving.otherwise import Otherwise
-from bench.measuring.proving.retaken import ROUTED, Retaken
+from bench.measuring.proving.retaken import Retaken
 from bench.measuring.proving.witness import Known, Sample
 from bench.measuring.ranks.edges import SINGLE, Edges
 from bench.precision import Precision
@@ -127,7 +127,7 @@ class Watch:
             written=dict(self._written.errors),
             not_written=self._written.absent,
             recomputed=self._recomputed,
-            kinks=training is None or training.kinks or ROUTED in self.job.facts,
+            kinks=training is None or training.kinks or written.ROUTED in self.job.facts,
             law=tuple(self._errors),
             not_over="" if self._law is None else self._law.not_over,
             no_time="; ".join(self._skipped),
@@ -313,7 +313,7 @@ class Watch:
 
     def _hold_to_written(self) -> None:
         if self.execution != EAGER and not self.framework.hands_over:
-            asking = (self.job, self.device, self.precision.name, self.execution, self._noise)
+            asking = (self.job, self.device, self.precision, self.execution, self._noise)
             self._written = written.held(*asking, self._computed, alone=self.edges is SINGLE)
             self._complaints += self._written.complaints
 

@@ -203,6 +203,42 @@ def test_sound_code_is_let_pass(
     assert max(outcome.proof.written.values()) < {"fp32": 1e-4, "bf16": 3e-2}[precision]
 
 
+def narrowed(bits: int) -> Compiler:
+    """Of operands of a product of three texts so many bits. No twin has such sizes."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    def rounded(value: torch.Tensor) -> torch.Tensor:
+        significand, exponent = torch.frexp(value.float())
+        return torch.ldexp((significand * 2**bits).round() / 2**bits, exponent).to(value.dtype)
+
+    class Narrow(torch.fx.Interpreter):
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            product = target.__name__.partition(".")[0] in ("mm", "addmm")
+            if product and any(3 * 16 in operand.shape for operand in args):
+                args = tuple(map(rounded, args))
+            return super().call_function(target, args, kwargs)
+
+    def compiler(graph: Any, inputs: Any) -> Any:
+        return make_boxed_func(Narrow(graph).run)
+
+    found: Compiler = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, as it imports itself
+@pytest.mark.parametrize(("bits", "outcome"), [(8, Measured), (2, Void)])
+def test_products_in_four_bits_are_told(
+    bits: int, outcome: type, compiled_by: Callable[[Compiler], None]
+) -> None:
+    """In bfloat16, where their own noise is as large as what they are off by."""
+    compiled_by(narrowed(bits))
+    found = launched("bert", "train", "bf16")
+    assert isinstance(found, outcome), found
+    said = "the gradients of the timed step differ by"
+    assert outcome is Measured or (isinstance(found, Void) and said in found.reason), found
+
+
 def test_a_single_row_of_many_is_told_and_what_rounding_does_is_not() -> None:
     """At the tolerances themselves: of 32 rows one that was not computed; honest work in 30 layers;
     and a job that rounding alone moves by more than that."""
@@ -219,7 +255,7 @@ def test_gradients_of_other_weights_are_none_that_can_be_compared() -> None:
     """Where one way leaves out what the other computes as zeros; it is said."""
     noise = Noise(error=1e-2, norm_error=1e-2)
     both = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
-    found = _judged("fp32", {"gradients": noise, "loss": noise}, *both)
+    found = _judged("fp32", {"gradients": noise, "loss": noise}, *both, {})
     assert (found.errors, found.complaints) == ({"loss": 0.0}, [])
     assert found.absent.startswith("the gradients of the step as it is written are other ones")
 
