@@ -205,8 +205,8 @@ def test_sound_code_is_let_pass(
 
 def narrowed(bits: int) -> Compiler:
     """Of operands of a product of three texts so many bits. No twin has such sizes."""
-    from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
 
     def rounded(value: torch.Tensor) -> torch.Tensor:
         significand, exponent = torch.frexp(value.float())
@@ -254,8 +254,8 @@ def test_a_single_row_of_many_is_told_and_what_rounding_does_is_not() -> None:
 def test_gradients_of_other_weights_are_none_that_can_be_compared() -> None:
     """Where one way leaves out what the other computes as zeros; it is said."""
     noise = Noise(error=1e-2, norm_error=1e-2)
-    both = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
-    found = _judged("fp32", {"gradients": noise, "loss": noise}, *both, {})
+    one, other = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
+    found = _judged("fp32", {"gradients": noise, "loss": noise}, one, other, {})
     assert (found.errors, found.complaints) == ({"loss": 0.0}, [])
     assert found.absent.startswith("the gradients of the step as it is written are other ones")
 
