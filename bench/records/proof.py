@@ -113,8 +113,8 @@ class Proof(Value, frozen=True, kw_only=True):
     no_noise: str = ""
     """Why the launch that should have taken it did not; empty where it did, and of the others."""
     written: dict[str, float] = msgspec.field(default_factory=dict)
-    """Of a compiled step, by quantity its error against the same step as it is written, at the
-    sizes that are timed; one launch of a case takes it."""
+    """Of a step that is not eager, by quantity its error against the same step as it is written, at
+    the sizes that are timed; one launch of a case takes it."""
     not_written: str = ""
     """Why the launch that should have looked at that did not, or not at all of it; empty where it
     did, of the others, and in older records."""

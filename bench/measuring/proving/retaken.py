@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bench.framework import Tensors
 from bench.measuring.proving.law import Law
 from bench.measuring.proving.otherwise import MOST_SECONDS, Otherwise
-from bench.measuring.proving.written import WORDS, compared, widest
+from bench.measuring.proving.written import ROUTED, WORDS, compared, widest
 from bench.measuring.ranks.edges import Edges
 from bench.records.proof import GRADIENTS, OUTPUT, Noise, StepReading, Vector
 from bench.windowed_job import WindowedJob
@@ -32,8 +32,6 @@ WALK_SECONDS, HELD = 2.0, 32
 as written."""
 OVER = "steps back to back"
 LONG = "a step takes too long for so many more of them"
-ROUTED = "experts"
-"""A fact of models of which a rounding may choose another expert."""
 SILENT = Noise(error=0.0, norm_error=0.0)
 
 

@@ -19,13 +19,13 @@ from bench.measuring.proving import early, left_out, noise, remembered, written
 from bench.measuring.proving.law import Law
 from bench.measuring.proving.noise import figure
 from bench.measuring.proving.otherwise import Otherwise
-from bench.measuring.proving.retaken import ROUTED, Retaken
+from bench.measuring.proving.retaken import Retaken
 from bench.measuring.proving.witness import Known, Sample
 from bench.measuring.ranks.edges import SINGLE, Edges
 from bench.precision import Precision
 from bench.records.agreement import RECOMPUTED, RECOMPUTED_NARROW
 from bench.records.executed import Executed
-from bench.records.execution import is_compiled
+from bench.records.execution import EAGER, is_compiled
 from bench.records.proof import (
     OUTPUT,
     UPDATE,
@@ -70,7 +70,7 @@ class Watch:
     thorough: bool = False
     """Whether for three steps more the job's own noise is taken, it is seen which operators a step
     runs through, and an input is altered: one launch of a case is enough."""
-    execution: str = "eager"
+    execution: str = EAGER
     clock: Callable[[], int] = time.perf_counter_ns
     edges: Edges = SINGLE
     """Where several processes do the step, which must all take as many."""
@@ -127,7 +127,7 @@ class Watch:
             written=dict(self._written.errors),
             not_written=self._written.absent,
             recomputed=self._recomputed,
-            kinks=training is None or training.kinks or ROUTED in self.job.facts,
+            kinks=training is None or training.kinks or written.ROUTED in self.job.facts,
             law=tuple(self._errors),
             not_over="" if self._law is None else self._law.not_over,
             no_time="; ".join(self._skipped),
@@ -312,9 +312,9 @@ class Watch:
             self._no_noise = "" if self._noise else CANNOT_REPEAT
 
     def _hold_to_written(self) -> None:
-        if is_compiled(self.execution) and not self.framework.hands_over:
-            asking = (self.job, self.device, self.precision.name, self._noise, self._computed)
-            self._written = written.held(*asking, alone=self.edges is SINGLE)
+        if self.execution != EAGER and not self.framework.hands_over:
+            asking = (self.job, self.device, self.precision, self.execution, self._noise)
+            self._written = written.held(*asking, self._computed, alone=self.edges is SINGLE)
             self._complaints += self._written.complaints
 
     def _see(self, step: Callable[[], object]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
 import torch
 
-from bench.backends.cpu import CpuBackend
+from bench.backends.cpu import CpuBackend, CpuDevice
 from bench.measuring import messages
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Request
@@ -20,7 +21,7 @@ from bench.records.outcome import Measured, Outcome, Void
 from bench.records.proof import Noise
 from bench.tests.judging.comparing.test_equal_work import vector
 from bench.tests.measuring.test_asked import SETTINGS
-from bench.tests.replay import FakeRecorder
+from bench.tests.replay import Call, FakeRecorder
 from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
 from bench.tests.workloads.test_recorded_training import recorded
 from bench.workloads.jobs.jobs import TrainingJob
@@ -31,6 +32,7 @@ TEXTS = {"model": "tiny", "batch_size": 3, "sequence_length": 16}
 SIZES: dict[tuple[str, str], dict[str, Any]] = {
     ("bert", "infer"): TEXTS,
     ("bert", "train"): TEXTS,
+    ("llama", "prefill"): {"model": "tiny", "batch_size": 3, "prompt_length": 16},
     ("llama", "decode"): {"model": "tiny", "batch_size": 3, "prompt_length": 8, "new_tokens": 4},
     ("memory", "triad"): {"size_bytes": 2**21},
 }
@@ -53,7 +55,13 @@ def compiled_by(
     torch._dynamo.reset()
 
 
-def launched(name: str, mode: str, precision: str = "fp32", thorough: bool = True) -> Outcome:
+def launched(
+    name: str,
+    mode: str,
+    precision: str = "fp32",
+    thorough: bool = True,
+    execution: str = "compile",
+) -> Outcome:
     workload = WORKLOADS[name]
     parameters = msgspec.convert(SIZES[name, mode], workload.modes[mode].parameters)
     case = Case(
@@ -61,7 +69,7 @@ def launched(name: str, mode: str, precision: str = "fp32", thorough: bool = Tru
         version=workload.version_of(mode),
         mode=mode,
         precision=precision,
-        execution="compile",
+        execution=execution,
         parameters=msgspec.to_builtins(parameters),
     )
     asking = Request(
@@ -123,6 +131,42 @@ def test_it_is_looked_at_in_one_launch_of_a_case(compiled_by: Callable[[Compiler
     assert not other.proof.written and not other.proof.not_written
 
 
+class Losing(FakeRecorder):
+    """Of a step of three texts, a recording without one of its products. No twin has such sizes."""
+
+    @contextmanager
+    def _recording(self, calls: list[Call]) -> Iterator[None]:
+        with super()._recording(calls):
+            yield
+        products = "linear", "addmm", "mm"
+        of_three = [
+            number
+            for number, call in enumerate(calls)
+            if call[0].__name__.partition(".")[0] in products and len(call[3]) in (3, 3 * 16)
+        ]
+        if of_three:
+            del calls[of_three[0]]
+
+
+@pytest.mark.parametrize("recorder", [FakeRecorder, Losing])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("bert", "infer"), ("llama", "prefill"), ("bert", "train")]
+)
+def test_a_recording_that_computes_something_else_is_void(
+    name: str, mode: str, recorder: type[FakeRecorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuDevice, "recorder", lambda device: recorder())
+    outcome = launched(name, mode, execution="graph")
+    if recorder is Losing:
+        assert isinstance(outcome, Void), outcome
+        assert "of the timed step differ by" in outcome.reason, outcome.reason
+        assert "of the same step as it is written" in outcome.reason
+    else:
+        assert isinstance(outcome, Measured) and outcome.proof, outcome
+        assert outcome.proof.written and max(outcome.proof.written.values()) < 1e-5
+        assert not outcome.proof.not_written
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), TypeError("no such thing")])
 def test_what_a_device_cannot_do_uncompiled_costs_nothing(
     error: Exception,
@@ -159,6 +203,42 @@ def test_sound_code_is_let_pass(
     assert max(outcome.proof.written.values()) < {"fp32": 1e-4, "bf16": 3e-2}[precision]
 
 
+def narrowed(bits: int) -> Compiler:
+    """Of operands of a product of three texts so many bits. No twin has such sizes."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+
+    def rounded(value: torch.Tensor) -> torch.Tensor:
+        significand, exponent = torch.frexp(value.float())
+        return torch.ldexp((significand * 2**bits).round() / 2**bits, exponent).to(value.dtype)
+
+    class Narrow(torch.fx.Interpreter):
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            product = target.__name__.partition(".")[0] in ("mm", "addmm")
+            if product and any(3 * 16 in operand.shape for operand in args):
+                args = tuple(map(rounded, args))
+            return super().call_function(target, args, kwargs)
+
+    def compiler(graph: Any, inputs: Any) -> Any:
+        return make_boxed_func(Narrow(graph).run)
+
+    found: Compiler = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, as it imports itself
+@pytest.mark.parametrize(("bits", "outcome"), [(8, Measured), (2, Void)])
+def test_products_in_four_bits_are_told(
+    bits: int, outcome: type, compiled_by: Callable[[Compiler], None]
+) -> None:
+    """In bfloat16, where their own noise is as large as what they are off by."""
+    compiled_by(narrowed(bits))
+    found = launched("bert", "train", "bf16")
+    assert isinstance(found, outcome), found
+    said = "the gradients of the timed step differ by"
+    assert outcome is Measured or (isinstance(found, Void) and said in found.reason), found
+
+
 def test_a_single_row_of_many_is_told_and_what_rounding_does_is_not() -> None:
     """At the tolerances themselves: of 32 rows one that was not computed; honest work in 30 layers;
     and a job that rounding alone moves by more than that."""
@@ -174,8 +254,8 @@ def test_a_single_row_of_many_is_told_and_what_rounding_does_is_not() -> None:
 def test_gradients_of_other_weights_are_none_that_can_be_compared() -> None:
     """Where one way leaves out what the other computes as zeros; it is said."""
     noise = Noise(error=1e-2, norm_error=1e-2)
-    both = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
-    found = _judged("fp32", {"gradients": noise, "loss": noise}, *both)
+    one, other = ({"gradients": vector(size=size), "loss": vector()} for size in (1000, 990))
+    found = _judged("fp32", {"gradients": noise, "loss": noise}, one, other, {})
     assert (found.errors, found.complaints) == ({"loss": 0.0}, [])
     assert found.absent.startswith("the gradients of the step as it is written are other ones")
 
