@@ -40,8 +40,8 @@ def report(
         raise refused[0]
     text = render(format_name, files, width, wide=wide, handed_on=output is not None)
     put_report(text, format_name, output)
-    for error in refused:
-        say(f"error: {error} Nothing of it is in the report above.")
+    for one in refused:
+        say(f"error: {one} Nothing of it is in the report above.")
     damaged = [file for file in files if file.damage]
     for file in damaged:
         say(
