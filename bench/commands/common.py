@@ -206,8 +206,9 @@ def require_output(path: Path, format_name: str) -> None:
             f"{path}: a record lies there, which this report would replace. Give another file "
             "with --output."
         )
-    if path.is_dir() or not path.parent.is_dir():
-        raise _unwritable(path, os.strerror(errno.EISDIR if path.is_dir() else errno.ENOENT))
+    folder = os.path.isdir(path)  # noqa: PTH112 - Path raises of a name that is too long
+    if folder or not os.path.isdir(path.parent):  # noqa: PTH112
+        raise _unwritable(path, os.strerror(errno.EISDIR if folder else errno.ENOENT))
 
 
 def _unwritable(path: Path, why: str | None) -> OutputError:
@@ -216,10 +217,10 @@ def _unwritable(path: Path, why: str | None) -> OutputError:
 
 def _replace(path: Path, text: str) -> None:
     """Writes beside it and renames, where it is a file or will be: what lies there stays whole."""
-    target, content = path.resolve(), text.encode("utf-8", "backslashreplace")
+    target, content = Path(os.path.realpath(path)), text.encode("utf-8", "backslashreplace")
     beside = target.with_name(f".accelmark-{os.getpid()}")
-    there = target.exists()
-    if there and not (target.is_file() and os.access(target.parent, os.W_OK)):
+    there = path.exists()  # as the system finds it: a pipe has no name but /dev/stdout
+    if there and not (path.is_file() and os.access(target.parent, os.W_OK)):
         path.write_bytes(content)
         return
     if there:

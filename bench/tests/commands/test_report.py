@@ -141,6 +141,19 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(
     assert page.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no name for stdout")
+def test_a_report_goes_into_a_pipe_by_its_name() -> None:
+    words = ["report", RUN.name, "--format", "csv", "--output", "/dev/stdout"]
+    done = subprocess.run([sys.executable, "-m", "bench", *words], cwd=GOLDEN, capture_output=True)
+    assert done.returncode == 0 and done.stdout.startswith(b"workload,"), done.stderr
+
+
+def test_no_place_for_a_report_is_an_error_in_words(accelmark: Accelmark) -> None:
+    for where in ("x" * 300, "x" * 300 + "/y", ".", "none/y"):
+        code, _, err = accelmark("report", str(RUN), "--output", where)
+        assert code == 2 and "cannot be written (" in err and "Traceback" not in err
+
+
 def test_no_report_is_written_over_a_record(accelmark: Accelmark, tmp_path: Path) -> None:
     """As `--output runs/*.jsonl` asks, once the shell has put the names there."""
     a, b, packed = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl.gz"))
