@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -190,18 +191,47 @@ def put_report(text: str, format_name: str, path: Path | None = None) -> None:
     if path is None:
         (put_card if format_name == "table" else put_file)(text)
         return
+    require_output(path, format_name)
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    say(f"written: {path}")
+
+
+def require_output(path: Path, format_name: str) -> None:
+    """Raises `OutputError` where a report cannot go there: before hours are measured for it."""
     if _is_record(path, format_name == "pytest-benchmark"):
         raise OutputError(
             f"{path}: a record lies there, which this report would replace. Give another file "
             "with --output."
         )
+    folder = os.path.isdir(path)  # noqa: PTH112 - Path raises of a name that is too long
+    if folder or not os.path.isdir(path.parent):  # noqa: PTH112
+        raise _unwritable(path, os.strerror(errno.EISDIR if folder else errno.ENOENT))
+
+
+def _unwritable(path: Path, why: str | None) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({why}). Give another file with --output.")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes beside it and renames, where it is a file or will be: what lies there stays whole."""
+    target, content = Path(os.path.realpath(path)), text.encode("utf-8", "backslashreplace")
+    beside = target.with_name(f".accelmark-{os.getpid()}")
+    there = path.exists()  # as the system finds it: a pipe has no name but /dev/stdout
+    if there and not (path.is_file() and os.access(target.parent, os.W_OK)):
+        path.write_bytes(content)
+        return
+    if there:
+        target.open("ab").close()  # a file that is read only stays
     try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}). Give another file with --output."
-        ) from error
-    say(f"written: {path}")
+        beside.write_bytes(content)
+        if there:
+            shutil.copymode(target, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _is_record(path: Path, plain: bool) -> bool:

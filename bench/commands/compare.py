@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from bench.commands.common import WIDE, canvas, put_report, render, say
 from bench.commands.options import ABOVE_ZERO, PATH, PERCENT, json_option, width_option
 from bench.commands.streams import put_file
 from bench.errors import EXIT_INCOMPLETE, EXIT_SLOWER, ComparisonError
+
+if TYPE_CHECKING:
+    from bench.judging.comparing.comparison import Comparison
 
 
 @click.command(short_help="Say who is faster, or why that is open.")
@@ -126,15 +130,19 @@ def compare(
             put_file(json.dumps([refused], indent=2) + "\n")
         raise
     put_report(render(format_name, comparisons, width, wide=wide), format_name)
+
+    def who(one: Comparison) -> str:
+        return f"{one.other.path}: " if len(others) > 1 else ""
+
     if fail_if_slower is not None:
-        slower = [c for one in comparisons for c in verdicts.slower_than(one, fail_if_slower)]
-        for case in slower:
-            say(f"slower by {1 - (case.ratio or 0):.1%}: {case.label}")
+        slower = [(x, c) for x in comparisons for c in verdicts.slower_than(x, fail_if_slower)]
+        for one, case in slower:
+            say(f"{who(one)}slower by {1 - (case.ratio or 0):.1%}: {case.label}")
         if slower:
             sys.exit(EXIT_SLOWER)
-        unjudged = [c for one in comparisons for c in verdicts.undecidable(one)]
-        for case in unjudged:
-            say(f"not judged ({case.verdict}, {', '.join(case.codes)}): {case.label}")
+        unjudged = [(x, c) for x in comparisons for c in verdicts.undecidable(x)]
+        for one, case in unjudged:
+            say(f"{who(one)}not judged ({case.verdict}, {', '.join(case.codes)}): {case.label}")
         if unjudged:
             sys.exit(EXIT_INCOMPLETE)
     if not any(one.ratios for one in comparisons):

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import WIDE, canvas, looking, put_report, say, typed, watching
+from bench.commands.common import (
+    WIDE,
+    canvas,
+    looking,
+    put_report,
+    require_output,
+    say,
+    typed,
+    watching,
+)
 from bench.commands.options import (
     DEVICE,
     LAUNCHES,
@@ -87,6 +96,8 @@ def explain(
             raise click.UsageError(f"{what} is measured already: leave out {', '.join(wrong)}")
         run = api.read_run(what)
     else:
+        if output is not None:
+            require_output(output, format_name)
         run = api.explain_suite(
             what,
             device=device,
@@ -100,8 +111,10 @@ def explain(
             precision=precision,
         )
     text = explained(run, format_name, canvas(width).width, wide=wide)
-    put_report(text, format_name, output)
-    say(f"record: {run.path}")
+    try:
+        put_report(text, format_name, output)
+    finally:
+        say(f"record: {run.path}")
     if run.damage:
         say(f"error: {run.damage}. What is above is of the lines before it. {run.remedy}")
         sys.exit(EXIT_BAD_INPUT)

@@ -9,7 +9,7 @@ import click
 
 from bench.commands.common import WIDE, put_report, render, say
 from bench.commands.options import PATH, output_option, width_option
-from bench.errors import EXIT_BAD_INPUT
+from bench.errors import EXIT_BAD_INPUT, RecordError
 
 
 @click.command(short_help="Print the report of runs, in any format.")
@@ -30,13 +30,23 @@ def report(
     """Print the report of one or more RUNs: records (*.jsonl), or their folders."""
     from bench import api
 
-    files = [api.read_run(path) for path in runs]
+    files, refused = [], []
+    for path in runs:
+        try:
+            files.append(api.read_run(path))
+        except RecordError as error:
+            refused.append(error)
+    if not files:
+        raise refused[0]
     text = render(format_name, files, width, wide=wide, handed_on=output is not None)
     put_report(text, format_name, output)
+    for one in refused:
+        say(f"error: {one} Nothing of it is in the report above.")
     damaged = [file for file in files if file.damage]
-    if damaged:
+    for file in damaged:
         say(
-            f"error: {damaged[0].damage}. The report above holds the lines before it, which are "
-            f"good. {damaged[0].remedy}"
+            f"error: {file.damage}. The report above holds the lines before it, which are "
+            f"good. {file.remedy}"
         )
+    if damaged or refused:
         sys.exit(EXIT_BAD_INPUT)

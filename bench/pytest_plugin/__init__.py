@@ -8,7 +8,8 @@ case that was selected, as `accelmark run` does, and says so line by line. Each 
 its own launches to pytest-benchmark on a clock that only they move: a round is a launch, and its
 time is seconds per item of work, or per 10^9 where that is one operation or byte; the table's
 heading says which. pytest-benchmark's table, its saved files, `--benchmark-compare` and
-`--benchmark-compare-fail` work unmodified, and `accelmark compare` reads the saved files.
+`--benchmark-compare-fail` work, though no case fails that is not surely slower, and `accelmark
+compare` reads the saved files.
 
 In every other pytest run this plugin does nothing, and imports nothing of accelmark but itself.
 PYTEST_DONT_REWRITE

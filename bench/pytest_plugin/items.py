@@ -9,7 +9,7 @@ import pytest
 from bench.pytest_plugin.keys import CASE, CLOCK, COMPARED, PLAN, SAVED
 from bench.pytest_plugin.options import XDIST, distributed
 from bench.pytest_plugin.replay import ItemClock
-from bench.pytest_plugin.saved import comparable, judges
+from bench.pytest_plugin.saved import Surely, comparable, judges
 
 if TYPE_CHECKING:
     from bench.records.case import Case
@@ -54,6 +54,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             "--benchmark-compare-fail: there is no saved run to compare with. Save one with "
             "--benchmark-autosave, then give --benchmark-compare too."
         )
+    if judges(config):
+        from bench.judging.comparing.verdicts import COMPARE_LAUNCHES
+
+        launches = config.stash[PLAN].settings.launches
+        if launches != "auto" and launches < COMPARE_LAUNCHES:
+            raise pytest.UsageError(
+                f"--benchmark-compare-fail: {launches} launches of a case: a verdict needs "
+                f"{COMPARE_LAUNCHES}, here and in the saved run. Give --accelmark-launches 10."
+            )
+        limits = config.getoption("benchmark_compare_fail")
+        limits[:] = [Surely(config, limit) for limit in limits]  # pytest-benchmark's own list
     config.stash[SAVED] = [
         comparable(config, cases, document) for document in config.stash.get(COMPARED, ())
     ]

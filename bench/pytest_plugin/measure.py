@@ -16,6 +16,7 @@ import pytest
 from bench.pytest_plugin.items import cases_of, runs_nothing
 from bench.pytest_plugin.keys import PLAN, RECORD, RUN, TEMPORARY
 from bench.pytest_plugin.options import device, distributed, translated, usage_errors
+from bench.pytest_plugin.saved import unseen
 
 if TYPE_CHECKING:
     from bench.records.run import RunFile
@@ -99,6 +100,8 @@ def pytest_terminal_summary(
         if RUN in config.stash:
             try:
                 _card(terminalreporter, config.stash[RUN])
+                for name in unseen(config, config.stash[RUN].run.plan):
+                    _say(config, f"not compared: {name}: no saved run has a figure of it")
                 if TEMPORARY in config.stash:
                     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
             finally:

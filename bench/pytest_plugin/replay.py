@@ -11,7 +11,7 @@ import pytest
 
 from bench.pytest_plugin.keys import CASE, CLOCK, KEY, RUN
 from bench.pytest_plugin.options import XDIST
-from bench.pytest_plugin.saved import unjudged
+from bench.pytest_plugin.saved import judges, unjudged, unseen
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -53,6 +53,8 @@ def replay(item: pytest.Item, benchmark: BenchmarkFixture) -> None:
     run, case, clock = item.config.stash[RUN], item.stash[CASE], item.stash[CLOCK]
     row = next(r for r in summarize(run) if r.case.fingerprint == case.fingerprint)
     if (row.status == "skipped" and row.reached) or row.sweep_end:
+        if judges(item.config) and not unseen(item.config, [case]):
+            _fail(benchmark, f"not judged: a saved run measured it: {row.reason}")
         pytest.skip(row.reason)
     if row.status != "measured":
         _fail(benchmark, row.why)

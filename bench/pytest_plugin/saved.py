@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.pytest_plugin.keys import COMPARED, KEY, PLAN, RUN, SAVED
-from bench.pytest_plugin.options import benchmarks_disabled
+from bench.pytest_plugin.options import benchmarks_disabled, translated
 
 if TYPE_CHECKING:
+    from pytest_benchmark.stats import Metadata
+    from pytest_benchmark.utils import RegressionCheck
+
     from bench.judging.comparing.side import Side
     from bench.judging.row import Row
     from bench.records.case import Case
@@ -45,11 +48,42 @@ def judges(config: pytest.Config) -> bool:
     return limited and not benchmarks_disabled(config)
 
 
+class Surely:
+    """A limit of pytest-benchmark's: a time beyond it fails a case only where `accelmark compare`
+    says SLOWER, for noise alone passes any."""
+
+    def __init__(self, config: pytest.Config, limit: RegressionCheck) -> None:
+        self._config, self._limit = config, limit
+
+    def fails(self, current: Metadata, saved: dict[str, Any]) -> str | None:
+        """What is said of a case that fails, `current` against `saved`."""
+        from bench.judging.comparing.compare import compare
+
+        found: str | None = self._limit.fails(current, saved)
+        side = saved.get(KEY)
+        if found is None or side is None or self._limit.field in ("stddev", "iqr"):
+            return found
+        mine = current.extra_info[KEY]["launches"][0]["fingerprint"]
+        cases = compare(side.file, self._config.stash[RUN]).cases
+        (verdict,) = (c.verdict for c in cases if c.other and c.other.case.fingerprint == mine)
+        return found if verdict == "SLOWER" else None
+
+
+def unseen(config: pytest.Config, cases: Sequence[Case]) -> list[str]:
+    """Names of the cases of which no saved run has a figure; none where there is no such run."""
+    sides, names = config.stash.get(SAVED, ()), config.stash[PLAN].names
+    there = {row.work.fingerprint for side in sides for row in side.rows.values() if row.measured}
+    planned = {case.fingerprint for case in cases}
+    lacking = [name for name, case in names.items() if case.fingerprint in planned - there]
+    return lacking if sides else []
+
+
 def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
     """Why what was measured may not be held against the saved runs, as `accelmark compare` has it;
     empty where it may."""
     from bench.judging.comparing.comparability import incomparable
     from bench.judging.comparing.side import Side
+    from bench.judging.comparing.verdicts import enough, too_few
     from bench.judging.row import UNDISTURBED
 
     if judges(config) and row.verdict not in UNDISTURBED:
@@ -60,6 +94,8 @@ def unjudged(config: pytest.Config, run: RunFile, row: Row) -> str:
             reasons = incomparable((saved, Side(run)), other, row)
             if words := "; ".join(reason.words for reason in reasons):
                 return f"not comparable: {words}"
+            if judges(config) and not enough(other, row):
+                return translated(f"not judged: {too_few(other, row).words}")
     return ""
 
 
@@ -74,6 +110,7 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
     from bench.exchange import benchmark_json
     from bench.judging.comparing.comparability import disqualified, unequal
     from bench.judging.comparing.side import Side
+    from bench.judging.comparing.verdicts import COMPARE_LAUNCHES
     from bench.judging.row import UNDISTURBED
     from bench.planning.versions import today
     from bench.records import runfile
@@ -112,9 +149,12 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
             found.append(f"it is {row.status}: {row.reason}")
         elif judges(config) and row.verdict not in UNDISTURBED:
             found.append(f"it is {row.verdict}: {row.reason}")
+        elif judges(config) and row.launches < COMPARE_LAUNCHES:
+            found.append(f"{row.launches} launches: a verdict needs {COMPARE_LAUNCHES}")
         else:
             rounds = [benchmark_json.round_seconds(o) for o in benchmark_json.outcomes_of(launches)]
             benchmark["stats"] = {**benchmark_json.statistics_of(rounds), "iterations": 1}
+            benchmark["stats"][KEY] = side  # for `Surely`
         reasons += [f"{name}: {reason}" for reason in found]
     if not met:
         reasons.append("it measured none of these cases")

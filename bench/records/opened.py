@@ -225,7 +225,7 @@ class StoredLaunches(Sequence[Launch]):
     @overload
     def __getitem__(self, index: slice) -> StoredLaunches: ...
     def __getitem__(self, index: int | slice) -> Launch | StoredLaunches:
-        """Raises `RecordError` if the file has changed since it was read."""
+        """Raises `RecordError` if the file has changed since it was read, but for lines added."""
         if isinstance(index, slice):
             return StoredLaunches(self.path, self.places[index], self.stamp)
         place = self.places[index]
@@ -236,11 +236,13 @@ class StoredLaunches(Sequence[Launch]):
                 text = file.read(place.length)
         except OSError as error:
             raise unreadable(self.path, error) from error
-        if stamp != self.stamp:
-            raise RecordError(
-                f"{self.path}: it was changed while it was read. Run the command again."
-            )
-        return msgspec.json.decode(text, type=Launch)
+        grown = stamp.inode == self.stamp.inode and stamp.size > self.stamp.size
+        if grown or stamp == self.stamp:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                launch = msgspec.json.decode(text, type=Launch)
+                if text.endswith(b"\n") and launch.fingerprint == place.fingerprint:
+                    return launch  # whatever the run that writes it has added since
+        raise RecordError(f"{self.path}: it was changed while it was read. Run the command again.")
 
     def by_case(self) -> dict[str, Sequence[Launch]]:
         """The launches of each fingerprint."""

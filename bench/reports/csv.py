@@ -9,6 +9,7 @@ from bench.records.run import RunFile
 from bench.report import Canvas, Report
 from bench.reports.flat.comma_separated import written
 from bench.reports.flat.row import flat
+from bench.reports.wording.rows import handed_on
 
 HEADERS = {
     "throughput": "throughput_items_per_second",
@@ -26,7 +27,11 @@ class CsvReport(Report):
 
     def render(self, runs: Sequence[RunFile], canvas: Canvas) -> str:
         """Every row of every run, in the order of the plans."""
-        rows = [flat(run, row) for run in runs for row in summarize(run)]
+        rows = [
+            {**flat(run, row), "record_damage": run.damage and handed_on(run.damage, run)}
+            for run in runs
+            for row in summarize(run)
+        ]
         for row in rows:
             row["unit"] = row["unit"] and row["unit"].removesuffix("/s")
         return written(rows, HEADERS)

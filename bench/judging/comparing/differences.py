@@ -43,7 +43,12 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
         base, other = (msgspec.structs.replace(run, launches=()) for run in (base, other))
     names = {x.case.name for x in base.launches} & {x.case.name for x in other.launches}
     mine, theirs = (_facts(file, names) for file in (base, other))
+    asked = {x.run.host.get("accelmark") for x in (base, other)}
+    # What only one of two versions asks a device is in one run alone.
+    device = _device_facts(base) ^ _device_facts(other) if len(asked) > 1 else set()
     for name in dict.fromkeys((*mine, *theirs)):
+        if name in device:
+            continue
         values = mine.get(name, []), theirs.get(name, [])
         if name == "host system":
             first, second = ([release(value) for value in side] for side in values)
@@ -52,6 +57,12 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
         lacking = [file for file, said in zip((base, other), values, strict=True) if not said]
         if set(values[0]) != set(values[1]) and not any(_left_out(name, x) for x in lacking):
             yield Difference(name=name, base=in_words(values[0]), other=in_words(values[1]))
+
+
+def _device_facts(file: RunFile) -> set[str]:
+    """Names of what a run says of its device, to the session or to a launch."""
+    said = (file.run.device, *(section(x.environment, "device") for x in file.launches))
+    return {name for one in said for name in section(one, "facts")}
 
 
 def states(*files: RunFile) -> set[str]:

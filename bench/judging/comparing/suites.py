@@ -13,6 +13,7 @@ from bench import catalogue
 from bench.errors import AccelmarkError
 from bench.judging.comparing.comparability import unequal
 from bench.judging.comparing.comparison import CaseComparison
+from bench.judging.comparing.verdicts import COMPARE_LAUNCHES
 from bench.judging.row import Row
 from bench.planning import plan, suite_file
 from bench.planning.instead import OPTION
@@ -82,6 +83,10 @@ def _command(run: Run, lacking: Sequence[Case]) -> str:
     beside = [case for case in cases if case.fingerprint not in others]
     most = max(work.devices for work in lacking)
     over = f" --devices {most}" if devices and most > 1 else ""
+    launches = run.settings.launches
+    few = launches != "auto" and launches < COMPARE_LAUNCHES
+    if launches != _suite(title).settings.launches and not few:
+        over += f" --launches {launches}"
     by_option: dict[str, dict[str, None]] = {}
     for work in lacking:
         option = "" if work.fingerprint in written else f" {OPTION} {work.precision}"

@@ -50,11 +50,12 @@ def preliminary(
     if rate_given(base, other):
         found = (Reason(Code.RATE_GIVEN, at_given_rate), *found)
     elif not tested:
-        return "NO_INTERVAL", (_too_few(base, other), *found)
+        return "NO_INTERVAL", (too_few(base, other), *found)
     return ("UNRANKED", found) if found else ("UNDECIDED", ())
 
 
-def _too_few(base: Row, other: Row) -> Reason:
+def too_few(base: Row, other: Row) -> Reason:
+    """Why two rows that are not `enough` have no verdict."""
     return Reason(
         Code.FEW_LAUNCHES,
         f"{base.launches} and {other.launches} launches: a verdict needs {COMPARE_LAUNCHES} of "

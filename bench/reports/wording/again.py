@@ -23,7 +23,8 @@ class Typed(NamedTuple):
     """What was measured, and on what, in the words of a command line."""
 
     suite: str
-    """As it was typed, but for its folder: one of the user's own is a file."""
+    """As it was typed, but for its folder: one of the user's own is a file. A shipped one has the
+    number that it had then."""
     options: tuple[str, ...]
     """Each of `REPEATED` that was given, with its value, quoted."""
 
@@ -45,8 +46,9 @@ def typed(run: Run) -> Typed:
             given.setdefault(name, []).append(value)
     if len(set(given.get("device", ()))) > 1:  # one for each side of `ab`
         given["device"] = [f"{run.device.get('backend')}:{run.device.get('index')}"]
+    suite = given.get("suite", [run.suite])[0]
     return Typed(
-        given.get("suite", [run.suite])[0],
+        run.suite if run.suite.startswith(f"{suite}@") else suite,
         tuple(f"--{name} {shlex.quote(given[name][-1])}" for name in REPEATED if name in given),
     )
 

@@ -50,6 +50,17 @@ def test_fail_if_slower(
     assert out.startswith("base   Fake CPU (cpu): fake, 10 launches")
 
 
+def test_of_several_others_each_message_names_its_run(accelmark: Accelmark, tmp_path: Path) -> None:
+    for name, file in (("a", run(FAST)), ("b", run(SLOW)), ("c", run(SLOW[:4])), ("d", run(FAST))):
+        write(tmp_path / f"{name}.jsonl", another(file) if name == "d" else file)
+    names = [f"{letter}.jsonl" for letter in "abd"]
+    code, _, err = accelmark("compare", *names, "--fail-if-slower", "5")
+    assert code == 3 and err.startswith("b.jsonl: slower by 9.1%: ")
+    names = [f"{letter}.jsonl" for letter in "acd"]
+    code, _, err = accelmark("compare", *names, "--fail-if-slower", "5")
+    assert code == 1 and err.startswith("c.jsonl: not judged (NO_INTERVAL")
+
+
 def test_one_slower_case_outweighs_one_that_cannot_be_judged(
     accelmark: Accelmark, tmp_path: Path
 ) -> None:

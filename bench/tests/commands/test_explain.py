@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import api
 from bench.commands.explain import compared
 from bench.records.runfile import Writer
 from bench.tests.conftest import Accelmark
@@ -97,3 +98,17 @@ def test_of_several_runs_each_row_and_card_says_which_it_is_of() -> None:
     ]
     assert all(one in cards for one in said)
     assert others[0].run.run_id not in compared(base, others[:1], False, False, 100)
+
+
+def test_where_the_page_goes_is_looked_at_before_anything_is_measured(
+    accelmark: Accelmark, record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(api, "explain_suite", measure)
+    where = str(tmp_path / "none" / "page.txt")
+    code, _, err = accelmark("explain", "smoke", "--output", where)
+    assert code == 2 and "page.txt: cannot be written" in err
+    code, _, err = accelmark("explain", str(record), "--output", where)
+    assert code == 2 and f"record: {record}" in err, "of what may have taken hours"

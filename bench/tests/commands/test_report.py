@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -92,6 +95,63 @@ def test_a_truncated_record_shows_what_is_whole_and_says_the_rest(
     assert "copy it again" in out and "run again" not in out.lower()
     assert err.startswith("error: cut.jsonl, line ") and "cut short" in err
     assert "Traceback" not in err
+
+
+def test_each_damaged_record_is_named_and_none_stops_the_others(
+    accelmark: Accelmark, tmp_path: Path
+) -> None:
+    for name, content in (("a", RUN.read_bytes()[:20_000]), ("b", b""), ("c", RUN.read_bytes())):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    (tmp_path / "d.jsonl").write_bytes(RUN.read_bytes()[:19_000])
+    names = [f"{letter}.jsonl" for letter in "abcd"]
+    code, out, err = accelmark("report", *names, "--format", "csv")
+    assert code == 2
+    for name in ("a", "b", "d"):
+        assert f"error: {name}.jsonl, line " in err
+    assert "c.jsonl" not in err
+    damage = [row["record_damage"] for row in csv.DictReader(io.StringIO(out))]
+    assert {"cut short" in text for text in damage} == {True, False}
+    assert damage[0] and damage[-1], "of the first and the last"
+    code, out, err = accelmark("report", "b.jsonl")
+    assert (code, out) == (2, "") and "it is empty" in err
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.txt"
+    page.write_text("an earlier report")
+    page.chmod(0o640)
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        code, _, err = accelmark("report", str(RUN), "--output", "page.txt")
+    assert code == 2 and "No space left on device" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["page.txt"]
+    assert page.read_text() == "an earlier report"
+    link = tmp_path / "link"
+    link.symlink_to(page)
+    assert accelmark("report", str(RUN), "--output", "link")[0] == 0
+    assert link.is_symlink() and "gemm-matmul" in page.read_text(encoding="utf-8")
+    assert page.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no name for stdout")
+def test_a_report_goes_into_a_pipe_by_its_name() -> None:
+    words = ["report", RUN.name, "--format", "csv", "--output", "/dev/stdout"]
+    done = subprocess.run([sys.executable, "-m", "bench", *words], cwd=GOLDEN, capture_output=True)
+    assert done.returncode == 0 and done.stdout.startswith(b"workload,"), done.stderr
+
+
+def test_no_place_for_a_report_is_an_error_in_words(accelmark: Accelmark) -> None:
+    for where in ("x" * 300, "x" * 300 + "/y", ".", "none/y"):
+        code, _, err = accelmark("report", str(RUN), "--output", where)
+        assert code == 2 and "cannot be written (" in err and "Traceback" not in err
 
 
 def test_no_report_is_written_over_a_record(accelmark: Accelmark, tmp_path: Path) -> None:

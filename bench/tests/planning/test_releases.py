@@ -193,6 +193,9 @@ def test_the_rest_is_what_was_not_asked_for_and_no_more() -> None:
     assert (
         compare(base, other).command_for_the_rest == "accelmark run quick@4 --only 'resnet50-infer'"
     )
+    many = msgspec.structs.replace(base.run, settings=Settings(launches=10))
+    found = compare(msgspec.structs.replace(base, run=many), other)
+    assert "quick@4 --launches 10 --only" in found.command_for_the_rest, "or there is no verdict"
     unmeasured = make_file([case, void], make_launches(case, [make_measured()]))
     assert "resnet50-infer" in compare(base, unmeasured).command_for_the_rest, "never reached"
     assert compare(unmeasured, base).command_for_the_rest == ""

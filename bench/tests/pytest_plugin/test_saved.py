@@ -76,7 +76,7 @@ def test_a_saved_session_holds_every_case_and_the_strangers_apart(mixed: Run) ->
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved run of 10 ms a step, which is a GFLOP."""
     folder = tmp_path_factory.mktemp("base")
-    run = scripted(folder, {"8x8x8": [0.01, 0.01]}, "--benchmark-json=base.json")
+    run = scripted(folder, {"8x8x8": [0.01] * 5}, "--benchmark-json=base.json", launches=5)
     assert run.code == 0, run.out
     return folder / "base.json"
 
@@ -85,7 +85,8 @@ FAIL = "--benchmark-compare-fail=mean:5%"
 
 
 def compare(folder: Path, with_: Path, launch: float | str, *arguments: str) -> Run:
-    return scripted(folder, {"8x8x8": [launch, launch]}, f"--benchmark-compare={with_}", *arguments)
+    script = {"8x8x8": [launch] * 5}
+    return scripted(folder, script, f"--benchmark-compare={with_}", *arguments, launches=5)
 
 
 def test_a_regression_fails_the_run_and_an_equal_one_does_not(base: Path, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_disturbed_case_is_no_change_of_speed(base: Path, tmp_path: Path) -> N
     """`accelmark compare` does not rank it, and `--fail-if-slower` does not let it pass."""
     failed = compare(tmp_path, base, "hot", FAIL)
     assert failed.outcomes == {"failed": 1}, failed.out
-    assert "not judged: THROTTLED: 2 of 2 launches throttled" in failed.out
+    assert "not judged: THROTTLED: 5 of 5 launches throttled" in failed.out
     assert "Performance has regressed" not in failed.out + failed.err
     shown = compare(tmp_path, base, "hot")
     assert shown.outcomes == {"passed": 1}, "without a limit nothing is judged"
@@ -137,12 +138,36 @@ def test_what_turns_out_not_to_be_comparable_has_no_number(base: Path, tmp_path:
 
 
 def test_what_the_saved_run_has_no_number_of_is_not_held_against_it(tmp_path: Path) -> None:
-    script: dict[str, list[Any]] = {"8x8x8": [0.01, 0.01], "9x9x9": ["void"]}
-    assert scripted(tmp_path, script, "--benchmark-json=base.json").code == 1
-    now = scripted(
-        tmp_path, {**script, "9x9x9": [0.01, 0.01]}, "--benchmark-compare=base.json", FAIL
-    )
-    assert now.outcomes == {"passed": 2}, now.out
+    script: dict[str, list[Any]] = {"8x8x8": [0.01] * 5, "9x9x9": ["void"]}
+    assert scripted(tmp_path, script, "--benchmark-json=base.json", launches=5).code == 1
+    script |= {"9x9x9": [0.01] * 5, "10x10x10": [0.01] * 5}
+    now = scripted(tmp_path, script, "--benchmark-compare=base.json", FAIL, launches=5)
+    assert now.outcomes == {"passed": 3}, now.out
+    said = [line for line in now.out.splitlines() if line.startswith("not compared: ")]
+    assert said == [
+        f"not compared: gemm-matmul-fp32[{shape}]: no saved run has a figure of it"
+        for shape in ("9x9x9", "10x10x10")
+    ]
+
+
+def test_what_is_beyond_the_limit_by_noise_alone_passes(base: Path, tmp_path: Path) -> None:
+    """Twice as slow in one launch of five is 20 % on average, and no verdict of `compare`."""
+    script = {"8x8x8": [0.01, 0.01, 0.02, 0.01, 0.01]}
+    given = (f"--benchmark-compare={base}", FAIL)
+    noisy = scripted(tmp_path, script, *given, launches=5)
+    assert noisy.code == 0 and noisy.outcomes == {"passed": 1}, noisy.out + noisy.err
+    assert "not compared" not in noisy.out
+    spread = scripted(tmp_path, script, given[0], FAIL.replace("mean", "stddev"), launches=5)
+    assert "Performance has regressed" in spread.out + spread.err, "a limit of the spread stays"
+    few = scripted(tmp_path, script, *given, launches=3)
+    assert few.code == pytest.ExitCode.USAGE_ERROR
+    assert "3 launches of a case: a verdict needs 5" in few.err and "launch 1" not in few.out
+
+
+def test_what_cannot_run_any_more_is_not_judged(base: Path, tmp_path: Path) -> None:
+    now = compare(tmp_path, base, "skipped", FAIL)
+    assert now.outcomes == {"failed": 1}, now.out
+    assert "not judged: a saved run measured it: no such arithmetic" in now.out
 
 
 def launches_of(document: Any) -> Any:
@@ -159,6 +184,12 @@ def impossible(document: Any) -> None:
 def throttled(document: Any) -> None:
     for launch in launches_of(document):
         launch["outcome"] |= {"flags": ["THROTTLED"], "causes": {"THROTTLED": "thermal"}}
+
+
+def few(document: Any) -> None:
+    del launches_of(document)[3:]
+    order = document["accelmark"]["order"]
+    del order[3:]
 
 
 def edited(change: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -210,7 +241,7 @@ REFUSED = [
     (
         "disturbed",
         edited(throttled),
-        "gemm-matmul-fp32[8x8x8]: it is THROTTLED: 2 of 2 launches throttled",
+        "gemm-matmul-fp32[8x8x8]: it is THROTTLED: 5 of 5 launches throttled",
     ),
     (
         "impossible",
@@ -221,6 +252,11 @@ REFUSED = [
         "nothing in common",
         edited(lambda d: d["benchmarks"][0].update(fullname="test_own.py::test_own")),
         "it measured none of these cases",
+    ),
+    (
+        "few",
+        edited(few),
+        "gemm-matmul-fp32[8x8x8]: 3 launches: a verdict needs 5",
     ),
 ]
 

@@ -65,6 +65,18 @@ def test_a_record_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("from_disk")
+def test_a_record_that_grows_while_it_is_read_is_read_as_it_was(tmp_path: Path) -> None:
+    """Another process measures on; what it adds takes nothing from the lines before it."""
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(RUN.read_bytes())
+    run = read(path)
+    before = summarize(run)
+    with path.open("ab") as file:
+        file.write(b'{"line":"lau')
+    assert summarize(run) == before
+
+
+@pytest.mark.usefixtures("from_disk")
 def test_damage_is_found_in_a_large_record_too(tmp_path: Path) -> None:
     lines = RUN.read_bytes().splitlines(keepends=True)
     path = tmp_path / "run.jsonl"

@@ -45,6 +45,18 @@ def test_a_published_run_is_on_the_system_that_it_was_on(
     assert ("host system" in differences(on(base), on(other))) == listed
 
 
+@pytest.mark.parametrize(("version", "listed"), [("0.1", False), ("0.2", True)])
+def test_what_an_older_version_did_not_ask_of_a_device_is_no_difference(
+    version: str, listed: bool
+) -> None:
+    device = {"backend": "cpu", "index": 0, "name": "Fake CPU"}
+    base = run(FAST, host={"accelmark": version}, device={**device, "facts": {"driver": "1"}})
+    facts = {"driver": "2", "board": "new"}
+    other = run(SLOW, host={"accelmark": "0.2"}, device={**device, "facts": facts})
+    for found in (differences(base, other), differences(other, base)):
+        assert "driver" in found and ("board" in found) == listed
+
+
 def test_what_differs_is_listed_and_what_is_equal_is_not() -> None:
     base = seen(
         {

@@ -62,6 +62,15 @@ def test_a_command_measures_the_same_work_on_the_same_device(typed: str, again: 
         assert step(end=None, command=command).endswith(f": accelmark run {again}")
 
 
+@pytest.mark.parametrize(
+    ("typed", "again"), [("quick", "quick@2"), ("quick@2", "quick@2"), ("quick.toml", "quick.toml")]
+)
+def test_a_suite_has_the_number_that_it_had_then(typed: str, again: str) -> None:
+    """`quick` is another one today, whose launches would not be compared with these."""
+    said = step(failed(), failed(), suite="quick@2", command=("accelmark", "run", typed))
+    assert f"accelmark run {again} --only" in said
+
+
 def test_what_was_asked_for_alone_is_measured_alone_again() -> None:
     command = ("accelmark", "run", "quick", "--only", "gemm-*", "--device=cpu")
     again = "accelmark run quick --device cpu --only"
