@@ -46,6 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = contextlib.ExitStack()  # here, once for all the processes of pytest-xdist
         config.stash[NURSERY] = stack.enter_context(forking.starting())
         config.add_cleanup(stack.close)
+    if config.pluginmanager.hasplugin("hypothesispytest"):  # draws the same each time, at any load
+        from hypothesis import settings
+
+        settings.register_profile("accelmark", deadline=None, derandomize=True, database=None)
+        settings.load_profile("accelmark")
     if hasattr(config, "workerinput"):
         os.environ["GOMP_SPINCOUNT"] = "0"
         import torch
