@@ -57,6 +57,8 @@ class TorchDevice(Device):
     """By which float32 is shortened here, besides torch's own: of each fact its place in torch."""
     _recorded = False
     """Whether something was recorded here."""
+    _events_tell: bool | None = None
+    """None until one is asked for."""
 
     def __init__(self, info: DeviceInfo, device_type: str, graph_type: str = "") -> None:
         """device_type: torch's name for its kind; graph_type: as `TorchBackend.graph_type`."""
@@ -80,13 +82,14 @@ class TorchDevice(Device):
         self.ask("synchronize", self.info.index)
 
     def event(self) -> Any:
-        """A timing event of the current stream: the vendor's own where it has one."""
+        """A timing event of the current stream: the vendor's own where it has one; None where no
+        event says its time."""
         import torch
 
-        own = getattr(self._module, "Event", None)
-        if own is not None:
-            return own(enable_timing=True)
-        return torch.Event(self._type, enable_timing=True)
+        own = getattr(self._module, "Event", None) or functools.partial(torch.Event, self._type)
+        if self._events_tell is None:
+            self._events_tell = _trial.events_tell(self, own)
+        return own(enable_timing=True) if self._events_tell else None
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
         """Events count milliseconds, as floating-point numbers."""

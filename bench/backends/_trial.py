@@ -6,13 +6,13 @@ A product of numbers whose result is known, so small that it takes no time.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import formats, quantized_product
-from bench.backend import Backend
+from bench.backend import Backend, Device
 from bench.precision import Precision
 from bench.records.reason import first_line
 
@@ -86,6 +86,20 @@ def by_reference(precision: Precision) -> str | None:
         return None
     # Without the figure, which is another each time: one machine says one thing.
     return f"torch multiplies {narrow} here by reference code, many times as slowly as float32"
+
+
+def events_tell(device: Device, make: Callable[..., Any]) -> bool:
+    """Whether the time between two of a device's events can be read: some layers only order work by
+    theirs, and raise. make: torch's or the vendor's, of one that has times."""
+    marks = [make(enable_timing=True) for _ in range(2)]
+    for mark in marks:
+        mark.record()
+    device.synchronize()
+    try:
+        device.elapsed_ns(*marks)
+    except RuntimeError:  # NotImplementedError is one
+        return False
+    return True
 
 
 def _core_seconds(operand: torch.Tensor) -> float:

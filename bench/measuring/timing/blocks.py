@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 SHORT_STEP_SECONDS = 1e-4
 """Where a block holds so many steps that they are shorter than this, the host's usage is not read
 at each of them."""
+DEAR_NS, DEAR_SHARE = 20_000, 0.05
+"""An event that the host takes longer to record, and so much of a step, times no step: it would be
+a part of it. Most take 1 to 3 us, and some, by public reports, 120."""
+TRIED = 8
+"""Events whose recording is timed, of which the quickest counts."""
 TOLD_NS = 1_000_000
 """So long is nothing to no event: some vendors' layers have ones that always say so."""
 UNCHANGED = nullcontext()
@@ -98,7 +103,9 @@ class BlockTimer:
         self.busy_ns: list[int] = []
         """Of every block so far, this process's own time."""
         self._have_events = True
-        """Until the device gives none, or they say that a millisecond was nothing."""
+        """Until the device gives none, they are dear, or say that a millisecond was nothing."""
+        self._event_ns = 0
+        """That the host takes to record one."""
         self.started_ns: int | None = None
         """When the first step began; None before it."""
         self._events: list[Any] = []
@@ -189,6 +196,8 @@ class BlockTimer:
             step_ns, waited = shared(wall_ns, steps), None
         else:
             waited = arrivals.waited_ns(events)
+            if self._event_ns > max(DEAR_NS, DEAR_SHARE * wall_ns / steps):
+                self._have_events = False
         return Block(
             start_ns=self._since_first(start),
             wall_ns=wall_ns,
@@ -199,6 +208,7 @@ class BlockTimer:
     def _recorded(self, count: int) -> list[Any] | None:
         """So many events; None where the device has none. A driver makes one when it is recorded
         first, and in a block the host would pay for that at each step."""
+        known = len(self._events)
         while self._have_events and len(self._events) < count:
             event = self.device.event()
             if event is None:
@@ -206,6 +216,12 @@ class BlockTimer:
             else:
                 event.record()
                 self._events.append(event)
+        if self._events and not known:
+            marks = [self.clock()]
+            for _ in range(TRIED):
+                self._events[0].record()
+                marks.append(self.clock())
+            self._event_ns = min(b - a for a, b in itertools.pairwise(marks))
         return self._events[:count] if self._have_events else None
 
     def _only_timed(self, steps: int) -> Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -206,12 +207,30 @@ def test_after_a_recording_memory_is_what_stays_reserved(
 def test_events_are_the_vendors_own_or_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    own = device(module(Event=lambda enable_timing: ("own", enable_timing)))
-    assert own.event() == ("own", True)
-    monkeypatch.setattr(torch, "Event", lambda kind, enable_timing: (kind, enable_timing))
-    assert device(module()).event() == ("some", True)
-    start = SimpleNamespace(elapsed_time=lambda end: 0.25)
-    assert own.elapsed_ns(start, None) == 250_000
+    def event(kind: str, *, enable_timing: bool) -> SimpleNamespace:
+        return SimpleNamespace(
+            made=(kind, enable_timing), record=lambda: None, elapsed_time=lambda end: 0.25
+        )
+
+    def waited(index: int) -> None: ...
+
+    own = device(module(Event=functools.partial(event, "own"), synchronize=waited))
+    assert own.event().made == ("own", True)
+    monkeypatch.setattr(torch, "Event", event)
+    assert device(module(synchronize=waited)).event().made == ("some", True)
+    assert own.elapsed_ns(own.event(), None) == 250_000
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, NotImplementedError])
+def test_events_that_order_work_and_say_no_time_are_none(raised: type[Exception]) -> None:
+    """Then blocks are timed: torch.rbln's raise when they are asked."""
+
+    def mute(end: object) -> float:
+        raise raised("event timing is not supported")
+
+    made = SimpleNamespace(record=lambda: None, elapsed_time=mute)
+    opened = device(module(Event=lambda **_: made, synchronize=lambda index: None))
+    assert opened.event() is None and opened.event() is None
 
 
 def test_synchronize_names_the_device() -> None:

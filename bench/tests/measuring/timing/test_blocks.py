@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.measuring.timing.blocks import BlockTimer
+from bench.measuring.timing.blocks import TRIED, BlockTimer
 from bench.measuring.timing.engine import Engine
 from bench.measuring.timing.usage import process_usage
 from bench.records.run import Settings
@@ -24,7 +24,7 @@ def test_a_block_synchronizes_at_its_two_edges_only(synchronous: bool, count: in
     measuring, device = engine([MS], synchronous=synchronous)
     measuring.block(count)
     inside = "s" * count if synchronous else "e" + "se" * count
-    made = "" if synchronous else "e" * (count + 1)
+    made = "" if synchronous else "e" * (count + 1 + TRIED)
     assert device.actions == f"{made}S{inside}S", "drivers make an event when it is first recorded"
     device.log.clear()
     measuring.block(count)
@@ -110,6 +110,29 @@ def test_events_that_say_that_everything_was_nothing_are_none(
         assert block.wall_ns == sum(block.step_ns) and min(block.step_ns) > MS
         assert block.input_wait_ns == 12
     assert device.actions.endswith("SsssS")
+
+
+@pytest.mark.parametrize(
+    ("event_us", "step_ms", "by"),
+    [(120, 1, "block"), (120, 3, "device event"), (3, 0.01, "device event")],
+)
+def test_events_that_take_a_part_of_the_step_time_none(
+    monkeypatch: pytest.MonkeyPatch, event_us: int, step_ms: float, by: str
+) -> None:
+    device, record = FakeDevice(ScriptedClock(), synchronous=False), FakeEvent.record
+
+    def dear(event: FakeEvent) -> None:
+        device.clock.advance(event_us * MS // 1000)
+        record(event)
+
+    monkeypatch.setattr(FakeEvent, "record", dear)
+    job = FakeJob(device, [int(step_ms * MS)] * 400)
+    timer = BlockTimer(job, device, Settings(), device.clock)
+    timer.block(100)
+    assert timer.step_clock == by
+    block = timer.block(100)
+    assert device.blocks[-2].count("e") == (0 if by == "block" else 101)
+    assert by != "block" or block.wall_ns == 100 * step_ms * MS
 
 
 class UsedUp(FakeJob):
