@@ -20,9 +20,14 @@ TRANSFER_CEILING = "transfer-to-device"
 
 CACHES = 4
 """A stream's arrays are so many times as large as all last-level caches together, or more."""
+TOGETHER = 3
+"""And all of them together are, of an accelerator: of what a pass moves no more than one part in so
+many may lie there. Of arrays that are passed over in turns that is nothing where the oldest line
+goes first, and 6 % where any does."""
 UNKNOWN_CACHE, MOST_CACHE = 64 * 2**20, 256 * 2**20
 """Where nobody says how large an accelerator's are: for a ceiling, by which the streams of the
-suites are believed and none that is far smaller; and for what is impossible, as large as any."""
+suites are believed and none that is far smaller; and for what is impossible, of those whose peak is
+trusted as large as any."""
 ARRAYS = {"read": 1, "triad": 3}
 """That a kernel of the streams passes over; two where nothing is said."""
 ROUND = 2**20
@@ -128,22 +133,22 @@ def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
 
     On a host, STREAM's rule: each array is at least four times as large as all of them together;
     where the record does not say how large they are, as older ones do not, the case is believed.
-    Of an accelerator the arrays together are, so that no more than a quarter of what a pass moves
-    may lie there. device: as the run's header has it.
+    Of an accelerator three times, the arrays together. device: as the run's header has it.
     Source: McCalpin, STREAM, https://www.cs.virginia.edu/stream/ref.html.
     """
     size = row.case.parameters.get("size_bytes")
     if not row.measured or row.case.workload != BANDWIDTH or not isinstance(size, int):
         return row
     cache, on_host = chips.cache_of(device), device.get("backend", "cpu") == "cpu"
-    needed = CACHES * (cache if cache is not None else 0 if on_host else UNKNOWN_CACHE)
+    times = CACHES if on_host else TOGETHER
+    needed = times * (cache if cache is not None else 0 if on_host else UNKNOWN_CACHE)
     if not on_host:
         needed = -(-needed // ARRAYS.get(row.case.mode, 2))
     if size >= needed:
         return row
     together = "" if on_host else "together "
     whose = (
-        f"{together}less than {CACHES} times the {units.memory(cache)} of last-level caches"
+        f"{together}less than {times} times the {units.memory(cache)} of last-level caches"
         if cache is not None
         else "small, and how large the last-level caches are is not known"
     )

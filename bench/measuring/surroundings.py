@@ -16,7 +16,9 @@ from bench.workload import Mode, Workload
 PRELOADS = ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES")
 """What puts functions in the place of a library's."""
 FAKER = "faketime"
-"""In the name of a library that does so with the clock's."""
+"""In the name of a library that does so with the clock's; told not to, it leaves the one that
+counts from a start."""
+REAL_CLOCK = ("FAKETIME_DONT_FAKE_MONOTONIC", "DONT_FAKE_MONOTONIC")
 OTHER_CLOCK = "it has the clock say another time"
 
 
@@ -28,7 +30,8 @@ def harmful(*sources: Backend | Framework) -> str:
         for name, reason in source.harmful_variables().items()
         if os.environ.get(name, "").lower() not in ("", "0", "none", "false", "off")
     ]
-    found += [(name, OTHER_CLOCK) for name in PRELOADS if FAKER in os.environ.get(name, "")]
+    if not any(os.environ.get(name) == "1" for name in REAL_CLOCK):
+        found += [(name, OTHER_CLOCK) for name in PRELOADS if FAKER in os.environ.get(name, "")]
     return "; ".join(
         f"{name}={without_paths(os.environ[name])}: {reason}. Unset it and run again"
         for name, reason in found

@@ -54,10 +54,11 @@ def hit(
     hits: list[int] = []
     with choices(model) as chosen:
         taken = min(steps, MOST_STEPS)
-        every = -(-taken // MOST_LOOKS)
+        looks = min(taken, MOST_LOOKS)
+        looked = {(2 * look + 1) * taken // (2 * looks) for look in range(looks)}
         for index in range(taken):
             token = step(token, index)
-            if chosen and index % every == every // 2:
+            if chosen and index in looked:
                 hits += [len(layer.unique()) for layer in torch.stack(chosen).cpu()]
             chosen.clear()
     return statistics.fmean(hits) if hits else None
