@@ -31,7 +31,11 @@ BY_TYPE = {
     "mlu": "Cambricon",
     "mtia": "Meta",
     "musa": "Moore Threads",
+    "neuron": "AWS",
+    "rbln": "Rebellions",
+    "spyre": "IBM",
     "supa": "Biren",
+    "tpu": "Google",
 }
 """Types that only one vendor uses."""
 OWN_NAMES = ("nvidia", "tesla", "geforce", "quadro", "grid")

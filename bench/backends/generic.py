@@ -36,6 +36,7 @@ FAMILIES = (
     *("XPU*", "XMLIR_*", "BKCL_*", "XBLAS_*", "XDNN_*", "XFT_*", "XFA_*", "USE_FAST_BF16_FC"),
     *("ECCL_*", "GCU_*", "USE_GCU_*", "TOPS_*", "ENFLAME_*", "MTIA_*"),
     *("BR_*", "BRTB_*", "SUPA_*", "SUCCL_*", "SUDNN_*", "SUBLAS_*"),
+    *("NEURON_*", "RBLN_*", "LIBTPU_*", "TPU_*", "XLA_*"),
 )
 NO_FALLBACK = {
     "ENABLE_FALLBACK_TO_CPU": ("torch_mlu", "0"),
@@ -47,9 +48,28 @@ torch_mlu's MLUFallback.cpp, Gaudi's fallback_helper.cpp, Kunlunxin's scripts.""
 ANNOUNCED = {
     "ENFLAME_LOG_DEBUG_LEVEL": ("torch_gcu", "DEBUG"),
     "ENFLAME_LOG_DEBUG_MOD": ("torch_gcu", "TORCH_GCU/FALLBACK"),
+    "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION": ("torch_neuronx", "1"),
+    "TORCH_NEURONX_FALLBACK_ONLY_FOR_UNIMPLEMENTED_OPS": ("torch_neuronx", "1"),
+    "TORCH_RBLN_DISABLE_FALLBACK": ("torch_rbln", "compile_error,unsupported_op"),
 }
-"""Without which a package that cannot do without the host does not say that an operator runs there.
-Source: torch_gcu's user guide and aten_cpu_fallback.cpp."""
+"""Without which a package does not say, or fail, where an operator runs on the host. Source:
+torch_gcu's user guide and aten_cpu_fallback.cpp, torch_neuronx's python_ops/base.py, torch_rbln's
+RBLNFallbackConfig.cpp. (RBLN's log names operators too, but under a mode that sees every operator,
+as `bench.dispatch` has one, it runs them all on the host: it would void every launch.)"""
+AS_WRITTEN = {
+    "NEURON_LAUNCH_BLOCKING": ("torch_neuronx", "0"),
+    "PT_HPU_LAZY_MODE": ("habana_frameworks", "0"),
+    "TORCH_TPU_ALLOW_LEGACY_DEVICE_APIS": ("torch_tpu", "1"),
+}
+"""Without which a version of a package waits for every operator by itself, or for none until there
+is a graph of them, or refuses to say to anybody but torch what devices it has."""
+COMPILERS = {
+    "hpu_backend": "habana_frameworks",
+    "neuron": "torch_neuronx",
+    "rbln": "torch_rbln",
+    "tpu": "torch_tpu",
+}
+"""torch.compile's names for vendors' own, and what brings them."""
 GRAPHS = {
     "cuda": "CUDAGraph",
     "gcu": "GCUGraph",
@@ -86,9 +106,15 @@ class GenericBackend(TorchBackend):
         here = [n for n in KNOWN_PLUG_INS if importlib.util.find_spec(n.partition(".")[0])]
         return tuple(n for n in dict.fromkeys((*points, *here)) if n not in ELSEWHERE)
 
+    @property
+    def compilers(self) -> tuple[str, ...]:  # type: ignore[override]  # looked up, not written down
+        """torch's own, and those of what is installed."""
+        here = [name for name, of in COMPILERS.items() if importlib.util.find_spec(of)]
+        return ("inductor", *here)
+
     def worker_environment(self) -> Mapping[str, str]:
         """No fallback to the host in what is installed, or none that is not announced."""
-        own = (NO_FALLBACK | ANNOUNCED).items()
+        own = (NO_FALLBACK | ANNOUNCED | AS_WRITTEN).items()
         here = {name: value for name, (of, value) in own if importlib.util.find_spec(of)}
         return {**super().worker_environment(), **here}
 
@@ -101,11 +127,14 @@ class GenericBackend(TorchBackend):
         return FAMILIES
 
     def harmful_variables(self) -> Mapping[str, str]:
-        """What makes the host wait for every kernel or do its work, and shortens sums."""
-        waits = (f"{of}_LAUNCH_BLOCKING" for of in ("CUDA", "MACA", "MUSA", "SUPA", "TOPS"))
+        """What makes the host wait for every kernel or do its work, fuses them or shortens sums."""
+        vendors = ("CUDA", "MACA", "MUSA", "NEURON", "SUPA", "TOPS", "TORCH_TPU", "TPU")
+        waits = (f"{of}_LAUNCH_BLOCKING" for of in vendors)
+        fuses = ("PT_HPU_LAZY_MODE", "TORCH_TPU_DEFER_AND_FUSE", "TPU_DEFER_AND_FUSE")
         falls = (*NO_FALLBACK, "ENABLE_MLU_FAIL_FALLBACK", "BRTB_ENABLE_SUPA_FALLBACK")
         return {
             **dict.fromkeys(waits, "the host waits for every kernel"),
+            **dict.fromkeys(fuses, "operators wait until they are fused"),
             **dict.fromkeys(falls, "operators may run on the host"),
             "ENFLAME_PT_OP_DEBUG_CONFIG": "operators may run on the host, or be waited for",
             "BRTB_ENABLE_MMA_BF16_ACC": "products are summed in bfloat16",

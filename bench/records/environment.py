@@ -63,16 +63,18 @@ with their families, and no cause of another speed; but those that put other cod
 choose kernels."""
 BETWEEN_DEVICES = re.compile(r"[A-Z\d_]*(BK|C|H)CL_|(FI|OFI|UCX|SHARP|NVSHMEM)_")
 """How the names of variables begin that matter to work over several devices alone."""
-SELECTS = re.compile(r"_(VISIBLE_DEVICES|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$")
+SELECTS = re.compile(
+    r"_(VISIBLE_(CHIPS|CORES|DEVICES)|DEVICE_(ORDER|ORDINAL|SELECTOR)|AFFINITY_MASK)$"
+)
 """Variables that choose which device it is; its name says what came of that."""
-OF_ONE_HOST = re.compile(r"_(SOCKET_IFNAME|IB_HCA|NET_DEVICES)$")
-"""Names of variables that name a host's own network devices."""
+OF_ONE_HOST = re.compile(r"_(SOCKET_IFNAME|IB_HCA|NET_DEVICES|WORKER_ID)$")
+"""Names of variables that name a host's own network devices, or the host among its own."""
 LIMIT = re.compile(r"(re)?compile.limit|cache.size.limit", re.IGNORECASE)
 """How the compiler says that it gives a function up: it has been compiled too often."""
 SECRET = re.compile(r"TOKEN|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names of variables whose values nobody is told."""
 WHERE = re.compile(
-    r"(^|_)(ADDR|ADDRESS|COMM_ID|EMAIL|ENDPOINT|HOST(ID|S|_?NAME)?|IFNAME|IP|LOGIN"
+    r"(^|_)(ADDR|ADDRESS(ES)?|COMM_ID|EMAIL|ENDPOINT|HOST(ID|S|_?NAMES?)?|IFNAME|IP|LOGIN"
     r"|NODE_?(NAME|LIST)|OWNER|URI|URL|USER(_?NAME)?|UUID)$"
 )
 """Names of variables whose values say who or where somebody is."""

@@ -85,7 +85,7 @@ def test_a_plug_ins_own_graphs_are_found(kind: str, monkeypatch: pytest.MonkeyPa
     ("package", "own"),
     [
         ("torch_mlu", {"ENABLE_FALLBACK_TO_CPU": "0"}),
-        ("habana_frameworks", {"PT_HPU_PLACE_ON_CPU": "none"}),
+        ("habana_frameworks", {"PT_HPU_LAZY_MODE": "0", "PT_HPU_PLACE_ON_CPU": "none"}),
         ("torch_xmlir", {"XMLIR_ENABLE_FALLBACK_TO_CPU_BOOL": "False"}),
         (
             "torch_gcu",
@@ -95,6 +95,16 @@ def test_a_plug_ins_own_graphs_are_found(kind: str, monkeypatch: pytest.MonkeyPa
             },
         ),
         ("torch_musa", {}),
+        (
+            "torch_neuronx",
+            {
+                "NEURON_LAUNCH_BLOCKING": "0",
+                "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION": "1",
+                "TORCH_NEURONX_FALLBACK_ONLY_FOR_UNIMPLEMENTED_OPS": "1",
+            },
+        ),
+        ("torch_rbln", {"TORCH_RBLN_DISABLE_FALLBACK": "compile_error,unsupported_op"}),
+        ("torch_tpu", {"TORCH_TPU_ALLOW_LEGACY_DEVICE_APIS": "1"}),
     ],
 )
 def test_operators_of_a_worker_do_not_run_on_the_host_unsaid(
@@ -128,6 +138,12 @@ def test_operators_of_a_worker_do_not_run_on_the_host_unsaid(
             "operators may run on the host, or be waited for",
         ),
         ("BRTB_ENABLE_MMA_BF16_ACC", "1", "products are summed in bfloat16"),
+        ("PT_HPU_LAZY_MODE", "1", "operators wait until they are fused"),
+        ("TORCH_TPU_DEFER_AND_FUSE", "1", "operators wait until they are fused"),
+        ("TPU_DEFER_AND_FUSE", "1", "operators wait until they are fused"),
+        ("NEURON_LAUNCH_BLOCKING", "1", "the host waits for every kernel"),
+        ("TORCH_TPU_LAUNCH_BLOCKING", "1", "the host waits for every kernel"),
+        ("TPU_LAUNCH_BLOCKING", "1", "the host waits for every kernel"),
     ],
 )
 def test_what_lets_operators_run_elsewhere_or_shorter_voids(
@@ -138,3 +154,32 @@ def test_what_lets_operators_run_elsewhere_or_shorter_voids(
     for off in ("False", "OFF", "0"):
         monkeypatch.setenv(name, off)
         assert surroundings.harmful(generic.BACKEND) == ""
+
+
+@pytest.mark.parametrize("package", [None, *generic.COMPILERS.values()])
+def test_a_vendors_compiler_is_tried_where_it_is_installed(
+    package: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After torch's own, which has no trial where it is the only one."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == package or None)
+    own = [name for name, of in generic.COMPILERS.items() if of == package]
+    assert generic.BACKEND.compilers == ("inductor", *own)
+
+
+@pytest.mark.parametrize(
+    ("kind", "vendor"),
+    [("neuron", "AWS"), ("rbln", "Rebellions"), ("spyre", "IBM"), ("tpu", "Google")],
+)
+def test_a_type_of_one_vendor_names_it(
+    kind: str, vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where torch says nothing of an accelerator of its own."""
+    import torch
+
+    module = ModuleType(f"torch.{kind}")
+    module.__dict__.update(dict.fromkeys(("is_available", "device_count"), lambda: 1))
+    monkeypatch.setattr(torch, kind, module, raising=False)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+    monkeypatch.setattr(generic.GenericBackend, "_load_all", lambda _: [])
+    (found,) = generic.BACKEND.devices()
+    assert (found.vendor, found.facts["torch_device"]) == (vendor, kind)

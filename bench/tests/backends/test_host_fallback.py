@@ -60,6 +60,18 @@ def test_fallback_is_found_however_it_is_said() -> None:
         "CPU": ("gcd",),
         "Warning: adaptive_max_pool3d is not supported by NPU currently. Now this kernel is "
         "running on CPU.": ("adaptive_max_pool3d",),
+        "/a/b.py:3: FallbackWarning: aten.sin.default is falling back to cpu": (
+            "aten.sin.default",
+        ),
+        "/a/b.py:3: FallbackWarning: aten::arange.out is falling back to cpu": (
+            "aten::arange.out",
+        ),
+        "[WARNING] Operator 'aten::topk' executed via CPU fallback": ("aten::topk",),
+        "[WARNING] Operator 'aten::sort' fell back to CPU": ("aten::sort",),
+        "Fallback to CPU execution due to RBLN compilation failure. The operation will now proceed "
+        "on the CPU using PyTorch. Performance may be impacted.": (
+            "an operator that the runtime does not name",
+        ),
         "Aten Op fallback from XPU to CPU happends.": (
             "an operator that the runtime does not name",
         ),
@@ -75,6 +87,9 @@ def test_fallback_is_found_however_it_is_said() -> None:
         "The operator 'aten::x' is not currently implemented for the MPS device. As a temporary "
         "fix, you can set `PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a fallback.",
         "NPU out of memory. Tried to allocate 2.00 GiB",
+        "UserWarning: onnxruntime is falling back to CPU",
+        # Of our own looks, too: all operators run so under a mode that sees them.
+        "[TORCH-RBLN][INFO] `aten::mul` op ran on CPU instead of RBLN",
     ],
 )
 def test_what_did_not_run_did_not_fall_back(text: str) -> None:

@@ -205,13 +205,25 @@ def test_every_backend_declares_its_vendors_families() -> None:
         "mps": "METAL_X",
         "generic": "MUSA_X MLU_X PT_HPU_X GCU_X USE_GCU_DEFAULT_STREAM MACA_X BRTB_X SUDNN_X"
         " SUBLAS_X XMLIR_X BKCL_X XBLAS_X XDNN_X XFT_X XFA_X XPUAPI_X XPURT_X UMD_X MHA_X"
-        " ENABLE_FLASH_ATTENTION_X",
+        " ENABLE_FLASH_ATTENTION_X NEURON_X RBLN_X LIBTPU_X TPU_X XLA_X",
     }
     for name, variables in wanted.items():
         given = dict.fromkeys(variables.split(), "1")
         words = catalogue.backend(name).recorded_variables()
         assert set(environment.variables(words, given)) == set(given), name
         assert all(len(word.rstrip("*")) >= 3 for word in words)
+
+
+def test_of_its_vendors_variables_some_tell_where_or_which_it_is() -> None:
+    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "NEURON_RT_ROOT_COMM_ID"):
+        assert environment.variables(["TPU_*", "NEURON_*"], {name: "a"}) == {
+            name: environment.NOT_RECORDED
+        }
+    for name in ("NEURON_RT_VISIBLE_CORES", "TPU_VISIBLE_CHIPS"):
+        assert environment.selects(name, "3")
+        assert not environment.is_common(name, "3")
+    assert not environment.is_common("TPU_WORKER_ID", "3")
+    assert environment.is_common("NEURON_RT_NUM_CORES", "3")
 
 
 def test_what_a_backend_sets_or_forbids_is_recorded() -> None:
