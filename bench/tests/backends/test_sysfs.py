@@ -187,6 +187,36 @@ def test_an_apu_has_the_memory_that_its_driver_gives_it(
     assert rocm.RocmBackend().describe(module, 0).memory_bytes == gib * 2**30
 
 
+@pytest.mark.parametrize(
+    ("said", "gib", "shared"),
+    [
+        ({"device_id": 0x7D55}, 28, True),
+        ({"device_id": 0x7D55}, 64, False),
+        ({"device_id": 0xE20B}, 12, False),
+        ({"device_id": 0x7D55, "is_integrated_gpu": False}, 28, False),
+        ({"device_id": 0xE20B, "is_integrated_gpu": True}, 28, True),
+        ({}, 28, False),
+    ],
+)
+def test_intels_gpu_within_a_chip_is_known_before_torch_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, int], gib: int, shared: bool
+) -> None:
+    """By torch 2.11 a laptop's was asked for four times the memory of its host."""
+    import torch
+
+    monkeypatch.setattr(_sysfs, "SYS", tmp_path)
+    host = SimpleNamespace(total=31 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda index: SimpleNamespace(**said))
+    info = DeviceInfo(backend="xpu", index=0, name="Some", memory_bytes=gib * 2**30)
+    unseen = xpu.XpuDevice(info, "xpu").shares_host_memory
+    assert unseen is bool(said.get("is_integrated_gpu")), "no /sys, as on Windows"
+    own = tmp_path / "bus/pci/devices/0000:00:02.0/device"
+    own.parent.mkdir(parents=True)
+    own.write_text("0x7d55\n")
+    assert xpu.XpuDevice(info, "xpu").shares_host_memory is shared
+
+
 def test_a_lower_power_limit_is_a_setting_and_another_driver_no_chip() -> None:
     """MI300X capped from 750 to 500 W (ROCm 5231)."""
     low = {**SAID, "power_limit_watts": "500"}
