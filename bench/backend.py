@@ -113,7 +113,8 @@ class Device(ABC):
 
     @property
     def shares_host_memory(self) -> bool:
-        """Whether its memory is the host's, which stands still when too much is asked of it."""
+        """Whether its memory is the host's, and nothing of its own keeps it from taking all of
+        that, whereupon the host stands still. (Apple's allocator has a limit, and refuses.)"""
         return False
 
     def capacity_bytes(self) -> int | None:

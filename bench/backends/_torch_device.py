@@ -148,9 +148,12 @@ class TorchDevice(Device):
         found: Any = None
         with suppress(NotAvailable):
             found = self.ask("get_device_properties", self.info.index)
-        if not any(getattr(found, name, False) for name in INTEGRATED):
-            return False
-        return (self.info.memory_bytes or 0) <= APART * int(psutil.virtual_memory().total)
+        most = APART * int(psutil.virtual_memory().total)
+        return self._integrated(found) and (self.info.memory_bytes or 0) <= most
+
+    def _integrated(self, found: Any) -> bool:
+        """Whether these properties of torch's are of a GPU within the host's chip."""
+        return any(getattr(found, name, False) for name in INTEGRATED)
 
     def capacity_bytes(self) -> int | None:
         """Of the host's memory, where it shares that, no more than what is available now."""

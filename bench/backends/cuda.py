@@ -252,7 +252,7 @@ def _nvml_facts(info: DeviceInfo) -> dict[str, str]:
         "persistence_mode": lambda n, h: n.nvmlDeviceGetPersistenceMode(h),
         "ecc_mode": lambda n, h: n.nvmlDeviceGetEccMode(h)[0],  # the second is from the next reset
         "confidential_computing_mode": lambda n, _: n.nvmlSystemGetConfComputeState().ccFeature,
-        "confidential_computing_multi_gpu": lambda n, _: _multi_gpu_mode(n),
+        "confidential_computing_multi_gpu_mode": lambda n, _: _multi_gpu_mode(n),
         "processes_on_device": lambda n, h: len(
             n.nvmlDeviceGetComputeRunningProcesses(instance_of(n, h, info.index))
         ),

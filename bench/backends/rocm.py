@@ -134,6 +134,7 @@ class RocmBackend(TorchBackend):
     def describe(self, module: Any, index: int) -> DeviceInfo:
         """With its architecture and the versions of HIP and of the driver; an APU with all that its
         driver gives it, of which torch may say half (TheRock 4645)."""
+        import psutil
         import torch
 
         info = super().describe(module, index)
@@ -155,7 +156,9 @@ class RocmBackend(TorchBackend):
         name, size, card = info.name, info.memory_bytes, _sysfs.card(properties, "amdgpu")
         if card and size and getattr(properties, "is_integrated", 0):
             vram, gtt = _sysfs.apu_bytes(card, "total") or (0, 0)
-            size = max(size, vram, gtt if size > vram else 0)  # an older kernel keeps to the first
+            if 0 < vram < size:  # an older kernel keeps to the first; MI300A has none of it
+                size = min(max(size, gtt), int(psutil.virtual_memory().total))
+            size = max(size, vram)
         if UNNAMED.fullmatch(name):
             chip = INSTINCTS.get(_sysfs.pci_device(card))
             kind = facts["architecture"].partition(":")[0]

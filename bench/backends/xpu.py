@@ -11,7 +11,7 @@ import msgspec
 
 from bench.backend import DeviceInfo
 from bench.backends import _sysfs
-from bench.backends._torch_device import NotAvailable, TorchBackend, TorchDevice, ask
+from bench.backends._torch_device import INTEGRATED, NotAvailable, TorchBackend, TorchDevice, ask
 from bench.backends._xpu_smi import XpuSmiSource
 from bench.formats import ZERO, Operand
 from bench.precision import Precision
@@ -20,6 +20,10 @@ from bench.telemetry.source import Source
 
 if TYPE_CHECKING:
     import torch
+
+OF_CHIP = "0000:00:02.0"
+"""PCI address of Intel's GPUs that are in one chip with a CPU, and of no card (but in a
+virtual machine)."""
 
 
 class XpuProducts(Products):
@@ -54,6 +58,14 @@ class XpuDevice(TorchDevice):
     def facts(self) -> dict[str, str]:
         """The switches as they stand, and what the driver says of limits."""
         return {**super().facts(), **_sysfs.settings(self, "xe", "i915")}
+
+    def _integrated(self, found: Any) -> bool:
+        """Also where torch does not say it (before 2.12): it is the device at `OF_CHIP`."""
+        said = getattr(found, "device_id", None)
+        here = said and _sysfs.pci_device(_sysfs.SYS / "bus/pci/devices" / OF_CHIP)
+        if here and not hasattr(found, INTEGRATED[1]):
+            return here == f"{said:04x}"
+        return super()._integrated(found)
 
 
 class XpuBackend(TorchBackend):

@@ -24,6 +24,8 @@ from bench.units import significant
 
 USER_FILE = "ACCELMARK_CHIPS"
 Trust = Literal["high", "medium", "low"]
+UNNAMED = re.compile(r"\W*|\D*\b(graphics|device|gpu|unknown)\b\D*", re.IGNORECASE)
+"""What a driver calls a device that it does not know."""
 SLICE = re.compile(r"-\d{1,3}[abcq]\w*$")
 """Behind a chip's name: a virtual device that has so many GB of it, or so much of its time, and not
 the whole, unless `match` names that one: `H200X-35C`, `H200X-1-18C`, and `H200X-141C` of all 141
@@ -289,7 +291,7 @@ def one_kind(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two devices, as headers of runs have them, are of one name, architecture and number
     of multiprocessors.
 
-    What a side does not say does not count. A name without a number, or one that is made of the
+    What a side does not say does not count. A name of general words, or one that is made of the
     architecture, is a driver's that does not know the chip: then the other two tell.
     """
     names = [str(device.get("name")) for device in (base, other)]
@@ -300,7 +302,7 @@ def one_kind(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     if known and (len({*architectures}) > 1 or len({*units}) > 1):
         return False
     unnamed = [
-        not re.search(r"\d", name) or architecture in name
+        bool(UNNAMED.fullmatch(name)) or architecture in name
         for name, architecture in zip(names, architectures, strict=True)
     ]
     return names[0] == names[1] or (known and any(unnamed))

@@ -24,7 +24,10 @@ MARGIN = 0.8
 are within 20 % of what is measured (`python -m bench.tests.scripts.fit`); what lies closer is
 tried, and what then runs out of memory has failed and says so."""
 MARGIN_OF_HOST = 1 / MARGIN
-"""Where a device takes the host's own memory: what does not fit surely is not tried there."""
+"""Where a device takes the host's own memory: what may not fit into what is available is not tried
+there, as long as others have more than a little of it (`FREE`)."""
+FREE = 0.9
+"""Share of all that is available where nobody else uses it: more cannot be waited for."""
 
 
 def estimate(workload: Workload, mode: str, parameters: Any, site: Site) -> int | None:
@@ -53,17 +56,21 @@ def require(
 
     needed: of one rank; remedy: what to do about it, if anything; ranks: how many share the
     capacity; available: what others leave of it now. Where only that is too little it raises
-    RuntimeError: at another time the case may fit. margin: `MARGIN_OF_HOST` where trying harms it.
+    RuntimeError: at another time the case may fit. margin: `MARGIN_OF_HOST` where trying harms it;
+    against the capacity no more than the estimate itself counts.
     """
     if needed is None:
         return
-    least = margin * needed * ranks
+    total = needed * ranks
     each = f" ({ranks} ranks of this host, {units.memory(needed)} each)" if ranks > 1 else ""
-    needs = f"needs about {units.memory(needed * ranks)}{each}"
-    needs += f", up to {units.memory(int(least))}" if margin > 1 else ""
-    if capacity is not None and least > capacity:
+    needs = f"needs about {units.memory(total)}{each}"
+    if capacity is not None and min(margin, 1) * total > capacity:
         has = f"the device has {units.memory(capacity)}{remedy()}"
         raise Unsupported(f"{DOES_NOT_FIT}: {needs}, {has}")
+    least = margin * total
+    if margin > 1 and capacity is not None:
+        least = min(least, max(total, FREE * capacity))
+        needs += f", to be safe {units.memory(int(least))}" if least > total else ""
     if available is not None and least > available:
         raise RuntimeError(f"{needs}, and the host has {units.memory(available)} available now")
 

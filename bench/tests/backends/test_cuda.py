@@ -12,6 +12,7 @@ import pytest
 from bench.backend import DeviceInfo, DeviceUnavailable, supported_precisions
 from bench.backends import _trial, cuda
 from bench.backends.cuda import CudaBackend, CudaDevice
+from bench.judging.comparing.configured import DEVICE_SETTINGS
 from bench.precision import PRECISIONS
 
 
@@ -260,9 +261,11 @@ def test_facts_that_cannot_be_are_not_observable(
         "persistence_mode": "1",
         "ecc_mode": "1",
         "confidential_computing_mode": "0",
-        "confidential_computing_multi_gpu": multi_gpu,
+        "confidential_computing_multi_gpu_mode": multi_gpu,
         "processes_on_device": "0",
     }
+    of_all = {"confidential_computing_mode", "confidential_computing_multi_gpu_mode"}
+    assert of_all == {x for x in facts if x.startswith("conf") and DEVICE_SETTINGS.search(x)}
 
 
 @pytest.mark.parametrize(("integrated", "used"), [(1, 6 * 2**30), (0, 118 * 2**30)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.backend import DeviceInfo
@@ -163,14 +164,19 @@ def test_a_chip_that_libdrm_does_not_know_is_named_by_its_pci_device(put: Put, n
         (1, {"mem_info_vram_total": 96 * 2**30, "mem_info_gtt_total": 16 * 2**30}, 96),
         (1, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 16 * 2**30}, 62),
         (1, {"mem_info_vram_total": 62 * 2**30, "mem_info_gtt_total": 120 * 2**30}, 62),
+        (1, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 128 * 2**30}, 125),
+        (1, {"mem_info_vram_total": 0, "mem_info_gtt_total": 251 * 2**30}, 62),
         (1, {}, 62),
         (0, {"mem_info_vram_total": 2**29, "mem_info_gtt_total": 120 * 2**30}, 62),
     ],
 )
 def test_an_apu_has_the_memory_that_its_driver_gives_it(
-    put: Put, integrated: int, files: dict[str, int], gib: int
+    put: Put, monkeypatch: pytest.MonkeyPatch, integrated: int, files: dict[str, int], gib: int
 ) -> None:
-    """Strix Halo: torch said 62 GiB, and gave 120; cases were skipped as too large."""
+    """Strix Halo: torch said 62 GiB, and gave 120; cases were skipped as too large. Its driver may
+    be set to give more than the host has, as MI300A's does, which keeps none apart."""
+    host = SimpleNamespace(total=125 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
     put("amdgpu", "0000:c1:00.0", {name: f"{size}\n" for name, size in files.items()})
     properties = SimpleNamespace(
         name="AMD Radeon 8060S Graphics", total_memory=62 * 2**30, multi_processor_count=20
@@ -179,6 +185,36 @@ def test_an_apu_has_the_memory_that_its_driver_gives_it(
     module = ModuleType("torch.some")
     module.__dict__["get_device_properties"] = lambda index: properties
     assert rocm.RocmBackend().describe(module, 0).memory_bytes == gib * 2**30
+
+
+@pytest.mark.parametrize(
+    ("said", "gib", "shared"),
+    [
+        ({"device_id": 0x7D55}, 28, True),
+        ({"device_id": 0x7D55}, 64, False),
+        ({"device_id": 0xE20B}, 12, False),
+        ({"device_id": 0x7D55, "is_integrated_gpu": False}, 28, False),
+        ({"device_id": 0xE20B, "is_integrated_gpu": True}, 28, True),
+        ({}, 28, False),
+    ],
+)
+def test_intels_gpu_within_a_chip_is_known_before_torch_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, int], gib: int, shared: bool
+) -> None:
+    """By torch 2.11 a laptop's was asked for four times the memory of its host."""
+    import torch
+
+    monkeypatch.setattr(_sysfs, "SYS", tmp_path)
+    host = SimpleNamespace(total=31 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda index: SimpleNamespace(**said))
+    info = DeviceInfo(backend="xpu", index=0, name="Some", memory_bytes=gib * 2**30)
+    unseen = xpu.XpuDevice(info, "xpu").shares_host_memory
+    assert unseen is bool(said.get("is_integrated_gpu")), "no /sys, as on Windows"
+    own = tmp_path / "bus/pci/devices/0000:00:02.0/device"
+    own.parent.mkdir(parents=True)
+    own.write_text("0x7d55\n")
+    assert xpu.XpuDevice(info, "xpu").shares_host_memory is shared
 
 
 def test_a_lower_power_limit_is_a_setting_and_another_driver_no_chip() -> None:

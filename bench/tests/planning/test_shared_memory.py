@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from types import SimpleNamespace
@@ -93,13 +94,20 @@ def test_ranks_of_a_host_are_counted_together() -> None:
 
 
 def test_a_device_that_shares_the_hosts_memory_is_asked_for_what_fits_surely() -> None:
-    """A fourth more than was estimated to fit was tried, and the machine stood still."""
-    assert require(Large(), None, 6 * GIB, 2, backend="cuda", left=5 * GIB)
-    said = "needs about 4.0 GiB, up to 5.0 GiB, and the host has 4.9 GiB available now"
+    """A fourth more than was estimated to fit was tried, and the machine stood still. What takes
+    nearly all of a host that is free was then refused for ever, as what does not fit."""
+    here = functools.partial(require, Large(), None, ranks=2, backend="cuda")
+    assert here(6 * GIB, left=5 * GIB)
+    said = "needs about 4.0 GiB, to be safe 5.0 GiB, and the host has 4.9 GiB available now"
     with pytest.raises(RuntimeError, match=said):
-        require(Large(), None, 6 * GIB, 2, backend="cuda", left=int(4.9 * GIB))
-    with pytest.raises(Unsupported, match=r"up to 5.0 GiB, the device has 4.9 GiB"):
-        require(Large(), None, int(4.9 * GIB), 2, backend="cuda", left=3 * GIB)
+        here(6 * GIB, left=int(4.9 * GIB))
+    for whole, free in ((4.0, 4.0), (4.2, 4.0), (4.8, 4.4)):
+        assert here(int(whole * GIB), left=int(free * GIB)), "all that it ever has"
+    for whole, too_little in ((4.2, 3.9), (4.8, 4.3)):
+        with pytest.raises(RuntimeError, match="available now"):
+            here(int(whole * GIB), left=int(too_little * GIB))
+    with pytest.raises(Unsupported, match=r"needs about 4.0 GiB, the device has 3.9 GiB"):
+        here(int(3.9 * GIB), left=3 * GIB)
     assert require(Large(), None, int(3.9 * GIB), 2, backend="cuda"), "its own: it says itself"
 
 

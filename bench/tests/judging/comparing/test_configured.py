@@ -88,6 +88,8 @@ def test_one_chip_is_one_kind_by_whatever_name_its_driver_has_for_it() -> None:
             assert doubt(*pair).startswith("it is one kind of device, "), name
     newer = chip("AMD Instinct MI350X", driver="7.2.4")
     assert doubt(known, newer) == "", "two names are two chips"
+    two = (chip("AMD Radeon VII", driver="6.1"), chip("AMD Instinct MI50", driver="7.2"))
+    assert doubt(*two) == "", "a name without a number is one"
     for name in ("AMD Radeon Graphics", "AMD Instinct MI355X"):
         for parts in (("gfx942", "304"), ("gfx950", "32")):
             other = chip(name, *parts, driver="7.2.4")

@@ -204,17 +204,19 @@ def test_garbage_collection_is_off_while_measuring_and_then_as_before(
 @pytest.mark.parametrize(
     ("scope", "shared", "has", "lent"),
     [
-        ("device allocator", False, 79, True),
+        ("device allocator", False, 75, True),
+        ("device allocator", False, 76, False),
         ("device allocator, reserved", False, 80, False),
         ("device allocator", False, None, False),
-        ("device allocator", True, 79, False),
-        ("process RSS", False, 79, False),
+        ("device allocator", True, 75, False),
+        ("process RSS", False, 75, False),
     ],
 )
 def test_tensors_that_a_driver_keeps_on_the_host_are_out_of_memory(
     monkeypatch: pytest.MonkeyPatch, scope: str, shared: bool, has: int | None, lent: bool
 ) -> None:
-    """A driver that lends a device the host's memory never says so: a step is the bus's then."""
+    """A driver that lends a device the host's memory never says so: a step is the bus's then.
+    A device may say 0.95 of what it has: of a card that held all of it a step was out of memory."""
     measuring, device = engine([10 * MS])
     device.info = msgspec.structs.replace(device.info, memory_bytes=has and has * 2**30)
     peak = Memory(peak_bytes=80 * 2**30, scope=scope, host_rss_bytes=1)
@@ -223,5 +225,5 @@ def test_tensors_that_a_driver_keeps_on_the_host_are_out_of_memory(
     if not lent:
         assert measuring.measure().memory == peak
         return
-    with pytest.raises(MemoryError, match=r"80\.0 GiB of tensors on a device that has 79\.0 GiB"):
+    with pytest.raises(MemoryError, match=r"80\.0 GiB .* says it has \(75\.0 GiB\)"):
         measuring.measure()
