@@ -18,6 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from bench.backend import Backend, Device, DeviceInfo, Queued, Recorder, is_out_of_memory
 from bench.backends import _caches, _links, _trial
 from bench.backends._graphs import recorder
@@ -37,13 +39,13 @@ AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 SHARED_NAMES = {"mem_get_info": "get_memory_info"}
 """What `torch.accelerator` calls otherwise."""
 UNANSWERED = "doesn't support querying"
-"""In the error of a driver that lacks a question, as client GPUs' do of their free memory."""
+"""In errors of drivers that lack a question, as client GPUs' of their free memory."""
 INTEGRATED = ("is_integrated", "is_integrated_gpu")
 """In torch's properties of a device, of its types each its own."""
 APART = 1.02
 """Times the host's memory: one with more has had its own set apart from that at boot."""
 LOST = re.compile(r"device[ _](?:is |was )?lost|device hung", re.IGNORECASE)
-"""Level Zero, Vulkan and others; vendors have numbers of their own besides."""
+"""Level Zero, Vulkan and others; vendors have their own besides."""
 
 
 class NotAvailable(Exception):
@@ -82,8 +84,7 @@ class TorchDevice(Device):
         self.ask("synchronize", self.info.index)
 
     def event(self) -> Any:
-        """A timing event of the current stream: the vendor's own where it has one; None where no
-        event says its time."""
+        """Of the current stream: the vendor's own where it has one; None where none says a time."""
         import torch
 
         own = getattr(self._module, "Event", None) or functools.partial(torch.Event, self._type)
@@ -120,8 +121,6 @@ class TorchDevice(Device):
         Of what tensors had; after a recording of what was reserved, as its replays allocate
         nothing, and what they use has been freed, but for them.
         """
-        import psutil
-
         process = int(psutil.Process().memory_info().rss)
         used = None
         with suppress(NotAvailable):
@@ -143,13 +142,11 @@ class TorchDevice(Device):
     @property
     def shares_host_memory(self) -> bool:
         """As torch's properties say."""
-        import psutil
-
-        found: Any = None
         with suppress(NotAvailable):
             found = self.ask("get_device_properties", self.info.index)
-        most = APART * int(psutil.virtual_memory().total)
-        return self._integrated(found) and (self.info.memory_bytes or 0) <= most
+            own = (self.info.memory_bytes or 0) / APART
+            return self._integrated(found) and own <= int(psutil.virtual_memory().total)
+        return False
 
     def _integrated(self, found: Any) -> bool:
         """Whether these properties of torch's are of a GPU within the host's chip."""
@@ -159,8 +156,6 @@ class TorchDevice(Device):
         """Of the host's memory, where it shares that, no more than what is available now."""
         if not self.shares_host_memory:
             return super().capacity_bytes()
-        import psutil
-
         left = int(psutil.virtual_memory().available)
         return min(left, self.info.memory_bytes or left)
 

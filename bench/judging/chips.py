@@ -26,6 +26,8 @@ USER_FILE = "ACCELMARK_CHIPS"
 Trust = Literal["high", "medium", "low"]
 UNNAMED = re.compile(r"\W*|\D*\b(graphics|device|gpu|unknown)\b\D*", re.IGNORECASE)
 """What a driver calls a device that it does not know."""
+ALIKE = 1.05
+"""Times one driver may say that a chip has of what another does."""
 SLICE = re.compile(r"-\d{1,3}[abcq]\w*$")
 """Behind a chip's name: a virtual device that has so many GB of it, or so much of its time, and not
 the whole, unless `match` names that one: `H200X-35C`, `H200X-1-18C`, and `H200X-141C` of all 141
@@ -292,7 +294,8 @@ def one_kind(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     of multiprocessors.
 
     What a side does not say does not count. A name of general words, or one that is made of the
-    architecture, is a driver's that does not know the chip: then the other two tell.
+    architecture, is a driver's that does not know the chip: then the other two tell, and the
+    memory, by which a chip may differ alone.
     """
     names = [str(device.get("name")) for device in (base, other)]
     facts = [section(device, "facts") for device in (base, other)]
@@ -305,7 +308,10 @@ def one_kind(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         bool(UNNAMED.fullmatch(name)) or architecture in name
         for name, architecture in zip(names, architectures, strict=True)
     ]
-    return names[0] == names[1] or (known and any(unnamed))
+    sizes = [device.get("memory_bytes") for device in (base, other)]
+    told = [float(size) for size in sizes if isinstance(size, int)]
+    alike = max(told, default=0) <= ALIKE * min(told, default=0)
+    return names[0] == names[1] or (known and any(unnamed) and alike)
 
 
 def _named(device_name: str) -> Iterator[Chip]:

@@ -70,9 +70,13 @@ def test_a_setting_that_differs_is_named_before_the_ratio_and_is_not_the_chip() 
     assert "a setting may be the cause" in row["chip_doubt"]
 
 
-def chip(name: str, architecture: str = "gfx950", units: str = "256", **facts: str) -> RunFile:
+def chip(
+    name: str, architecture: str = "gfx950", units: str = "256", gb: float = 288, **facts: str
+) -> RunFile:
     told = {"architecture": f"{architecture}:xnack-", "multiprocessors": units, **facts}
-    return ran(0.01, device={"backend": "some", "index": 0, "name": name, "facts": told})
+    whole = round(gb * 1e9)
+    device = {"backend": "some", "index": 0, "name": name, "memory_bytes": whole, "facts": told}
+    return ran(0.01, device=device)
 
 
 def test_one_chip_is_one_kind_by_whatever_name_its_driver_has_for_it() -> None:
@@ -86,6 +90,8 @@ def test_one_chip_is_one_kind_by_whatever_name_its_driver_has_for_it() -> None:
         newer = chip(name, driver="7.2.4")
         for pair in ((known, newer), (newer, known)):
             assert doubt(*pair).startswith("it is one kind of device, "), name
+    less = chip("AMD Radeon Graphics", driver="7.2.4", gb=256)
+    assert doubt(known, less) == doubt(less, known) == "", "one that has less memory"
     newer = chip("AMD Instinct MI350X", driver="7.2.4")
     assert doubt(known, newer) == "", "two names are two chips"
     two = (chip("AMD Radeon VII", driver="6.1"), chip("AMD Instinct MI50", driver="7.2"))
