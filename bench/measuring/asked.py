@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.measuring.ranks import agreed
 from bench.precision import PRECISIONS, Precision
 from bench.records import environment
 from bench.records.case import SEARCHED
@@ -59,7 +60,7 @@ def late(launch: Launch, job: Job, device: Device, executed: Executed | None = N
         *implementations(executed, job.facts),
         *places(executed, on_host=launch.backend.is_host),
     ]
-    launch.environment["job"] = dict(job.facts)
+    launch.environment["job"] = agreed.facts_of(launch.ranks, job.facts)
     return complaint(looks)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.ranks import WHOLE, Part, Ranks, local
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from bench.workload import Job
 
+ABSENT = "not observable: "
+"""So begins a fact that says why something was not looked at."""
 MOST_NAMED = 3
 """Ranks that a reason quotes; of the others it says how many."""
 
@@ -46,6 +49,18 @@ def named(told: Sequence[str]) -> str:
     if len(guilty) > MOST_NAMED:
         said.append(f"and {len(guilty) - MOST_NAMED} more ranks")
     return "; ".join(said)
+
+
+def facts_of(ranks: Ranks | None, facts: Mapping[str, str]) -> dict[str, str]:
+    """A job's facts; of what not every rank could look at alike, who says why, for rank 0's are the
+    record's. All ranks call it together."""
+    if ranks is None:
+        return dict(facts)
+    told = ranks.told({what: why for what, why in facts.items() if why.startswith(ABSENT)})
+    absent = {
+        what: [one.get(what, "") for one in told] for what in dict.fromkeys(itertools.chain(*told))
+    }
+    return {**facts, **{what: named(why) for what, why in absent.items() if len(set(why)) > 1}}
 
 
 def digests(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -191,3 +195,38 @@ def test_what_was_found_wrong_stands_if_a_later_look_fails(
     said = complaint(job.looks())
     assert "rows of its table, as they are" in said
     assert job.facts[ABSENT].startswith("not observable: ")
+
+
+def failing(at: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int, Any]:
+    """Of a look that fails in a step whose second time fails too: what is said, how often the step
+    was taken, and what is left of what it read."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("no room")
+
+    def step() -> None:
+        steps.append(1)
+        torch.softmax(x, -1)
+        if len(steps) > 1:
+            raise RuntimeError("nothing was recorded")
+
+    steps: list[int] = []
+    job, x = SimpleNamespace(thorough=True, facts={}), torch.randn(3, 3)
+    monkeypatch.setattr(model_spots, "_call", fail)
+    model_spots.looks(job, at, step)  # type: ignore[arg-type]  # of a job it needs no more
+    return job.facts.get(ABSENT), len(steps), weakref.ref(x)
+
+
+@pytest.mark.parametrize(("ranks", "times"), [(None, 1), (SimpleNamespace(), 2)])
+def test_a_look_that_fails_keeps_nothing_and_is_told_first(
+    ranks: Any, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at: Any = msgspec.structs.replace(site(), ranks=ranks)
+    gc.disable()  # as while a launch measures
+    try:
+        said, taken, left = failing(at, monkeypatch)
+        assert left() is None
+    finally:
+        gc.enable()
+    assert said == "not observable: ValueError: no room"
+    assert taken == times

@@ -84,9 +84,11 @@ def _see(
         try:
             see()
         except Exception as error:  # noqa: BLE001 - raised below, when no rank waits
-            failed.append(error)
+            failed.append(error.with_traceback(None))  # whose frames hold what was looked at
 
     _take(forward, site, lambda call, *_: sizes[call.kind].append(call.sizes), trying)
+    if failed and site.ranks is None:
+        raise failed.pop()
     chosen = {kind: _chosen(each) for kind, each in sizes.items()}
     counts: dict[str, int] = defaultdict(int)
     hooks = ExitStack()  # they hold what they read, and no collector sees it
@@ -100,10 +102,13 @@ def _see(
             for each in _follow(call, what, site, given, output, found, trying):
                 hooks.enter_context(each)
 
-    with hooks:
-        _take(step, site, seen, trying)
+    try:
+        with hooks:
+            _take(step, site, seen, trying)
+    except Exception as error:  # noqa: BLE001 - likewise
+        failed.append(error.with_traceback(None))
     if failed:
-        raise failed[0]
+        raise failed.pop(0)  # kept, it would hold this frame
 
 
 def _follow(

@@ -36,7 +36,8 @@ larger share. Measured of sound kernels on a CPU up to 1.3 times."""
 LONG, DRIFT = 2e-4, 6e-9
 """What longer sums may lose in float32 at most, or for each of their terms where that is more:
 measured 2.9e-4 of products in TF32 (rounded; cut 6.5e-4). Added one by one 3e-10 of 400,000 terms
-of one sign, 6e-10 of 2,000,000; by a unit that cuts each sum of 8 to 24 bits 3e-9."""
+of one sign, 6e-10 of 2,000,000; by a unit that cuts each sum of 8 to 24 bits 3e-9. Hence of more
+than some 45,000 terms TF32 may pass for float32, and bfloat16 for TF32."""
 CUT = {"output": 1.23, "attention": 1.4}
 """In place of `FEW`, of operands cut to 10 bits, whose error is mostly one bias: measured 8.8e-4 of
 64 products' values, and 2e-3 if all lose most (in bfloat16 1.5e-3 to 2.7e-3); of attention 2.1e-3

@@ -143,7 +143,11 @@ def verdicts(ranks: Ranks) -> dict[str, Any]:
     found["asked"] = [_asks(ranks, scheme) for scheme in SCHEMES]
     found["copies"] = _copies(ranks)
     found["after timing"] = _after_timing(ranks)
-    found["looked"] = {scheme: _looked(ranks, scheme) for scheme in SCHEMES}
+    found["looked"] = {scheme: _looked(ranks, scheme, "llama", batch_size=4) for scheme in SCHEMES}
+    with mock.patch.multiple(resnet50, **SMALL_RESNET):
+        asked = {"batch_size": 8, "image_size": 32, "batch_statistics": "synchronized"}
+        found["looked"]["synchronized"] = _looked(ranks, "dp2", "resnet50", **asked)
+    found["looked"]["dlrm-hybrid2"] = _looked(ranks, "dlrm-hybrid2", "dlrm", batch_size=64, rows=64)
     found["silent"] = {scheme: _silent(ranks, scheme) for scheme in SCHEMES}
     found["hushed"] = _hushed(ranks)
     found["statistics"] = _statistics(ranks)
@@ -308,12 +312,12 @@ def _after_timing(ranks: Ranks) -> list[str]:
     return said
 
 
-def _looked(ranks: Ranks, scheme: str) -> list[Any]:
+def _looked(ranks: Ranks, scheme: str, name: str, **given: Any) -> list[Any]:
     """What is looked at of the timed size, and what is wrong of it; where a look of one rank fails,
     what it says; and of the step behind it, what is said of the replicas."""
     there = msgspec.structs.replace(ranks, parallelism=parse(scheme))
     at = msgspec.structs.replace(site(PRECISIONS["fp32"], seed=5), ranks=there)
-    job: Any = WORKLOADS["llama"].build("train", parameters("llama", "train", batch_size=4), at)
+    job: Any = WORKLOADS[name].build("train", parameters(name, "train", **given), at)
     job.step()
     looks = [*job.looks()]
     kinds = {each.what.partition(" ")[0] for each in looks if each.what.endswith("timed size")}
@@ -322,7 +326,8 @@ def _looked(ranks: Ranks, scheme: str) -> list[Any]:
     with mock.patch.object(model_spots, "_call", side_effect=fails):
         told.append(complaint(job.looks()))
     job.step()
-    return [*told, job.facts.get(ABSENT), agreed.of_all(there, "", job)]
+    absent = agreed.facts_of(there, job.facts).get(ABSENT)
+    return [*told, absent, agreed.of_all(there, "", job)]
 
 
 def _silent(ranks: Ranks, scheme: str) -> list[Any]:

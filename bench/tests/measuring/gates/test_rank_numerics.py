@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
+from bench.measuring.asked import late
 from bench.measuring.gates.rank_numerics import KINK, allowed, misplaced
 from bench.measuring.ranks.agreed import apart, digests, named, of_all
 from bench.ranks import WHOLE, Part
@@ -168,22 +170,44 @@ def test_what_a_silent_collective_gives_is_made_of_what_is_here(said: list[dict[
     assert found["refused"].startswith("a step uses the control group: allgather")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("case", "kinds"),
+    [
+        ("dp2", {"attention", "gather", "gradient", "norm", "product"}),
+        ("fsdp2", {"attention", "gather", "norm", "product"}),
+        ("synchronized", {"convolution", "product"}),
+        ("dlrm-hybrid2", {"product"}),
+    ],
+)
 def test_each_rank_looks_at_its_rows_at_the_timed_size(
-    said: list[dict[str, Any]], scheme: str
+    said: list[dict[str, Any]], case: str, kinds: set[str]
 ) -> None:
-    """And waits for nobody whose look failed."""
-    kinds = {"attention", "gather", "norm", "product"}
-    for number, rank in enumerate(said):
-        found, wrong, gradients, again, absent, replicas = rank["looked"][scheme]
-        assert kinds <= {*found} and ("gradient" in found) == (scheme == "dp2")
+    """And waits for nobody whose look failed; all are told whose."""
+    for rank in said:
+        found, wrong, gradients, again, absent, replicas = rank["looked"][case]
+        assert kinds <= {*found} and ("gradient" in found) == ("gradient" in kinds)
         assert wrong == again == replicas == ""
         waits = "not observable: in the backward ranks wait for each other"
-        assert gradients == (None if scheme == "dp2" else waits)
-        assert absent == ("not observable: ValueError: no room" if number == 1 else None)
+        assert gradients == (None if "gradient" in kinds else waits)
+        assert absent == "rank 1 of 2: not observable: ValueError: no room"
 
 
 # The values by themselves
+
+
+def test_the_record_says_what_another_rank_could_not_look_at() -> None:
+    """Rank 0's facts are the record's; what is so on all ranks is told as it is."""
+    no, waits = {"values": "not observable: no room"}, {"gradients": "not observable: ranks wait"}
+    job: Any = SimpleNamespace(facts={"parameters": "7", **waits}, looks=lambda: ())
+    launch: Any = mock.MagicMock(ranks=mock.Mock(told=lambda mine: [mine, {**waits, **no}]))
+    launch.environment = {}
+    launch.request.case.precision = "fp32"
+    assert late(launch, job, mock.Mock()) == ""
+    values = "rank 1 of 2: not observable: no room"
+    assert launch.environment["job"] == {**job.facts, "values": values}
+    launch.ranks = None
+    late(launch, job, mock.Mock())
+    assert launch.environment["job"] == job.facts
 
 
 @pytest.mark.parametrize(
