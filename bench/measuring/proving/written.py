@@ -26,11 +26,11 @@ from bench.records.agreement import (
 from bench.records.execution import is_compiled, is_recorded
 from bench.records.proof import GRADIENTS, LOSS, OUTPUT, Noise, Vector
 from bench.records.reason import of_error, reason
+from bench.workload import Job
 
 if TYPE_CHECKING:
     from bench.backend import Device
     from bench.precision import Precision
-    from bench.workload import Job
 
 WIDER = 2.0
 """Times what two stacks of one case may differ by. What is looked for is far off: rows that were
@@ -40,6 +40,9 @@ FIRM = 3.6
 by, where no rounding turns a decision: thrice what honest pairs of all kinds have shown. Those of
 one device (inductor, five tiny models) came to 0.4 of it, products in four bits to 7 and more, and
 in fp8 to 2.6 to 3.9: these are not told for certain."""
+FEW = 10
+"""Values on which gradients rest that are not held to that: what rounding does to fewer is chance,
+in two draws as in one pair."""
 WORDS = {OUTPUT: "outputs", GRADIENTS: "gradients", LOSS: "losses"}
 THEN = 'ask for execution = "eager", or try another version of what compiled or recorded it'
 CANNOT = "the job has no other way to compute the same quantities"
@@ -82,18 +85,25 @@ def held(
 
     if not alone or not noise:
         return Written(absent=NO_NOISE if alone else SEVERAL)
-    eagerly = torch.compiler.set_stance if is_compiled(execution) else nullcontext
     trains = job.training() is not None
+    # Asking whether it goes back takes it back: so here only whether its class may. And what a
+    # recorded job computes again by default is its replay, which would be held to itself.
+    missing = type(job).back is Job.back if trains else type(job).as_written is Job.as_written
+    if missing and is_recorded(execution):
+        return Written(absent=CANNOT)
+    eagerly = torch.compiler.set_stance if is_compiled(execution) else nullcontext
     try:
         if trains and not is_recorded(execution):  # whose last gradients are of nudged weights
             job.again()
         timed = computed()
         with eagerly("force_eager"):
             written = computed(job.as_written())
-            quiet = _quiet(job, device, precision, written, computed)
-        if trains and is_recorded(execution) and job.back():  # which `again` does not replay
-            job.step()
-            timed = computed()
+            quiet = _quiet(job, device, precision, execution, noise, written, computed)
+        if trains and is_recorded(execution):  # which `again` does not replay
+            timed = {}
+            if job.back():
+                job.step()
+                timed = computed()
         found = _judged(precision.name, noise, timed, written, quiet)
     except Exception as error:  # noqa: BLE001 - whatever it is, the timed step did not do it
         found = Written(absent=f"the device refused it: {reason(of_error(error))}")
@@ -106,17 +116,21 @@ def _quiet(
     job: Job,
     device: Device,
     precision: Precision,
+    execution: str,
+    noise: Mapping[str, Noise],
     written: Mapping[str, Vector],
     computed: Callable[..., Mapping[str, Vector]],
 ) -> Mapping[str, Noise]:
     """The noise of gradients as they are written: what a compiler makes coarse is louder, and must
-    not widen what it is held to. Nothing where a rounding may turn what a step decides."""
+    not widen what it is held to; a recording alone makes none. Nothing where a rounding may turn
+    what a step decides."""
     training = job.training()
     smooth = training is not None and not training.kinks and ROUTED not in job.facts
     if smooth and precision.name == "bf16":
         with suppress(RuntimeError, MemoryError):  # it needs more room than the step alone
-            found = taken(job, device, precision, written, computed) or {}
-            return {name: found[name] for name in found if name == GRADIENTS}
+            if is_compiled(execution):
+                noise = taken(job, device, precision, written, computed) or {}
+            return {name: noise[name] for name in noise if name == GRADIENTS}
     return {}
 
 
@@ -135,14 +149,17 @@ def _judged(
         if math.isinf(error):  # other weights have a gradient: zeros that one way leaves out
             others.append(WORDS.get(name, name))
             continue
-        if name in quiet:
-            most = min(most, max(WIDER * NARROW[name].least, FIRM * quiet[name].error))
+        said = ""
+        if name in quiet and min(vector.rests_on or FEW for vector in pair) >= FEW:
+            firm = FIRM * quiet[name].error
+            most = min(most, max(WIDER * NARROW[name].least, firm))
+            said = f", of a noise of {quiet[name].error:.2g} as written" if most == firm else ""
         errors[name] = figure(error)
         if error > most:
             complaints.append(
                 f"the {WORDS.get(name, name)} of the timed step differ by {error:.2g} from "
-                f"those of the same step as it is written (at most {most:.2g}), at the sizes that "
-                f"are timed: {THEN}"
+                f"those of the same step as it is written (at most {most:.2g}{said}), at the "
+                f"sizes that are timed: {THEN}"
             )
     absent = OTHERS.format(" and ".join(others)) if others else "" if errors else CANNOT
     return Written(errors, absent, complaints)

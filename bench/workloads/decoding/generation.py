@@ -196,6 +196,12 @@ class PrefillJob(InferenceJob):
         self.token = chosen(logits)
         return logits
 
+    def as_written(self) -> Mapping[str, Sequence[Tensor]]:
+        """Of the last prompt; the token stays where its replay writes it."""
+        token, found = self.token, super().as_written()
+        self.token = token
+        return found
+
     def looks(self) -> Iterator[Look]:
         """At the generator, a prompt and what a step makes of it."""
         prompt = next(self._inputs)

@@ -15,16 +15,20 @@ from bench.backends.cpu import CpuBackend, CpuDevice
 from bench.measuring import messages
 from bench.measuring.launch import Launch
 from bench.measuring.messages import Request
-from bench.measuring.proving.written import _judged, compared
+from bench.measuring.proving import written
+from bench.measuring.proving.written import CANNOT, _judged, compared, held
 from bench.records.case import Case
 from bench.records.outcome import Measured, Outcome, Void
 from bench.records.proof import Noise
 from bench.tests.judging.comparing.test_equal_work import vector
 from bench.tests.measuring.test_asked import SETTINGS
 from bench.tests.replay import Call, FakeRecorder
-from bench.tests.small_workloads import WORKLOADS, build, one_thread, site
+from bench.tests.small_workloads import FP32, WORKLOADS, build, one_thread, site
 from bench.tests.workloads.test_recorded_training import recorded
+from bench.workload import Job
 from bench.workloads.jobs.jobs import TrainingJob
+from bench.workloads.jobs.recorded import replayed
+from bench.workloads.jobs.rotation import RotatingJob, Rotation
 
 __all__ = ["one_thread"]  # a fixture, used by being here
 
@@ -167,6 +171,55 @@ def test_a_recording_that_computes_something_else_is_void(
         assert not outcome.proof.not_written
 
 
+class Own(RotatingJob):
+    """A user's, recorded as the guide says, without a word of how else it might be computed."""
+
+    def __init__(self) -> None:
+        at = msgspec.structs.replace(site(), execution="graph", recorder=FakeRecorder())
+        self._inputs = Rotation([torch.ones(3)])
+        self._run = replayed(lambda given: 2 * given, at)
+
+    def step(self) -> None:
+        self._output = self._run(next(self._inputs))
+
+
+def test_a_replay_is_not_held_to_itself() -> None:
+    job, device = Own(), CpuBackend().open(0, FP32)
+    job.step()
+    noise = {"output": Noise(error=1e-3, norm_error=1e-3)}
+    asking: Any = job, device, FP32, "graph", noise, lambda *given: {"output": vector()}
+    assert held(*asking, alone=True) == written.Written(absent=CANNOT)
+
+
+@pytest.mark.parametrize("back", [Job.back, lambda job: False], ids=["none", "refused"])
+def test_of_recorded_training_that_does_not_go_back_nothing_is_said(
+    back: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last gradients were computed by hand, not by its replay."""
+    monkeypatch.setattr(CpuDevice, "recorder", lambda device: FakeRecorder())
+    monkeypatch.setattr(TrainingJob, "back", back)
+    outcome = launched("bert", "train", execution="graph")
+    assert isinstance(outcome, Measured) and outcome.proof, outcome
+    assert outcome.proof.not_written == CANNOT and not outcome.proof.written
+
+
+def test_what_is_recorded_alone_has_the_noise_of_the_step_as_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def judged(*given: Any) -> Any:
+        seen.extend((given[1], given[4]))
+        return _judged(*given)
+
+    monkeypatch.setattr(CpuDevice, "recorder", lambda device: FakeRecorder())
+    monkeypatch.setattr(written, "_judged", judged)
+    monkeypatch.setattr(written, "taken", lambda *given: seen.append("once more"))
+    assert isinstance(launched("bert", "train", "bf16", execution="graph"), Measured)
+    noise, quiet = seen
+    assert quiet == {"gradients": noise["gradients"]}
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), TypeError("no such thing")])
 def test_what_a_device_cannot_do_uncompiled_costs_nothing(
     error: Exception,
@@ -260,6 +313,17 @@ def test_gradients_of_other_weights_are_none_that_can_be_compared() -> None:
     assert found.absent.startswith("the gradients of the step as it is written are other ones")
 
 
+@pytest.mark.parametrize(("rests_on", "told"), [(9.0, False), (10.0, True), (None, True)])
+def test_few_values_are_not_held_to_their_noise(rests_on: float | None, told: bool) -> None:
+    """And the complaint names the noise by which it decided."""
+    loud, quiet = (Noise(error=error, norm_error=error) for error in (0.2, 0.02))
+    few = msgspec.structs.replace(vector(0.2), rests_on=rests_on)
+    timed, other = {"gradients": few}, {"gradients": vector()}
+    found = _judged("bf16", {"gradients": loud}, timed, other, {"gradients": quiet})
+    assert bool(found.complaints) is told
+    assert all("(at most 0.072, of a noise of 0.02 as written)" in x for x in found.complaints)
+
+
 def rows(job: Any) -> torch.Tensor:
     found: torch.Tensor = job.outputs()["output"][0].clone()
     return found
@@ -280,10 +344,12 @@ def test_steps_go_on_as_if_nobody_had_looked(
         job.force(True)
         job.step()
     random, last = torch.get_rng_state(), rows(other)
+    token = vars(looked).get("token") if mode == "prefill" else None
     (found,) = looked.as_written()["output"]
     torch.testing.assert_close(found, last)
     if recorder is not None:
         assert found.data_ptr() != looked.outputs()["output"][0].data_ptr(), "not by its replay"
+        assert token is None or vars(looked)["token"] is token
     assert torch.equal(torch.get_rng_state(), random) and torch.equal(rows(looked), last)
     for forcing in (True, False):
         for job in (looked, other):
