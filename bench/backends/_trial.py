@@ -91,13 +91,16 @@ def by_reference(precision: Precision) -> str | None:
 def events_tell(device: Device, make: Callable[..., Any]) -> bool:
     """Whether the time between two of a device's events can be read: some layers only order work by
     theirs, and raise. make: torch's or the vendor's, of one that has times."""
-    marks = [make(enable_timing=True) for _ in range(2)]
-    for mark in marks:
-        mark.record()
+    try:
+        marks = [make(enable_timing=True) for _ in range(2)]
+        for mark in marks:
+            mark.record()
+    except RuntimeError:  # NotImplementedError is one
+        return False
     device.synchronize()
     try:
         device.elapsed_ns(*marks)
-    except RuntimeError:  # NotImplementedError is one
+    except RuntimeError:
         return False
     return True
 

@@ -216,11 +216,12 @@ def _unwritable(path: Path, why: str | None) -> OutputError:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes beside it and renames, where it is a file or will be: what lies there stays whole."""
+    """Writes beside it and renames, where it is a file or will be: what lies there stays whole. In
+    place what is somebody else's, where an output of ours goes, or what cannot be renamed to."""
     target, content = Path(os.path.realpath(path)), text.encode("utf-8", "backslashreplace")
     beside = target.with_name(f".accelmark-{os.getpid()}")
-    there = path.exists()  # as the system finds it: a pipe has no name but /dev/stdout
-    if there and not (path.is_file() and os.access(target.parent, os.W_OK)):
+    there = path.stat() if path.exists() else None  # a pipe has no name but /dev/stdout
+    if there and not (path.is_file() and _ours(there) and os.access(target.parent, os.W_OK)):
         path.write_bytes(content)
         return
     if there:
@@ -229,9 +230,21 @@ def _replace(path: Path, text: str) -> None:
         beside.write_bytes(content)
         if there:
             shutil.copymode(target, beside)
-        beside.replace(target)
+        try:
+            beside.replace(target)
+        except OSError:  # mounted by itself, or in a folder of shared files
+            path.write_bytes(content)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _ours(there: os.stat_result) -> bool:
+    """Whether a file is this user's, and none of this process's outputs."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(there, os.fstat(number)):
+                return False
+    return there.st_uid == getattr(os, "geteuid", lambda: there.st_uid)()
 
 
 def _is_record(path: Path, plain: bool) -> bool:

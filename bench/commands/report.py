@@ -37,6 +37,8 @@ def report(
         except RecordError as error:
             refused.append(error)
     if not files:
+        for one in refused[1:]:
+            say(f"error: {one}")
         raise refused[0]
     text = render(format_name, files, width, wide=wide, handed_on=output is not None)
     put_report(text, format_name, output)

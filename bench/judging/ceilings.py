@@ -140,7 +140,7 @@ def with_cache(row: Row, device: Mapping[str, Any]) -> Row:
     if not row.measured or row.case.workload != BANDWIDTH or not isinstance(size, int):
         return row
     cache, on_host = chips.cache_of(device), device.get("backend", "cpu") == "cpu"
-    times = CACHES if on_host else TOGETHER
+    times = CACHES if on_host or cache is None else TOGETHER
     needed = times * (cache if cache is not None else 0 if on_host else UNKNOWN_CACHE)
     if not on_host:
         needed = -(-needed // ARRAYS.get(row.case.mode, 2))

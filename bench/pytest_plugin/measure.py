@@ -19,6 +19,7 @@ from bench.pytest_plugin.options import device, distributed, translated, usage_e
 from bench.pytest_plugin.saved import unseen
 
 if TYPE_CHECKING:
+    from bench.records.case import Case
     from bench.records.run import RunFile
 
 
@@ -100,12 +101,19 @@ def pytest_terminal_summary(
         if RUN in config.stash:
             try:
                 _card(terminalreporter, config.stash[RUN])
-                for name in unseen(config, config.stash[RUN].run.plan):
+                for name in unseen(config, _measured(config.stash[RUN])):
                     _say(config, f"not compared: {name}: no saved run has a figure of it")
                 if TEMPORARY in config.stash:
                     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
             finally:
                 _name_record(config)
+
+
+def _measured(run: RunFile) -> list[Case]:
+    """The cases that have a figure."""
+    from bench.judging.summary import summarize
+
+    return [row.case for row in summarize(run) if row.measured]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

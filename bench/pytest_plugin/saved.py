@@ -150,7 +150,10 @@ def comparable(config: pytest.Config, cases: Sequence[Case], document: dict[str,
         elif judges(config) and row.verdict not in UNDISTURBED:
             found.append(f"it is {row.verdict}: {row.reason}")
         elif judges(config) and row.launches < COMPARE_LAUNCHES:
-            found.append(f"{row.launches} launches: a verdict needs {COMPARE_LAUNCHES}")
+            found.append(
+                f"{row.launches} launches: a verdict needs {COMPARE_LAUNCHES}: save a run with "
+                "--accelmark-launches 10"
+            )
         else:
             rounds = [benchmark_json.round_seconds(o) for o in benchmark_json.outcomes_of(launches)]
             benchmark["stats"] = {**benchmark_json.statistics_of(rounds), "iterations": 1}

@@ -47,9 +47,9 @@ def differences(base: RunFile, other: RunFile) -> Iterator[Difference]:
     # What only one of two versions asks a device is in one run alone.
     device = _device_facts(base) ^ _device_facts(other) if len(asked) > 1 else set()
     for name in dict.fromkeys((*mine, *theirs)):
-        if name in device:
-            continue
         values = mine.get(name, []), theirs.get(name, [])
+        if name in device and not all(values):
+            continue
         if name == "host system":
             first, second = ([release(value) for value in side] for side in values)
             if first == values[0] or second == values[1]:  # as it is published

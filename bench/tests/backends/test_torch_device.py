@@ -228,9 +228,13 @@ def test_events_that_order_work_and_say_no_time_are_none(raised: type[Exception]
     def mute(end: object) -> float:
         raise raised("event timing is not supported")
 
-    made = SimpleNamespace(record=lambda: None, elapsed_time=mute)
-    opened = device(module(Event=lambda **_: made, synchronize=lambda index: None))
-    assert opened.event() is None and opened.event() is None
+    def unrecorded() -> None:
+        raise raised("backend doesn't support events")
+
+    for record in (lambda: None, unrecorded):
+        made = SimpleNamespace(record=record, elapsed_time=mute)
+        opened = device(module(Event=lambda made=made, **_: made, synchronize=lambda index: None))
+        assert opened.event() is None and opened.event() is None
 
 
 def test_synchronize_names_the_device() -> None:

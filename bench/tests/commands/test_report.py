@@ -114,6 +114,9 @@ def test_each_damaged_record_is_named_and_none_stops_the_others(
     assert damage[0] and damage[-1], "of the first and the last"
     code, out, err = accelmark("report", "b.jsonl")
     assert (code, out) == (2, "") and "it is empty" in err
+    (tmp_path / "e.jsonl").write_bytes(b"")
+    code, out, err = accelmark("report", "b.jsonl", "e.jsonl")
+    assert (code, out) == (2, "") and "b.jsonl" in err and "e.jsonl" in err, "where none is good"
 
 
 def test_a_report_that_cannot_be_written_leaves_the_one_before(
@@ -146,6 +149,33 @@ def test_a_report_goes_into_a_pipe_by_its_name() -> None:
     words = ["report", RUN.name, "--format", "csv", "--output", "/dev/stdout"]
     done = subprocess.run([sys.executable, "-m", "bench", *words], cwd=GOLDEN, capture_output=True)
     assert done.returncode == 0 and done.stdout.startswith(b"workload,"), done.stderr
+
+
+def test_where_an_output_of_ours_goes_it_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    words = ["report", RUN.name, "--format", "csv", "--output", str(log)]
+    with log.open("ab") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *words], cwd=GOLDEN, stdout=file, stderr=file
+        )
+        file.write(b"after\n")
+    assert done.returncode == 0
+    assert log.read_bytes().startswith(b"workload,") and log.read_bytes().endswith(b"after\n")
+
+
+def test_a_file_that_cannot_be_renamed_to_is_written(
+    accelmark: Accelmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is mounted by itself."""
+
+    def busy(path: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", busy)
+    (tmp_path / "page.txt").write_text("an earlier report")
+    assert accelmark("report", str(RUN), "--output", "page.txt")[0] == 0
+    assert "gemm-matmul" in (tmp_path / "page.txt").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.txt"]
 
 
 def test_no_place_for_a_report_is_an_error_in_words(accelmark: Accelmark) -> None:

@@ -45,7 +45,7 @@ def stream(
         ("triad", 256, 257, 257),
         ("triad", 4, 50, 50),
         ("triad", 256, None, None),
-        ("triad", 4, None, 64),
+        ("triad", 4, None, 86),
     ],
 )
 def test_arrays_of_which_a_cache_may_hold_more_than_a_third_are_no_ceiling(

@@ -148,6 +148,9 @@ def test_what_the_saved_run_has_no_number_of_is_not_held_against_it(tmp_path: Pa
         f"not compared: gemm-matmul-fp32[{shape}]: no saved run has a figure of it"
         for shape in ("9x9x9", "10x10x10")
     ]
+    script["10x10x10"] = ["void"]  # there neither
+    again = scripted(tmp_path, script, "--benchmark-compare=base.json", launches=5)
+    assert "[9x9x9]: no saved run" in again.out and "[10x10x10]: no saved run" not in again.out
 
 
 def test_what_is_beyond_the_limit_by_noise_alone_passes(base: Path, tmp_path: Path) -> None:

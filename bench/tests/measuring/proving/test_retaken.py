@@ -11,7 +11,7 @@ import torch
 
 from bench import catalogue
 from bench.frameworks.torch import TorchTensors
-from bench.measuring.proving import retaken
+from bench.measuring.proving import retaken, written
 from bench.measuring.proving.otherwise import Otherwise
 from bench.measuring.proving.watch import Watch
 from bench.precision import PRECISIONS
@@ -248,7 +248,7 @@ def test_a_router_may_choose_another_expert_now_and_then(astray: int, told: bool
     real = job.generator.decode
     job.generator.decode = lambda token, index: real(token, index) * (1 + (index < astray))
     assert bool([*watch._retaken.apart(job, anew(watch))]) is told
-    job.facts = {name: text for name, text in job.facts.items() if name != retaken.ROUTED}
+    job.facts = {name: text for name, text in job.facts.items() if name != written.ROUTED}
     assert [*watch._retaken.apart(job, anew(watch))] != []
 
 
