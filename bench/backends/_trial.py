@@ -1,6 +1,7 @@
-"""Whether a device multiplies in a precision, by trying it: for what no runtime can be asked.
+"""What no runtime can be asked, by trying it: whether a device multiplies in a precision, and
+whether its events say a time.
 
-A product of numbers whose result is known, so small that it takes no time.
+A product is of numbers whose result is known, so small that it takes no time.
 """
 
 from __future__ import annotations

@@ -275,8 +275,8 @@ def unknown(device_name: str, units: int | None = None) -> str:
 def cache_of(device: Mapping[str, Any]) -> int | None:
     """Bytes of the last-level caches of a run's device, as it says or its chip has: the larger, as
     some drivers leave the last level out. None if neither is known."""
-    facts = device.get("facts")
-    said = facts.get("last_level_cache_bytes") if isinstance(facts, Mapping) else None
+    facts = section(device, "facts")
+    said = facts.get("last_level_cache_bytes")
     chip = find(str(device.get("name")), units_of(facts))
     own = int(said) if isinstance(said, str) and said.isdecimal() else 0
     known = (chip.cache_mib if chip else None) or 0

@@ -10,6 +10,7 @@ from bench.measuring.messages import Progress, Report
 from bench.records.outcome import Measured, Void
 
 MOST_APART = 0.05
+"""Share by which one may go faster or slower."""
 LEAST_NS = 500_000_000
 """What lasts less proves nothing."""
 

@@ -164,6 +164,5 @@ def _flat_side(row: Row | None) -> dict[str, Any] | None:
         **columns(row, "ci_low=interval.low", "ci_high=interval.high", "launches"),
         "flags": list(row.flags),
         **columns(row, "choice", "ceiling_fraction", "bandwidth_fraction", "mfu", "mbu"),
-        **columns(row, "mfu_of", "mbu_of"),
-        **columns(row, "items_per_joule"),
+        **columns(row, "mfu_of", "mbu_of", "items_per_joule"),
     }
